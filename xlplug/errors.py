@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The whole exception tree: what can be shown to an administrator as one line.
+
+Only errors live here.  A class says what the reader does next (edit the config, fix the host, look at Xen), carries
+the facts as fields so that callers can branch on them, and builds its sentence in ``__str__``.  ``ValueError`` and
+``TypeError`` stay for bugs and show a traceback.
+"""
+
+import os
+
+__all__ = [
+    "EXIT_DONE",
+    "EXIT_FAILED",
+    "EXIT_REFUSED",
+    "EXIT_USAGE",
+    "EXIT_NOT_UNDONE",
+    "ApplyError",
+    "ConfigError",
+    "HostError",
+    "Refused",
+    "RollbackError",
+    "StoreError",
+    "XenError",
+    "XenUnavailableError",
+    "XlplugError",
+]
+
+EXIT_DONE = 0  #: done, or nothing to do
+EXIT_REFUSED = 1  #: refused, nothing touched
+EXIT_USAGE = 2  #: usage error (click's own code)
+EXIT_FAILED = 3  #: failed, everything we did is undone
+EXIT_NOT_UNDONE = 4  #: failed, and not everything could be undone
+
+
+class XlplugError(Exception):
+    """An error to show to the administrator as one line, without a traceback.
+
+    ``message`` says what is wrong, ``hint`` what to do next.
+    """
+
+    exit_code = EXIT_REFUSED
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.hint}" if self.hint else self.message
+
+
+class ConfigError(XlplugError):
+    """A domain configuration that xl would reject, or that cannot be planned: edit the file.
+
+    ``line`` and ``column`` count from 1, ``column`` in bytes; ``text`` is the offending text.
+    """
+
+    def __init__(
+        self, message: str, *, path: str = "", line: int = 0, column: int = 0, text: str = "", hint: str = ""
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.path = path
+        self.line = line
+        self.column = column
+        self.text = text
+
+    def __str__(self) -> str:
+        where = ":".join([self.path or "config", *(str(n) for n in (self.line, self.column) if n)])
+        return f"{where}: {super().__str__()}"
+
+
+class HostError(XlplugError):
+    """The host, or the recording of one, is not as it must be: fix the host."""
+
+
+class Refused(XlplugError):  # noqa: N818 - reads as a verdict: "refused: …"
+    """A plan that must not be carried out: its refusals, nothing touched."""
+
+    def __init__(self, refusals: tuple[str, ...]) -> None:
+        super().__init__("; ".join(refusals))
+        self.refusals = refusals
+
+    def __str__(self) -> str:
+        more = f" (and {len(self.refusals) - 1} more: see 'xlplug plan')" if len(self.refusals) > 1 else ""
+        return f"refused: {self.refusals[0]}{more}"
+
+
+class XenUnavailableError(XlplugError):
+    """No usable Xen here: not root, not on Xen, library absent or of another version."""
+
+
+class StoreError(XlplugError):
+    """xenstore did not answer as it must."""
+
+
+class XenError(XlplugError, OSError):
+    """A Xen call that failed: ``call`` as the C library spells it, ``errno``, and what it was about."""
+
+    def __init__(self, call: str, errno: int, detail: str = "", *, hint: str = "") -> None:
+        name = _errno_name(errno)
+        on = f" {detail}" if detail else ""
+        XlplugError.__init__(self, f"{call}{on}: {name} ({os.strerror(errno)})", hint=hint)
+        self.call = call
+        self.errno = errno
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type, tuple[str, int, str]]:
+        return type(self), (self.call, self.errno, self.detail)
+
+
+class ApplyError(XlplugError):
+    """A step failed; everything that this run had added is undone."""
+
+    exit_code = EXIT_FAILED
+
+
+class RollbackError(XlplugError):
+    """A step failed and so did an undo: the host is not clean.  ``left`` lists what to revoke by hand."""
+
+    exit_code = EXIT_NOT_UNDONE
+
+    def __init__(self, message: str, left: tuple[str, ...], *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.left = left
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}; still in place: {', '.join(self.left)}"
+
+
+def _errno_name(number: int) -> str:
+    import errno
+
+    return errno.errorcode.get(number, str(number))
