@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Assigned PCI functions: which they are, whether they may be assigned, and what libxl and the device model do for them.
+
+Policy only.  Nothing that depends on where the guest puts its BARs is ours: those are delegated to the device model.
+"""
+
+from typing import NamedTuple
+
+from xlplug.addr import PAGE_SHIFT, Domid
+from xlplug.bdf import Bdf
+from xlplug.domcfg import DomainConfig, PciAssignment
+from xlplug.grant import IOMEM, IOPORT
+from xlplug.host import ROM_INDEX, HostSnapshot, PciDevice
+from xlplug.rangeset import Range
+
+__all__ = ["Assigned", "Delegated", "LibxlGrant", "adjacent_port_bars", "delegated", "libxl_grants", "resolve"]
+
+_PCIBACK = "pciback"  # the driver's name in sysfs.  Source: Linux drivers/xen/xen-pciback/pci_stub.c.
+
+
+class Assigned(NamedTuple):
+    """A function of the configuration found on the host, and the entry that names it."""
+
+    entry: PciAssignment
+    device: PciDevice
+
+
+class Delegated(NamedTuple):
+    """A BAR that the device model maps where the guest puts it: machine range in mfns or ports."""
+
+    device: Bdf
+    bar: int
+    kind: str
+    range: Range
+
+
+class LibxlGrant(NamedTuple):
+    """What libxl itself grants, so that our undo leaves it: mfns or ports, to ``grantee``."""
+
+    kind: str
+    range: Range
+    grantee: str
+    reason: str
+    device: Bdf | None = None
+
+
+def resolve(
+    config: DomainConfig, host: HostSnapshot, *, target: Domid | None, granting: bool
+) -> tuple[tuple[Assigned, ...], tuple[str, ...], tuple[str, ...]]:
+    """The assigned functions, warnings and refusals.
+
+    ``target`` is the domain that may already own them.  A function that is not bound to pciback is a refusal when
+    ``granting``, else a warning, as it is with ``seize=1``.
+    """
+    found: list[Assigned] = []
+    warnings: list[str] = []
+    refusals: list[str] = []
+    seen: set[Bdf] = set()
+    for entry in config.pci:
+        if entry.bdf is None:
+            refusals.append(f"{entry}: a device given by name cannot be looked up here; write its address in pci=")
+            continue
+        matches = _matches(entry, entry.bdf, host)
+        if not matches:
+            refusals.append(f"{entry}: no such PCI device on host {host.name}; see 'lspci -D'")
+        for device in matches:
+            if device.bdf in seen:
+                warnings.append(f"{device.bdf}: listed twice in pci=; counted once")
+                continue
+            seen.add(device.bdf)
+            found.append(Assigned(entry, device))
+            if device.owner is not None and device.owner != target:
+                refusals.append(
+                    f"{device.bdf}: assigned to domain {device.owner}; "
+                    f"take it back first: xl pci-detach {device.owner} {device.bdf}"
+                )
+            elif device.driver != _PCIBACK:
+                bound = f"bound to {device.driver}" if device.driver else "bound to no driver"
+                text = f"{device.bdf}: {bound}, not assignable; run: xl pci-assignable-add {device.bdf}"
+                if granting and not entry.seize:
+                    refusals.append(text)
+                elif not entry.seize:
+                    warnings.append(text)
+                else:
+                    warnings.append(f"{device.bdf}: {bound}; xl will seize it (seize=1)")
+    return tuple(found), tuple(warnings), tuple(refusals)
+
+
+def _matches(entry: PciAssignment, bdf: Bdf, host: HostSnapshot) -> tuple[PciDevice, ...]:
+    if not entry.all_functions:
+        device = host.device(bdf)
+        return () if device is None else (device,)
+    return tuple(d for d in host.devices if d.bdf[:3] == bdf[:3])
+
+
+def delegated(device: PciDevice) -> tuple[Delegated, ...]:
+    """The BARs 0 to 5 of a function, which the device model maps.  The ROM is emulated by it."""
+    return tuple(
+        Delegated(device.bdf, r.index, *_kind_and_range(r.start, r.stop, is_port=r.is_port))
+        for r in device.resources
+        if r.index < ROM_INDEX
+    )
+
+
+def libxl_grants(device: PciDevice, grantees: tuple[str, ...]) -> tuple[LibxlGrant, ...]:
+    """Permissions that libxl gives on lines 0 to 6 of sysfs ``resource`` when it attaches the function.
+
+    Source: tools/libs/light/libxl_pci.c, pci_add_dm_done.  Memory is rounded as libxl rounds it: start down, size up.
+    """
+    found = []
+    for grantee in grantees:
+        for r in device.resources:
+            if r.index > ROM_INDEX or r.start == 0:
+                continue
+            if r.index == ROM_INDEX:
+                reason = "ROM"
+            else:
+                reason = f"BAR {r.index}"
+            kind, span = _kind_and_range(r.start, r.stop, is_port=r.is_port, as_libxl=True)
+            found.append(LibxlGrant(kind, span, grantee, reason, device.bdf))
+    return tuple(found)
+
+
+def _kind_and_range(start: int, stop: int, *, is_port: bool, as_libxl: bool = False) -> tuple[str, Range]:
+    if is_port:
+        return IOPORT, Range(start, stop)
+    first = start >> PAGE_SHIFT
+    if as_libxl:
+        return IOMEM, Range(first, first + ((stop - start + 0xFFF) >> PAGE_SHIFT))
+    return IOMEM, Range(first, ((stop - 1) >> PAGE_SHIFT) + 1)
+
+
+def adjacent_port_bars(assigned: tuple[Assigned, ...]) -> tuple[str, ...]:
+    """Pairs of I/O BARs that touch, one sentence each.
+
+    Xen 4.23 takes a port mapping that touches another one for an overlap and answers EBUSY, so the second BAR of such a
+    pair never works in the guest (xen/arch/x86/domctl.c, XEN_DOMCTL_ioport_mapping; seen with two e1000).
+    """
+    bars = sorted(
+        (r.start, r.stop, str(a.device.bdf), r.index)
+        for a in assigned
+        for r in a.device.resources
+        if r.is_port and r.index < ROM_INDEX
+    )
+    return tuple(
+        f"I/O BARs of {one[2]} (BAR {one[3]}) and {two[2]} (BAR {two[3]}) touch at port {two[0]:#x}: Xen 4.23 and later "
+        "refuse the second mapping with EBUSY; assign only one of them to this guest"
+        for one, two in zip(bars, bars[1:], strict=False)
+        if one[1] >= two[0]
+    )
