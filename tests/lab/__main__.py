@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""``python3 -m tests.lab check|build|shell|exec|run``: the lab from the command line.
+
+Exit status: the job's own; 70 when the machine was lost; 69 when the lab cannot run here.
+"""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from tests.lab import tree, vm
+
+EX_UNAVAILABLE, EX_SOFTWARE = 69, 70  # sysexits.h
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python3 -m tests.lab", description=__doc__)
+    parser.add_argument("what", choices=("check", "build", "shell", "exec", "run"))
+    parser.add_argument("--release", default="bookworm", choices=tuple(tree.RELEASES))
+    parser.add_argument("--out", type=Path, default=vm.REPO / "build" / "lab")
+    parser.add_argument("--timeout", type=int, default=900)
+    parser.add_argument("--device", action="append", default=[], help="a -device for QEMU, repeatable")
+    parser.add_argument("args", nargs="*", help="exec: a command; run: pytest's arguments")
+    options = parser.parse_args()
+    reason = tree.missing_tools()
+    if reason:
+        print(f"lab: cannot run here: {reason}", file=sys.stderr)
+        return EX_UNAVAILABLE
+    if options.what == "check":
+        return 0
+    built = tree.get(options.release)
+    devices = tuple(options.device)
+    if options.what == "build":
+        return 0
+    if options.what == "shell":
+        return vm.shell(built, out=options.out, devices=devices)
+    if options.what == "exec":
+        script = shlex.join(options.args)
+    else:
+        paths = options.args or ["tests/lab/dom0", "tests/contract"]
+        script = "exec python3 -m pytest -p no:cacheprovider --color=no --durations=8 " + shlex.join(paths)
+    try:
+        result = vm.run(built, script, out=options.out, timeout=options.timeout, devices=devices, follow=True)
+    except vm.LostVmError as lost:
+        print(f"lab: {lost}", file=sys.stderr)
+        return EX_SOFTWARE
+    print(f"lab: Xen {built.release.xen} ({options.release}): exit {result.status}, {result.seconds:.0f} s")
+    return result.status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

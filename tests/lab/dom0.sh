@@ -1,0 +1,52 @@
+#!/bin/sh
+# SPDX-License-Identifier: LGPL-2.1-only
+# Second half of the boot, inside the tree: starts what xl needs, runs the job, leaves the verdict in /out.
+# Each step has a timeout and its name goes to /out/step, so that a lost machine says where it was lost.
+set -u
+xen=$(cat /job/xen-version)
+PATH=/usr/lib/xen-$xen/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+export PATH HOME=/root LANG=C.UTF-8 PYTHONPATH=/xlplug PYTHONDONTWRITEBYTECODE=1 XLPLUG_IN_LAB=1
+
+step() {
+	echo "$1" >/out/step
+	shift
+	timeout 60 "$@" && return 0
+	echo "lab: step $(cat /out/step) failed" >&2
+	echo "boot $(cat /out/step)" >/out/verdict.tmp
+	mv /out/verdict.tmp /out/verdict
+	poweroff_now
+}
+poweroff_now() {
+	sync
+	echo o >/proc/sysrq-trigger
+	sleep 30
+}
+
+mkdir -p /dev/pts /dev/shm /run/lock /run/xen /var/log/xen /var/lib/xen /var/run /tmp
+mount -t devpts devpts /dev/pts
+mount -t tmpfs tmpfs /run
+mkdir -p /run/lock /run/xen /run/xenstored
+step xenfs mount -t xenfs xenfs /proc/xen
+step lo ip link set lo up
+step udevd /lib/systemd/systemd-udevd --daemon --resolve-names=never
+step xenstored xenstored --pid-file /run/xenstored.pid
+step xenstored-socket sh -c 'until [ -S /run/xenstored/socket ]; do sleep 0.1; done'
+step init-dom0 "$(command -v xen-init-dom0 || echo /usr/lib/xen-"$xen"/bin/xen-init-dom0)"
+step xenconsoled xenconsoled --pid-file=/run/xenconsoled.pid
+printf '#!/bin/sh\nexec python3 -m xlplug "$@"\n' >/usr/local/bin/xlplug
+chmod +x /usr/local/bin/xlplug
+if [ -e /job/interactive ]; then
+	echo ready >/out/step
+	printf '\nThis is dom0 of a real Xen %s.  xlplug runs from the working tree; leave with "exit".\n' "$xen"
+	cd /root && setsid sh -c 'exec /bin/bash -i </dev/hvc0 >/dev/hvc0 2>&1'
+	echo 0 >/out/verdict
+	poweroff_now
+fi
+echo job >/out/step
+cd /xlplug || exit 1
+sh /job/job.sh >/out/output 2>&1
+echo "$?" >/out/verdict.tmp
+xl dmesg >/out/xl-dmesg 2>&1
+cp -r /var/log/xen /out/log-xen 2>/dev/null
+mv /out/verdict.tmp /out/verdict
+poweroff_now

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Builds what the lab boots: a dom0 tree of Debian packages, the hypervisor, a kernel and an initramfs.
+
+Everything is cached by the hash of its recipe.  A build happens in a scratch folder and is renamed when whole, so an
+interrupted one leaves nothing that a later run would take for complete.
+"""
+
+import fcntl
+import gzip
+import hashlib
+import lzma
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+HERE = Path(__file__).parent
+MIRROR = "http://deb.debian.org/debian"
+SECURITY = "http://deb.debian.org/debian-security"
+
+
+class Release(NamedTuple):
+    """A Debian release: its Xen version as xen-utils names it, and the packages that differ."""
+
+    suite: str
+    xen: str
+    device_model: str
+    kernel: str
+
+
+RELEASES = {
+    r.suite: r
+    for r in (
+        Release("bookworm", "4.17", "qemu-system-xen", "linux-image-amd64"),
+        Release("trixie", "4.20", "qemu-system-xen", "linux-image-amd64"),
+    )
+}
+
+_PACKAGES = (
+    "python3", "python3-cffi", "python3-pyudev", "python3-click", "python3-pytest", "udev", "kmod", "pciutils", "strace",
+    "procps", "iproute2",
+)  # fmt: skip
+_MODULES = (
+    "virtio_pci", "9p", "9pnet_virtio", "overlay", "xen-privcmd", "xenfs", "xen-evtchn", "xen-gntdev", "xen-gntalloc",
+    "xen-pciback",
+)  # fmt: skip
+
+
+class Tree(NamedTuple):
+    """A built tree: the dom0 root, and the three files that QEMU loads."""
+
+    release: Release
+    root: Path
+    xen: Path
+    kernel: Path
+    initrd: Path
+
+
+def cache_root() -> Path:
+    """Where trees are kept between runs."""
+    given = os.environ.get("XLPLUG_LAB_CACHE")
+    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "xlplug-lab"
+
+
+def missing_tools() -> str:
+    """What keeps the lab from running here, in one sentence; empty when nothing does."""
+    if os.geteuid() != 0:
+        return "building the dom0 tree needs root"
+    absent = [t for t in ("mmdebstrap", "qemu-system-x86_64", "busybox", "cpio") if shutil.which(t) is None]
+    return f"not installed: {', '.join(absent)}" if absent else ""
+
+
+def get(suite: str) -> Tree:
+    """The tree of a release, from the cache or built now (about a minute)."""
+    release = RELEASES[suite]
+    recipe = b"".join((HERE / name).read_bytes() for name in ("tree.py", "init.sh", "dom0.sh"))
+    home = cache_root() / f"{suite}-{hashlib.sha256(recipe).hexdigest()[:12]}"
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(home.with_suffix(".lock")):
+        if not home.exists():
+            _build(release, home)
+    return Tree(release, home / "root", home / "xen", home / "vmlinuz", home / "initrd.gz")
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _run(*argv: str | Path, **kwargs: object) -> None:
+    done = subprocess.run([str(a) for a in argv], capture_output=True, text=True, **kwargs)  # type: ignore[call-overload]
+    if done.returncode:
+        raise RuntimeError(f"{argv[0]} failed ({done.returncode}): {(done.stderr or done.stdout)[-1500:]}")
+
+
+def _build(release: Release, home: Path) -> None:
+    print(f"lab: building the {release.suite} dom0 tree in {home}", flush=True)
+    for stale in home.parent.glob(f"{release.suite}-*.part"):
+        shutil.rmtree(stale, ignore_errors=True)
+    part = Path(tempfile.mkdtemp(prefix=f"{release.suite}-", suffix=".part", dir=home.parent))
+    part.chmod(0o755)
+    root = part / "root"
+    packages = [*_PACKAGES, f"xen-utils-{release.xen}", f"xen-hypervisor-{release.xen}-amd64", release.device_model]
+    keep_out = ("/usr/share/man/*", "/usr/share/locale/*", "/usr/share/doc/*")
+    hook = (
+        'printf "#!/bin/sh\\nexit 101\\n" >"$1/usr/sbin/policy-rc.d"; chmod +x "$1/usr/sbin/policy-rc.d"; '
+        'mkdir -p "$1/etc/initramfs-tools"'
+    )
+    _run(
+        "mmdebstrap", "--mode=root", "--variant=minbase", f"--include={','.join(packages)}",
+        '--aptopt=APT::Install-Recommends "false"', *(f"--dpkgopt=path-exclude={p}" for p in keep_out),
+        f"--essential-hook={hook}", f"--customize-hook={_fetch_kernel_hook(release)}",
+        release.suite, root,
+        f"deb {MIRROR} {release.suite} main",
+        f"deb {MIRROR} {release.suite}-updates main",
+        f"deb {SECURITY} {release.suite}-security main",
+    )  # fmt: skip
+    kernel = part / "kernel"
+    kernel.mkdir()
+    deb = next((root / "kernel-deb").glob("linux-image-*.deb"))
+    _run("dpkg-deb", "-x", deb, kernel)
+    shutil.rmtree(root / "kernel-deb")
+    image = next((kernel / "boot").glob("vmlinuz-*"))
+    version = image.name.removeprefix("vmlinuz-")
+    shutil.copy(image, part / "vmlinuz")
+    modules = kernel / "lib" / "modules"
+    if not modules.exists():
+        modules = kernel / "usr" / "lib" / "modules"
+    shutil.move(modules, root / "lib" / "modules")
+    _run("chroot", root, "depmod", version)
+    packed = next(p for p in sorted((root / "boot").glob(f"xen-{release.xen}*amd64*")) if p.suffix in (".gz", ""))
+    data = packed.read_bytes()
+    (part / "xen").write_bytes(gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data)
+    _initrd(root, version, part)
+    for name in ("job", "out", "xlplug"):
+        (root / name).mkdir(exist_ok=True)
+    shutil.copy(HERE / "dom0.sh", root / "dom0.sh")
+    shutil.rmtree(kernel)
+    part.rename(home)
+
+
+def _fetch_kernel_hook(release: Release) -> str:
+    """Shell for mmdebstrap: download the release's kernel package with the tree's own apt, without installing it."""
+    return (
+        'mkdir "$1/kernel-deb" && cd "$1/kernel-deb" && export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" && '
+        f"apt-get -qq download $(apt-cache depends {release.kernel} | sed -n 's/.*Depends: \\(linux-image-[0-9].*\\)/\\1/p')"
+    )
+
+
+def _initrd(root: Path, version: str, part: Path) -> None:
+    """busybox, the modules that reach the root over 9p, and init.sh."""
+    stage = part / "initrd"
+    for name in ("bin", "modules", "proc", "sys", "dev", "mnt"):
+        (stage / name).mkdir(parents=True)
+    shutil.copy("/bin/busybox", stage / "bin" / "busybox")
+    order: list[str] = []
+    for module in _MODULES:
+        shown = subprocess.run(
+            ["chroot", str(root), "modprobe", "-S", version, "--show-depends", module], capture_output=True, text=True
+        )
+        if shown.returncode:
+            raise RuntimeError(f"modprobe --show-depends {module}: {shown.stderr.strip()}")
+        for line in shown.stdout.splitlines():
+            kind, _, path = line.partition(" ")
+            file = root / path.split()[0].lstrip("/") if kind == "insmod" else None
+            if file is None:
+                continue
+            name = file.name.removesuffix(".xz")
+            if name not in order:
+                order.append(name)
+                data = file.read_bytes()
+                (stage / "modules" / name).write_bytes(lzma.decompress(data) if file.suffix == ".xz" else data)
+    (stage / "modules" / "order").write_text("\n".join(order) + "\n")
+    shutil.copy(HERE / "init.sh", stage / "init")
+    (stage / "init").chmod(0o755)
+    with (part / "initrd.gz").open("wb") as out:
+        archive = subprocess.run(
+            ["sh", "-c", "find . | cpio -o -H newc --quiet | gzip -1"], cwd=stage, stdout=out, check=False
+        )
+    if archive.returncode:
+        raise RuntimeError("cpio failed")
+    shutil.rmtree(stage)

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Boots the real Xen with a Linux dom0 in plain emulated QEMU, runs one job there, and returns its verdict.
+
+QEMU exits 0 even when Xen or dom0 panics, so the verdict comes back in a file on the out share.  No verdict means that
+the machine was lost (`LostVmError`), which is not a failed test.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.lab.tree import Tree
+
+REPO = Path(__file__).parents[2]
+
+
+class LostVmError(Exception):
+    """The machine ended or hung without a verdict."""
+
+
+class Result(NamedTuple):
+    """What a job left: its exit status, the folder with output, logs and anything it wrote to /out, and seconds taken."""
+
+    status: int
+    out: Path
+    seconds: float
+
+
+def command(tree: Tree, job: Path, out: Path, *, memory: int, devices: tuple[str, ...], interactive: bool) -> list[str]:
+    """QEMU's command line.  An emulated Intel IOMMU and nested SVM make HVM guests with PCI passthrough possible."""
+    args = [
+        "qemu-system-x86_64", "-accel", "tcg", "-smp", "1", "-M", "q35", "-device", "intel-iommu,intremap=off",
+        "-cpu", "qemu64,+svm,+npt,+rdrand", "-m", str(memory), "-display", "none", "-monitor", "none", "-no-reboot",
+        "-nodefaults", "-vga", "std", "-serial", "mon:stdio" if interactive else "stdio",
+        "-kernel", str(tree.xen),
+        "-append", "console=com1 dom0_mem=1024M loglvl=all guest_loglvl=all iommu=verbose conring_size=4M",
+        "-initrd", f"{tree.kernel} console=hvc0 quiet panic=1,{tree.initrd}",
+    ]  # fmt: skip
+    shares = (("root", tree.root, True), ("job", job, True), ("tree", REPO, True), ("out", out, False))
+    for tag, path, readonly in shares:
+        extra = ",readonly=on" if readonly else ""
+        extra += ",multidevs=remap" if tag in ("root", "tree") else ""
+        args += ["-virtfs", f"local,path={path},mount_tag={tag},security_model=none{extra}"]
+    for device in devices:
+        args += ["-device", device]
+    return args
+
+
+def run(
+    tree: Tree, script: str, *, out: Path, timeout: int = 600, memory: int = 3072, devices: tuple[str, ...] = (),
+    follow: bool = False,
+) -> Result:  # fmt: skip
+    """Boot, run ``script`` with sh in dom0 (working directory: the repository), power off.
+
+    Raises:
+        LostVmError: no verdict; the text says at which step, with the end of the serial log.
+    """
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        job = Path(scratch)
+        (job / "xen-version").write_text(tree.release.xen)
+        (job / "job.sh").write_text(script)
+        began = time.monotonic()
+        serial = out / "serial.log"
+        with serial.open("wb") as log:
+            machine = subprocess.Popen(
+                command(tree, job, out, memory=memory, devices=devices, interactive=False),
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+            try:
+                _wait(machine, out, began + timeout, follow=follow)
+            finally:
+                machine.kill()
+                machine.wait()
+        seconds = time.monotonic() - began
+    verdict = out / "verdict"
+    text = verdict.read_text().strip() if verdict.exists() else ""
+    if not text.isdecimal():
+        step = (out / "step").read_text().strip() if (out / "step").exists() else "boot"
+        tail = "\n".join(serial.read_text(errors="replace").splitlines()[-25:])
+        raise LostVmError(f"the lab's machine was lost at step '{step}' after {seconds:.0f} s; end of {serial}:\n{tail}")
+    return Result(int(text), out, seconds)
+
+
+def _wait(machine: "subprocess.Popen[bytes]", out: Path, deadline: float, *, follow: bool) -> None:
+    """Until the machine is off, the deadline, or a few seconds after the verdict; ``follow`` copies output as it grows."""
+    shown = 0
+    verdict_seen = 0.0
+    while time.monotonic() < deadline:
+        ended = machine.poll() is not None
+        output = out / "output"
+        if follow and output.exists():
+            with output.open("rb") as file:
+                file.seek(shown)
+                data = file.read()
+            shown += len(data)
+            sys.stdout.write(data.decode(errors="replace"))
+            sys.stdout.flush()
+        if ended:
+            return
+        if (out / "verdict").exists():
+            verdict_seen = verdict_seen or time.monotonic()
+            if time.monotonic() - verdict_seen > 3:
+                return
+        time.sleep(0.2)
+
+
+def shell(tree: Tree, *, out: Path, memory: int = 3072, devices: tuple[str, ...] = ()) -> int:
+    """An interactive shell in dom0 on this terminal."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        job = Path(scratch)
+        (job / "xen-version").write_text(tree.release.xen)
+        (job / "interactive").write_text("")
+        return subprocess.call(
+            command(tree, job, out, memory=memory, devices=devices, interactive=True), env=dict(os.environ)
+        )
