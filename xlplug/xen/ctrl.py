@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""libxenctrl: the smallest possible use of an interface that changes with every Xen.
+
+Structures are read at offsets that hold from 4.14 on (xen/include/public/domctl.h); nothing else is assumed.
+"""
+
+import errno
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from xlplug.addr import DOMID_FIRST_RESERVED
+from xlplug.errors import XenError, XenUnavailableError
+from xlplug.host import MemRegion
+from xlplug.hypervisor import DomainInfo, HeldRights, check_domid
+from xlplug.xen.lib import SYS_HYPERVISOR, check, ffi, load_ctrl, QuietLogger, require_dom0, running_version
+from xlplug.xen.qdump import DUMP_BEGINS, parse_q
+
+__all__ = ["XenCtrl"]
+
+#: xen_domctl_getdomaininfo.flags.  Source: xen/include/public/domctl.h, XEN_DOMINF_*.
+_DYING, _HVM, _SHUTDOWN, _PAUSED = 1, 2, 4, 8
+#: Room for xc_domaininfo_t: 104 bytes in 4.14, 112 since 4.16.
+_INFO_BYTES = 256
+_E820_BYTES = 20  # struct e820entry, packed: u64 addr, u64 size, u32 type
+_E820_MAX = 1024  # entries asked for; Xen itself keeps at most 1024 (E820MAX)
+_CHUNK = 1 << 18
+
+
+class XenCtrl:
+    """A handle on the running hypervisor; a context manager, to be closed.
+
+    Raises:
+        XenUnavailableError: not root, not dom0, not on Xen, or no libxenctrl that fits.
+    """
+
+    def __init__(self, sys_hypervisor: str = SYS_HYPERVISOR) -> None:
+        major, minor, self.version_text = running_version(sys_hypervisor)
+        require_dom0()
+        self.version = (major, minor)
+        self._lib = load_ctrl(major, minor)
+        self._quiet = QuietLogger()
+        logger = ffi.cast("struct xentoollog_logger *", self._quiet.logger)
+        self._xch = self._lib.xc_interface_open(logger, logger, 0)
+        if not self._xch:
+            self._quiet.close()
+            raise XenUnavailableError(
+                f"xc_interface_open: {errno.errorcode.get(ffi.errno, ffi.errno)}",
+                hint="load the driver: modprobe xen-privcmd",
+            )
+        try:
+            self._probe()
+        except BaseException:
+            self.close()
+            raise
+
+    def _probe(self) -> None:
+        """One harmless domctl: a library of another Xen gets EACCES before anything else is looked at.
+
+        A working xc_domain_getinfolist proves nothing: it is a sysctl, with a version of its own.
+        """
+        result = self._lib.xc_domain_ioport_permission(self._xch, DOMID_FIRST_RESERVED, 0x3B0, 1, 1)
+        number = ffi.errno
+        if result == -1 and number == errno.EACCES:
+            major, minor = self.version
+            raise XenUnavailableError(
+                f"the installed libxenctrl.so.{major}.{minor} does not speak to the running Xen {self.version_text}",
+                hint=f"install libxenmisc{major}.{minor} from the same build as the running Xen, or reboot into it",
+            )
+        if result == -1 and number == errno.EPERM:
+            raise XenUnavailableError("Xen refuses this domain control calls", hint="run xlplug in dom0; look at the XSM policy")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the handle; doing it again does nothing."""
+        if self._xch:
+            self._lib.xc_interface_close(self._xch)
+            self._xch = ffi.NULL
+            self._quiet.close()
+
+    # changes
+
+    def iomem_permission(self, domid: int, first_mfn: int, nr_mfns: int, *, allow: bool) -> None:
+        call = "xc_domain_iomem_permission"
+        check_domid(call, domid)
+        result = self._lib.xc_domain_iomem_permission(self._xch, domid, first_mfn, nr_mfns, int(bool(allow)))
+        check(call, result, lambda: f"domid={domid} mfn={first_mfn:#x}+{nr_mfns:#x} allow={int(allow)}")
+
+    def ioport_permission(self, domid: int, first_port: int, nr_ports: int, *, allow: bool) -> None:
+        call = "xc_domain_ioport_permission"
+        check_domid(call, domid)
+        result = self._lib.xc_domain_ioport_permission(self._xch, domid, first_port, nr_ports, int(bool(allow)))
+        check(call, result, lambda: f"domid={domid} port={first_port:#x}+{nr_ports:#x} allow={int(allow)}")
+
+    def memory_mapping(self, domid: int, first_gfn: int, first_mfn: int, nr_mfns: int, *, add: bool) -> None:
+        call = "xc_domain_memory_mapping"
+        check_domid(call, domid)
+        result = self._lib.xc_domain_memory_mapping(self._xch, domid, first_gfn, first_mfn, nr_mfns, int(bool(add)))
+        check(call, result, lambda: f"domid={domid} gfn={first_gfn:#x} mfn={first_mfn:#x}+{nr_mfns:#x} add={int(add)}")
+
+    def ioport_mapping(self, domid: int, first_gport: int, first_port: int, nr_ports: int, *, add: bool) -> None:
+        call = "xc_domain_ioport_mapping"
+        check_domid(call, domid)
+        result = self._lib.xc_domain_ioport_mapping(self._xch, domid, first_gport, first_port, nr_ports, int(bool(add)))
+        check(call, result, lambda: f"domid={domid} gport={first_gport:#x} port={first_port:#x}+{nr_ports:#x} add={int(add)}")
+
+    def populate_physmap(self, domid: int, gfns: Sequence[int], order: int = 0) -> None:
+        self._extents("xc_domain_populate_physmap_exact", domid, gfns, order, 0)
+
+    def decrease_reservation(self, domid: int, gfns: Sequence[int], order: int = 0) -> None:
+        self._extents("xc_domain_decrease_reservation_exact", domid, gfns, order)
+
+    def _extents(self, call: str, domid: int, gfns: Sequence[int], order: int, *flags: int) -> None:
+        check_domid(call, domid)
+        extents = ffi.new("xen_pfn_t[]", list(gfns))
+        result = getattr(self._lib, call)(self._xch, domid, len(gfns), order, *flags, extents)
+        check(call, result, lambda: f"domid={domid} extents={len(gfns)} order={order}")
+
+    def set_max_mem(self, domid: int, kib: int) -> None:
+        check_domid("xc_domain_setmaxmem", domid)
+        check("xc_domain_setmaxmem", self._lib.xc_domain_setmaxmem(self._xch, domid, kib), lambda: f"domid={domid} kib={kib}")
+
+    def pause(self, domid: int) -> None:
+        """Pause a domain; pauses count."""
+        check_domid("xc_domain_pause", domid)
+        check("xc_domain_pause", self._lib.xc_domain_pause(self._xch, domid), lambda: f"domid={domid}")
+
+    def unpause(self, domid: int) -> None:
+        """Take one pause back."""
+        check_domid("xc_domain_unpause", domid)
+        check("xc_domain_unpause", self._lib.xc_domain_unpause(self._xch, domid), lambda: f"domid={domid}")
+
+    # readings
+
+    def domain_info(self, domid: int) -> DomainInfo | None:
+        if not 0 <= domid < DOMID_FIRST_RESERVED:
+            return None
+        info = self._info(domid)
+        return info if info is not None and info.domid == domid else None
+
+    def domains(self) -> list[DomainInfo]:
+        """Every domain, dom0 included, by domid."""
+        found: list[DomainInfo] = []
+        info = self._info(0)
+        while info is not None:
+            found.append(info)
+            info = self._info(info.domid + 1)
+        return found
+
+    def _info(self, first: int) -> DomainInfo | None:
+        """The first domain numbered ``first`` or more."""
+        buffer = ffi.new("char[]", _INFO_BYTES)
+        count = self._lib.xc_domain_getinfolist(self._xch, first, 1, ffi.cast("xc_domaininfo_t *", buffer))
+        if check("xc_domain_getinfolist", count, lambda: f"first={first}") == 0:
+            return None
+        raw = bytes(ffi.buffer(buffer, _INFO_BYTES))
+        flags = int.from_bytes(raw[4:8], "little")
+        handle = raw[76:92].hex()
+        return DomainInfo(
+            domid=int.from_bytes(raw[0:2], "little"),
+            hvm=bool(flags & _HVM),
+            dying=bool(flags & _DYING),
+            paused=bool(flags & _PAUSED),
+            shutdown=bool(flags & _SHUTDOWN),
+            nr_pages=int.from_bytes(raw[8:16], "little"),
+            max_pages=int.from_bytes(raw[16:24], "little"),
+            uuid="-".join((handle[:8], handle[8:12], handle[12:16], handle[16:20], handle[20:])),
+        )
+
+    def machine_memory_map(self) -> tuple[MemRegion, ...]:
+        """The machine's own memory map (E820), which dom0's kernel does not show unchanged."""
+        buffer = ffi.new("char[]", _E820_BYTES * _E820_MAX)
+        result = self._lib.xc_get_machine_memory_map(self._xch, ffi.cast("struct e820entry *", buffer), _E820_MAX)
+        count = check("xc_get_machine_memory_map", result)
+        raw = bytes(ffi.buffer(buffer, _E820_BYTES * count))
+        regions = []
+        for at in range(0, len(raw), _E820_BYTES):
+            start, size = (int.from_bytes(raw[at + i : at + i + 8], "little") for i in (0, 8))
+            regions.append(MemRegion(start, start + size, int.from_bytes(raw[at + 16 : at + 20], "little")))
+        return tuple(regions)
+
+    def held(self) -> dict[int, HeldRights]:
+        """Every domain's rights from the ``q`` debug key, which Xen prints before the call returns.
+
+        Raises:
+            XenError: ENODATA when the console ring was too small for the dump.
+        """
+        index = ffi.new("uint32_t *", 0)
+        self._ring(index)
+        check("xc_send_debug_keys", self._lib.xc_send_debug_keys(self._xch, b"q"))
+        text = self._ring(index)
+        found = parse_q(text)
+        if DUMP_BEGINS not in text or 0 not in found:
+            raise XenError(
+                "xc_readconsolering", errno.ENODATA, "the dump of the q debug key did not fit Xen's console ring",
+                hint="boot Xen with conring_size=1M",
+            )  # fmt: skip
+        return found
+
+    def _ring(self, index: object) -> str:
+        """The console ring from ``index`` on, which moves to its end."""
+        text: list[bytes] = []
+        size = ffi.new("unsigned int *")
+        buffer = ffi.new("char[]", _CHUNK)
+        while True:
+            size[0] = _CHUNK
+            check("xc_readconsolering", self._lib.xc_readconsolering(self._xch, buffer, size, 0, 1, index))
+            if size[0] == 0:
+                return b"".join(text).decode("latin-1")
+            text.append(bytes(ffi.buffer(buffer, size[0])))

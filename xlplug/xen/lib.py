@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Finding and opening Xen's C libraries, and the one place where a return code becomes an exception.
+
+libxenctrl changes with every Xen, so it is loaded by the version of the *running* hypervisor, never the newest that
+happens to be installed.  The others have stable interfaces.
+"""
+
+import errno
+import os
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from xlplug.errors import XenError, XenUnavailableError
+from xlplug.xen._ffi import ffi
+
+__all__ = ["SYS_HYPERVISOR", "check", "ffi", "load_ctrl", "load_stable", "QuietLogger", "require_dom0", "running_version"]
+
+#: Source: Linux Documentation/ABI/stable/sysfs-hypervisor-xen.
+SYS_HYPERVISOR = "/sys/hypervisor"
+_CAPABILITIES = "/proc/xen/capabilities"  # holds "control_d" in dom0; xenfs
+
+
+def _read(path: str) -> str | None:
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.read().strip()
+    except OSError:
+        return None
+
+
+def running_version(sys_hypervisor: str = SYS_HYPERVISOR) -> tuple[int, int, str]:
+    """Major and minor of the running Xen, and its full version text, from sysfs.
+
+    Raises:
+        XenUnavailableError: this machine does not run on Xen.
+    """
+    if _read(f"{sys_hypervisor}/type") != "xen":
+        raise XenUnavailableError("this machine does not run on Xen", hint="boot the Xen entry of the boot menu, or use --recorded")
+    major, minor = (_read(f"{sys_hypervisor}/version/{part}") for part in ("major", "minor"))
+    extra = _read(f"{sys_hypervisor}/version/extra") or ""
+    if not (major and minor and major.isdecimal() and minor.isdecimal()):
+        raise XenUnavailableError(f"{sys_hypervisor}/version does not tell Xen's version", hint="mount sysfs on /sys")
+    return int(major), int(minor), f"{major}.{minor}{extra}"
+
+
+def require_dom0(capabilities: str = _CAPABILITIES) -> None:
+    """Refuse early and plainly where no call could succeed.
+
+    Raises:
+        XenUnavailableError: not root, or not in the control domain.
+    """
+    running_version()
+    if os.geteuid() != 0:
+        raise XenUnavailableError("Xen can be changed by root only", hint="run it with sudo")
+    text = _read(capabilities)
+    if text is None:
+        raise XenUnavailableError(f"{capabilities} cannot be read", hint="mount it: mount -t xenfs xenfs /proc/xen")
+    if "control_d" not in text:
+        raise XenUnavailableError("this is a guest domain", hint="run xlplug in dom0")
+
+
+def _dlopen(soname: str, package: str) -> Any:  # noqa: ANN401 - cffi has no types
+    try:
+        return ffi.dlopen(soname)
+    except OSError as error:
+        if "cannot open shared object file" not in str(error):
+            raise XenUnavailableError(f"{soname} cannot be loaded: {error}", hint=f"reinstall {package}") from error
+        raise XenUnavailableError(f"{soname} is not installed", hint=f"install it (Debian: {package})") from error
+
+
+def load_ctrl(major: int, minor: int) -> Any:  # noqa: ANN401 - cffi has no types
+    """libxenctrl of exactly this Xen version.
+
+    Raises:
+        XenUnavailableError: it is not installed; the text names the Debian package.
+    """
+    return _dlopen(f"libxenctrl.so.{major}.{minor}", f"libxenmisc{major}.{minor}")
+
+
+def load_stable(name: str) -> Any:  # noqa: ANN401 - cffi has no types
+    """One of the libraries with a stable interface: "xenstore", "xendevicemodel" or "xentoollog"."""
+    soname, package = {
+        "xenstore": ("libxenstore.so.4", "libxenstore4"),
+        "xendevicemodel": ("libxendevicemodel.so.1", "libxendevicemodel1"),
+        "xentoollog": ("libxentoollog.so.1", "libxentoollog1"),
+    }[name]
+    return _dlopen(soname, package)
+
+
+class QuietLogger:
+    """A libxentoollog logger that lets only critical messages through; a context manager.
+
+    libxenctrl's own logger writes lines of its own to stderr ("xc: error: …"); ours is the one line that users see.
+    """
+
+    def __init__(self) -> None:
+        self._lib = load_stable("xentoollog")
+        self.logger = self._lib.xtl_createlogger_stdiostream(ffi.dlopen(None).stderr, self._lib.XTL_CRITICAL, 0)
+        if not self.logger:
+            raise MemoryError
+
+    def close(self) -> None:
+        """Free the logger, after everything that was opened with it."""
+        self._lib.xtl_logger_destroy(ffi.cast("struct xentoollog_logger *", self.logger))
+
+
+def check(call: str, result: int, detail: Callable[[], str] | str = "", *, hint: str = "") -> int:
+    """``result`` when it is no failure; errno is read at once, before anything else can change it.
+
+    libxenctrl answers -1 with errno, except where it answers -errno itself (xc_domain_memory_mapping up to 4.17 on an
+    unknown domain).
+
+    Raises:
+        XenError: the call failed.
+    """
+    number = ffi.errno
+    if result >= 0:
+        return result
+    _fail(call, number if result == -1 or number else -result, detail, hint)
+
+
+def _fail(call: str, number: int, detail: Callable[[], str] | str, hint: str) -> NoReturn:
+    text = detail() if callable(detail) else detail
+    raise XenError(call, number, text, hint=hint or _HINTS.get(number, ""))
+
+
+_HINTS = {
+    errno.EPERM: "dom0 itself must hold the range, and nothing may map it twice; look at 'xl dmesg'",
+    errno.ESRCH: "no such domain; see 'xl list'",
+    errno.EACCES: "libxenctrl and the running Xen do not fit; install the running Xen's libraries",
+    errno.EBUSY: "another mapping is in the way, or the domain is at its memory limit; look at 'xl dmesg'",
+}

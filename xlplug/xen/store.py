@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""libxenstore, as far as the package needs it."""
+
+import errno
+from types import TracebackType
+from typing import Any, Self
+
+from xlplug.errors import StoreError, XenUnavailableError
+from xlplug.xen.lib import ffi, load_stable
+
+__all__ = ["XenStore"]
+
+_XBT_NULL = 0  # no transaction.  Source: tools/include/xenstore.h
+
+
+class XenStore:
+    """A connection to xenstored; a context manager, to be closed.
+
+    Raises:
+        XenUnavailableError: the library is absent or xenstored does not answer.
+    """
+
+    def __init__(self) -> None:
+        self._lib = load_stable("xenstore")
+        self._libc = ffi.dlopen(None)
+        self._handle = self._lib.xs_open(0)
+        if not self._handle:
+            name = errno.errorcode.get(ffi.errno, str(ffi.errno))
+            raise XenUnavailableError(f"xenstored cannot be reached ({name})", hint="start it: systemctl start xenstored")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; doing it again does nothing."""
+        if self._handle:
+            self._lib.xs_close(self._handle)
+            self._handle = ffi.NULL
+
+    def read(self, path: str) -> str | None:
+        length = ffi.new("unsigned int *")
+        data = self._lib.xs_read(self._handle, _XBT_NULL, path.encode(), length)
+        if not data:
+            self._absent("read", path)
+            return None
+        try:
+            return bytes(ffi.buffer(data, length[0])).decode("utf-8", "surrogateescape")
+        finally:
+            self._libc.free(data)
+
+    def list(self, path: str) -> list[str]:
+        count = ffi.new("unsigned int *")
+        names = self._lib.xs_directory(self._handle, _XBT_NULL, path.encode(), count)
+        if not names:
+            self._absent("list", path)
+            return []
+        try:
+            return [ffi.string(names[i]).decode("utf-8", "surrogateescape") for i in range(count[0])]
+        finally:
+            self._libc.free(names)
+
+    def write(self, path: str, value: str) -> None:
+        data = value.encode("utf-8", "surrogateescape")
+        if not self._lib.xs_write(self._handle, _XBT_NULL, path.encode(), data, len(data)):
+            self._fail("write", path, ffi.errno)
+
+    def remove(self, path: str) -> None:
+        if not self._lib.xs_rm(self._handle, _XBT_NULL, path.encode()):
+            self._absent("remove", path)
+
+    def _absent(self, verb: str, path: str) -> None:
+        """Pass where the node is not there; anything else is an error."""
+        number = ffi.errno
+        if number != errno.ENOENT:
+            self._fail(verb, path, number)
+
+    def _fail(self, verb: str, path: str, number: int) -> Any:  # noqa: ANN401 - never returns
+        name = errno.errorcode.get(number, str(number))
+        raise StoreError(f"xenstore: cannot {verb} {path}: {name}", hint="is xenstored running, and is this root in dom0?")
