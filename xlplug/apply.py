@@ -48,12 +48,13 @@ def apply(steps: Sequence[Step], xen: Hypervisor, log: Log) -> None:
             _perform(step, xen)
             log(str(step))
     except BaseException as error:
+        at = str(begun[-1]) if begun else "the first step"
         if isinstance(error, XenError):
             begun.pop()  # Xen's permission calls do all or nothing, and libxenctrl unmaps a failed mapping itself
         left = take_back(begun, xen, lambda line: log(f"undo: {line}"))
         if not isinstance(error, XlplugError | KeyboardInterrupt):
             raise
-        failed = f"'{step}' failed: {error.message}" if isinstance(error, XlplugError) else f"interrupted at '{step}'"
+        failed = f"'{at}' failed: {error.message}" if isinstance(error, XlplugError) else f"interrupted at '{at}'"
         hint = error.hint if isinstance(error, XlplugError) else "run it again"
         if left:
             raise RollbackError(failed, left, hint=hint) from error

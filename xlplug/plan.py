@@ -38,7 +38,7 @@ from xlplug.pci_assign import (
 from xlplug.rangeset import Range, RangeSet
 from xlplug.vga import VENDOR_INTEL, VGA_MEMORY, VGA_PORT_SET, VGA_PORTS, owns_legacy_vga, vga_rights
 
-__all__ = ["Plan", "build"]
+__all__ = ["Plan", "build", "domid_refusals"]
 
 #: Ports that QEMU's default HVM machine emulates: a 1:1 mapping takes them away from it.  Inclusive pairs.
 #: Source: the `ioreq_server port` line of Xen's q dump for a guest of QEMU 7.2, and xen/arch/x86/hvm (pit, pic, rtc).
@@ -88,7 +88,7 @@ def build(
     domids = {TARGET: target, STUBDOM: stubdom}
     assigned, warnings, refusals = (list(part) for part in resolve(config, host, target=target, granting=granting))
     warnings[:0] = config.warnings
-    refusals += _domid_refusals(target, stubdom)
+    refusals += domid_refusals(target, stubdom)
     if config.stubdom and granting and stubdom is None:
         refusals.append("the configuration asks for a stubdomain and none runs yet; grant once it has been built")
 
@@ -119,7 +119,8 @@ def build(
     )
 
 
-def _domid_refusals(target: Domid | None, stubdom: Domid | None) -> list[str]:
+def domid_refusals(target: Domid | None, stubdom: Domid | None) -> list[str]:
+    """Why these numbers cannot be a target and its stubdomain."""
     found = []
     for name, domid in ((TARGET, target), (STUBDOM, stubdom)):
         if domid is None:

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Where ``xlplug`` starts: the hot command lines at once, everything else through click."""
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line of this process and exit."""
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["grant"]:
+        from xlplug import argv, commands
+
+        options = argv.grant_options(arguments[1:])
+        if options is not None:
+            sys.exit(commands.run(commands.grant, options))
+    elif arguments in (["--help"], ["-h"]):
+        import os
+
+        from xlplug._help import TEXT
+
+        # click wraps at the terminal's width when that is below 80 columns; then it has to do it.
+        if not sys.stdout.isatty() or os.get_terminal_size().columns >= 82:
+            sys.stdout.write(TEXT)
+            sys.exit(0)
+    from xlplug import cli
+
+    cli.main(prog_name="xlplug")
+
+
+if __name__ == "__main__":
+    main()

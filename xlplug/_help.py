@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What click prints for ``xlplug --help``; tests/unit/test_cli.py says how it is made and keeps it true."""
+
+TEXT = """\
+Usage: xlplug [OPTIONS] COMMAND [ARGS]...
+
+  Grant legacy VGA, OpRegion and VBIOS rights to Xen HVM guests and their
+  stubdomains, so that a device model needs no rights of its own.
+
+  Exit status: 0 done, or nothing to do
+               1 refused, nothing was touched
+               2 wrong use
+               3 failed, everything is undone
+               4 failed, not everything could be undone
+
+Options:
+  --version   Show the version and exit.
+  -h, --help  Show this message and exit.
+
+Commands:
+  config  Parse xl configs as xl does; one JSON object a line.
+  grant   Grant a domain, and its stubdomain, what its display needs.
+  plan    Print what would be granted for a config, and why.
+  record  Save a host or a domain as JSON, to plan with elsewhere.
+  revoke  Take back all that was granted to a domain and its stubdomain.
+  show    Compare what was granted with what Xen reports.
+"""

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The command line, for click: options and help here, what they do in commands.py."""
+
+import sys
+
+import click
+
+from xlplug import __version__, commands
+
+__all__ = ["main"]
+
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
+
+
+@click.group(context_settings=_SETTINGS)
+@click.version_option(__version__, prog_name="xlplug", message="%(prog)s %(version)s")
+def main() -> None:
+    """Grant legacy VGA, OpRegion and VBIOS rights to Xen HVM guests and their
+    stubdomains, so that a device model needs no rights of its own.
+
+    \b
+    Exit status: 0 done, or nothing to do
+                 1 refused, nothing was touched
+                 2 wrong use
+                 3 failed, everything is undone
+                 4 failed, not everything could be undone
+    """
+
+
+def _exit(command: object, *args: object) -> None:
+    sys.exit(commands.run(command, *args))
+
+
+_map_legacy = click.option(
+    "--map-legacy",
+    is_flag=True,
+    help="Also map the VGA set 1:1, for a device model that does not (as xlplug_map_legacy=1 in the config).",
+)
+
+
+@main.command()
+@click.argument("domid")
+@click.option("--config", metavar="FILE", help="The domain's xl config; else libxl's own record of it is used.")
+@click.option("--recorded", metavar="DIR", help="Work on a recorded domain, in memory; no Xen is needed.")
+@click.option("--dry-run", is_flag=True, help="Print the steps and change nothing.")
+@_map_legacy
+def grant(domid: str, config: str | None, recorded: str | None, dry_run: bool, map_legacy: bool) -> None:  # noqa: FBT001 - click's
+    """Grant a domain, and its stubdomain, what its display needs."""
+    options = commands.GrantOptions(domid, config, recorded, dry_run, map_legacy)
+    _exit(commands.grant, options)
+
+
+@main.command()
+@click.argument("config", metavar="CONFIG")
+@click.argument("extra", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("--host", metavar="FILE", help="A recorded host, instead of this one.")
+@click.option("--target", metavar="DOMID", help="The guest's domid, where it is known already.")
+@click.option("--stubdom", metavar="DOMID", help="The domid of the guest's stubdomain.")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@_map_legacy
+def plan(
+    config: str, extra: tuple[str, ...], host: str | None, target: str | None, stubdom: str | None, form: str, map_legacy: bool
+) -> None:
+    """Print what would be granted for a config, and why."""
+    _exit(commands.plan, commands.PlanOptions(config, extra, host, target, stubdom, map_legacy, form))
+
+
+@main.command()
+@click.argument("domid")
+def revoke(domid: str) -> None:
+    """Take back all that was granted to a domain and its stubdomain."""
+    _exit(commands.revoke, domid)
+
+
+@main.command()
+@click.argument("domid", required=False)
+def show(domid: str | None) -> None:
+    """Compare what was granted with what Xen reports."""
+    _exit(commands.show, domid)
+
+
+@main.command()
+@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@click.option("--format", "form", type=click.Choice(["json"]), default="json", show_default=True)
+def config(files: tuple[str, ...], form: str) -> None:
+    """Parse xl configs as xl does; one JSON object a line."""
+    _exit(commands.config, files)
+
+
+@main.group()
+def record() -> None:
+    """Save a host or a domain as JSON, to plan with elsewhere."""
+
+
+@record.command("host")
+@click.option("-o", "--output", metavar="FILE", default="-", show_default=True, help="Where to; - is stdout.")
+def record_host(output: str) -> None:
+    """Save this host: PCI functions, memory map, firmware headers."""
+    _exit(commands.record_host, output)
+
+
+@record.command("domain")
+@click.argument("domid")
+@click.option("-o", "--output", metavar="DIR", required=True, help="The folder to write.")
+def record_domain(domid: str, output: str) -> None:
+    """Save a living domain, its host and its configuration."""
+    _exit(commands.record_domain, domid, output)
