@@ -9,13 +9,15 @@ from typing import NamedTuple
 from xlplug.addr import PAGE_SHIFT, Domid
 from xlplug.bdf import Bdf
 from xlplug.domcfg import DomainConfig, PciAssignment
-from xlplug.grant import IOMEM, IOPORT
+from xlplug.grant import IOMEM, IOPORT, TARGET
 from xlplug.host import ROM_INDEX, HostSnapshot, PciDevice
 from xlplug.rangeset import Range
 
 __all__ = ["Assigned", "Delegated", "LibxlGrant", "adjacent_port_bars", "delegated", "libxl_grants", "resolve"]
 
 _PCIBACK = "pciback"  # the driver's name in sysfs.  Source: Linux drivers/xen/xen-pciback/pci_stub.c.
+
+_SHADOW = 0xC0000  # where Linux says a boot display's ROM is: arch/x86/pci/fixup.c, pci_fixup_video
 
 
 class Assigned(NamedTuple):
@@ -112,10 +114,11 @@ def libxl_grants(device: PciDevice, grantees: tuple[str, ...]) -> tuple[LibxlGra
         for r in device.resources:
             if r.index > ROM_INDEX or r.start == 0:
                 continue
+            reason = f"BAR {r.index}"
             if r.index == ROM_INDEX:
                 reason = "ROM"
-            else:
-                reason = f"BAR {r.index}"
+                if r.start == _SHADOW and grantee == TARGET:
+                    reason = "ROM: the VBIOS shadow, writable; xlplug never grants it to the target"
             kind, span = _kind_and_range(r.start, r.stop, is_port=r.is_port, as_libxl=True)
             found.append(LibxlGrant(kind, span, grantee, reason, device.bdf))
     return tuple(found)

@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Policy, on recorded hosts: what is granted, to whom, and what is refused."""
+
+from collections.abc import Callable
+
+import pytest
+
+from xlplug.addr import Domid
+from xlplug.bdf import Bdf
+from xlplug.domcfg import DomainConfig
+from xlplug.host import HostSnapshot
+from xlplug.plan import Plan, build
+from xlplug.rangeset import RangeSet
+
+Host = Callable[[str], HostSnapshot]
+Config = Callable[[str], DomainConfig]
+IGD = 'gfx_passthru="igd"\npci=["00:02.0"]\n'
+STUB = "device_model_stubdomain_override=1\n"
+PORTS = {("ioport_permission", 0x3B0, 0xC), ("ioport_permission", 0x3C0, 0x20)}
+VGA = {("iomem_permission", 0xA0, 0x20), *PORTS}
+
+
+def calls(plan: Plan, grantee: str = "target") -> set[tuple[str, int, int]]:
+    found = [(s.op, s.first, s.count) for s in plan.steps if s.grantee == grantee]
+    assert len(found) == len(set(found))
+    return set(found)
+
+
+def test_igd_target_gets_vga_and_opregion_never_the_vbios(host: Host, config: Config) -> None:
+    plan = build(config(IGD), host("igd-laptop"))
+    assert not plan.refusals
+    assert calls(plan) == VGA | {("iomem_permission", 0x7A18D, 3)}, "8 KiB unaligned span 3 pages"
+    assert calls(plan, "stubdom") == set(), "no stubdomain, nobody else"
+    assert any(g.range == (0xC0, 0xE0) and "never grants it to the target" in g.reason for g in plan.by_libxl)
+
+
+def test_stubdom_gets_the_vbios_too_in_one_range_with_vga(host: Host, config: Config) -> None:
+    plan = build(config(IGD + STUB), host("igd-laptop"), Domid(7), Domid(8))
+    assert calls(plan) == VGA | {("iomem_permission", 0x7A18D, 3)}
+    assert calls(plan, "stubdom") == PORTS | {("iomem_permission", 0xA0, 0x30), ("iomem_permission", 0x7A18D, 3)}
+    assert {s.domid for s in plan.steps if s.grantee == "stubdom"} == {8}
+    assert {s.domid for s in plan.steps if s.grantee == "target"} == {7}
+
+
+def test_libxl_s_own_grants_are_shared(host: Host, config: Config) -> None:
+    steps = build(config(IGD + STUB), host("igd-laptop")).steps
+    shared = {(s.grantee, s.first) for s in steps if s.shared}
+    assert shared == {("target", 0xA0), ("stubdom", 0xA0)}
+
+
+def test_raptor_lake_s_class_counts_for_intel_and_libxl_does_not_grant_it(host: Host, config: Config) -> None:
+    plan = build(config(IGD), host("raptor-lake"))
+    assert not plan.refusals
+    # 2.1: the extended VBT lies 0x2000 behind the header, 0x2280 bytes: one range of 5 pages from 0x6fbd4018.
+    assert calls(plan) == VGA | {("iomem_permission", 0x6FBD4, 5)}
+    assert not any(s.shared for s in plan.steps)
+
+
+def test_the_same_class_is_no_vga_for_other_vendors(host: Host, config: Config) -> None:
+    raptor = host("raptor-lake")
+    devices = tuple(d._replace(vendor=0x1002) if d.bdf == Bdf(0, 0, 2, 0) else d for d in raptor.devices)
+    plan = build(config(IGD), raptor._replace(devices=devices))
+    assert plan.steps == ()
+    assert "no display device" in plan.refusals[0]
+
+
+def test_an_amd_vga_at_00_02_0_is_no_igd(host: Host, config: Config) -> None:
+    plan = build(config(IGD), host("amd-apu"))
+    assert not plan.refusals
+    assert calls(plan) == VGA
+    assert "write gfx_passthru" not in " ".join(plan.warnings)
+    default = build(config(IGD.replace('"igd"', "1")), host("amd-apu"))
+    assert 'write gfx_passthru="igd"' in " ".join(default.warnings)
+
+
+def test_absolute_rvda_is_a_second_range(host: Host, config: Config) -> None:
+    plan = build(config(IGD), host("igd-opregion-2-0-rvda"))
+    assert calls(plan) == VGA | {("iomem_permission", 0x7A18D, 3), ("iomem_permission", 0x7A250, 2)}
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("igd-malformed-opregion", "malformed OpRegion: no OpRegion signature"), ("igd-opregion-in-ram", "not wholly in host-reserved")],
+)
+def test_opregions_that_are_refused(host: Host, config: Config, name: str, says: str) -> None:
+    plan = build(config(IGD), host(name))
+    assert says in plan.refusals[0]
+    assert not any(s.first == 0x40000 for s in plan.steps)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"size": 0}, "claims 0 bytes"),
+        ({"size": 1 << 30}, "claims 1073741824 bytes"),
+        ({"rvda": 0x7A250000, "rvds": 1 << 31}, "extended VBT"),
+        ({"rvda": (1 << 63) + 1, "rvds": 0x1000}, "beyond physical memory"),
+        ({"rvda": 0x40000000, "rvds": 0x1000}, "not wholly in host-reserved"),
+        ({"maddr": 0x7A18E000}, "record the host again"),
+    ],
+)
+def test_opregion_headers_that_lie(host: Host, config: Config, change: dict[str, int], says: str) -> None:
+    laptop = host("igd-laptop")
+    assert laptop.opregion is not None
+    plan = build(config(IGD), laptop._replace(opregion=laptop.opregion._replace(**change)))
+    assert says in plan.refusals[0]
+    assert {s.first for s in plan.steps} == {0xA0, 0x3B0, 0x3C0}
+
+
+@pytest.mark.parametrize("asls", [0, 0xFFFFFFFF])
+def test_no_opregion_is_no_refusal(host: Host, config: Config, asls: int) -> None:
+    laptop = host("igd-laptop")
+    devices = tuple(d._replace(config=d.config[:0xFC] + asls.to_bytes(4, "little")) for d in laptop.devices)
+    plan = build(config(IGD), laptop._replace(devices=devices, opregion=None))
+    assert not plan.refusals
+    assert calls(plan) == VGA
+
+
+def test_an_opregion_that_could_not_be_read_is_refused(host: Host, config: Config) -> None:
+    laptop = host("igd-laptop")
+    assert "run xlplug as root" in build(config(IGD), laptop._replace(opregion=None)).refusals[0]
+    assert "memory map is not known" in build(config(IGD), laptop._replace(memory=())).refusals[0]
+
+
+def test_vga_memory_in_ram_is_refused(host: Host, config: Config) -> None:
+    amd = host("amd-apu")
+    memory = tuple(m._replace(stop=0xC0000) if m.start == 0 else m for m in amd.memory)
+    assert "System RAM" in build(config(IGD), amd._replace(memory=memory)).refusals[0]
+
+
+def test_a_virtual_function_never_gets_vga(host: Host, config: Config) -> None:
+    plan = build(config(IGD.replace("02.0", "02.1")), host("sriov-igd"))
+    assert plan.steps == ()
+    assert "virtual function" in plan.warnings[0]
+    assert "no display device" in plan.refusals[0]
+
+
+def test_all_functions_are_expanded(host: Host, config: Config) -> None:
+    plan = build(config('pci=["00:02.*"]\n'), host("sriov-igd"))
+    assert [str(a.device.bdf) for a in plan.devices] == [f"0000:00:02.{n}" for n in range(4)]
+
+
+def test_two_displays_cannot_both_have_vga(host: Host, config: Config) -> None:
+    plan = build(config('gfx_passthru="igd"\npci=["00:02.0","01:00.0"]\n'), host("hybrid-nvidia"))
+    assert "both claim the legacy VGA ranges" in plan.refusals[0]
+    assert plan.steps == ()
+
+
+def test_a_discrete_card_alone(host: Host, config: Config) -> None:
+    plan = build(config('gfx_passthru="igd"\npci=["07:00.0","07:00.1"]\n' + STUB), host("discrete-amd"))
+    assert not plan.refusals
+    assert calls(plan) == VGA
+    assert ("iomem_permission", 0xA0, 0x20 + 15) in calls(plan, "stubdom"), "VBIOS of 0xe600 bytes: 15 pages"
+    assert {(d.bar, d.range.start) for d in plan.delegated if d.kind == "ioport"} == {(4, 0xE000)}
+
+
+@pytest.mark.parametrize("size", [0, 0x20200])
+def test_a_vbios_header_that_lies_is_not_believed(host: Host, config: Config, size: int) -> None:
+    laptop = host("igd-laptop")
+    assert laptop.vbios is not None
+    plan = build(config(IGD + STUB), laptop._replace(vbios=laptop.vbios._replace(size=size)))
+    assert ("iomem_permission", 0xA0, 0x20) in calls(plan, "stubdom")
+    assert "VBIOS shadow not granted" in plan.warnings[0]
+
+
+def test_without_gfx_passthru_nothing(host: Host, config: Config) -> None:
+    plan = build(config('pci=["00:02.0"]\n'), host("igd-laptop"))
+    assert plan.steps == ()
+    assert not plan.refusals
+    assert "gfx_passthru is off" in plan.warnings[0]
+    assert len(plan.delegated) == 3
+
+
+def test_not_assignable_warns_ahead_and_refuses_when_granting(host: Host, config: Config) -> None:
+    unbound = host("igd-not-assignable")
+    ahead = build(config(IGD), unbound)
+    assert not ahead.refusals
+    assert "xl pci-assignable-add 0000:00:02.0" in ahead.warnings[0]
+    assert "xl pci-assignable-add 0000:00:02.0" in build(config(IGD), unbound, Domid(7), granting=True).refusals[0]
+    seized = build(config(IGD.replace("02.0", "02.0,seize=1")), unbound, Domid(7), granting=True)
+    assert not seized.refusals
+    assert "seize" in seized.warnings[0]
+
+
+def test_owned_by_another(host: Host, config: Config) -> None:
+    laptop = host("igd-laptop")
+    owned = laptop._replace(devices=tuple(d._replace(owner=Domid(5)) for d in laptop.devices))
+    assert "assigned to domain 5" in build(config(IGD), owned, Domid(7)).refusals[0]
+    assert not build(config(IGD), owned, Domid(5)).refusals
+
+
+@pytest.mark.parametrize(
+    ("target", "stubdom", "says"),
+    [(0, None, "is dom0"), (0x7FF0, None, "no domain's number"), (7, 0, "is dom0"), (7, 7, "both"), (7, 0x7FF4, "no domain's number")],
+)
+def test_domids(host: Host, config: Config, target: int, stubdom: int | None, says: str) -> None:
+    plan = build(config(IGD), host("igd-laptop"), Domid(target), None if stubdom is None else Domid(stubdom))
+    assert any(says in r for r in plan.refusals)
+
+
+def test_a_stubdomain_that_does_not_run_yet(host: Host, config: Config) -> None:
+    assert not build(config(IGD + STUB), host("igd-laptop"), Domid(7)).refusals
+    assert "none runs yet" in build(config(IGD + STUB), host("igd-laptop"), Domid(7), granting=True).refusals[0]
+
+
+def test_populate_on_demand(host: Host, config: Config) -> None:
+    assert "populate on demand" in build(config(IGD + "maxmem=128\n"), host("igd-laptop")).refusals[0]
+    assert not build(config("maxmem=128\n"), host("igd-laptop")).refusals
+
+
+def test_unknown_device(host: Host, config: Config) -> None:
+    assert "no such PCI device" in build(config('pci=["07:00.0"]\n'), host("igd-laptop")).refusals[0]
+    assert "by name" in build(config('pci=["name=foo"]\n'), host("igd-laptop")).refusals[0]
+
+
+def test_map_legacy_maps_the_exact_tuples_after_the_permissions(host: Host, config: Config) -> None:
+    for plan in (
+        build(config(IGD), host("igd-laptop"), map_legacy=True),
+        build(config(IGD + "xlplug_map_legacy=1\n"), host("igd-laptop")),
+    ):
+        mapped = [(s.op, s.first_guest, s.first, s.count) for s in plan.steps if "mapping" in s.op]
+        assert mapped == [
+            ("memory_mapping", 0xA0, 0xA0, 0x20),
+            ("ioport_mapping", 0x3B0, 0x3B0, 0xC),
+            ("ioport_mapping", 0x3C0, 0x3C0, 0x20),
+        ]
+        first_map = next(i for i, s in enumerate(plan.steps) if "mapping" in s.op)
+        assert all("mapping" in s.op for s in plan.steps[first_map:])
+
+
+def test_ioports_of_an_hvm_guest_are_mapped(host: Host, config: Config) -> None:
+    plan = build(config('ioports=["2f8-2ff","300"]\n'), host("server-bmc"))
+    assert calls(plan) == {
+        ("ioport_permission", 0x2F8, 9), ("ioport_mapping", 0x2F8, 9),
+    }  # fmt: skip
+    assert all(s.shared for s in plan.steps if s.op == "ioport_permission")
+    warned = build(config('ioports=["60"]\n'), host("server-bmc"))
+    assert "QEMU emulates these too" in warned.warnings[0]
+
+
+def test_ioports_that_repeat_or_touch_vga_are_left_to_the_device_model(host: Host, config: Config) -> None:
+    plan = build(config(IGD + 'ioports=["3b0-3df"]\n'), host("igd-laptop"))
+    assert not any(s.op == "ioport_mapping" for s in plan.steps)
+    assert any("touch the VGA ports" in w for w in plan.warnings)
+    alone = build(config('ioports=["3b0-3bb","3c0-3df"]\n'), host("igd-laptop"))
+    assert [(s.first, s.count) for s in alone.steps if s.op == "ioport_mapping"] == [(0x3B0, 0xC), (0x3C0, 0x20)]
+
+
+def test_pv_guests_need_no_mapping(host: Host) -> None:
+    plan = build(DomainConfig(type="pv", ioports=()), host("igd-laptop"))
+    assert plan.steps == ()
+
+
+def test_adjacent_io_bars_warn_for_4_23(host: Host, config: Config) -> None:
+    both = 'pci=["00:03.0","00:04.0"]\n'
+    assert "touch at port 0xc040" in build(config(both), host("adjacent-io-bars")).warnings[0]
+    assert not build(config('pci=["00:03.0"]\n'), host("adjacent-io-bars")).warnings
+
+
+def test_permission_calls_are_the_maximal_ranges(host: Host, config: Config) -> None:
+    for name in ("igd-laptop", "raptor-lake", "amd-apu", "discrete-amd", "igd-opregion-2-0-rvda"):
+        bdf = "07:00.0" if name == "discrete-amd" else "00:02.0"
+        plan = build(config(f'gfx_passthru="igd"\npci=["{bdf}"]\n' + STUB), host(name))
+        for grantee in ("target", "stubdom"):
+            for op in ("iomem_permission", "ioport_permission"):
+                ranges = [s.range for s in plan.steps if s.op == op and s.grantee == grantee]
+                assert len(RangeSet(ranges)) == len(ranges)
