@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""What click prints for ``xlplug --help``; tests/unit/test_cli.py says how it is made and keeps it true."""
+"""What click prints for ``xlplug --help``; tests/unit/test_cli.py keeps it true."""
 
 TEXT = """\
 Usage: xlplug [OPTIONS] COMMAND [ARGS]...
 
-  Grant legacy VGA, OpRegion and VBIOS rights to Xen HVM guests and their
-  stubdomains, so that a device model needs no rights of its own.
+  Grant legacy VGA, OpRegion and VBIOS rights to Xen guests.
 
-  Exit status: 0 done, or nothing to do
-               1 refused, nothing was touched
-               2 wrong use
-               3 failed, everything is undone
-               4 failed, not everything could be undone
+  They go to HVM guests and their stubdomains, so that a device model needs no
+  rights of its own.
+
+  \\b Exit status: 0 done, or nothing to do              1 refused, nothing was
+  touched              2 wrong use              3 failed, everything is undone
+  4 failed, not everything could be undone
 
 Options:
   --version   Show the version and exit.

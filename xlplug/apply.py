@@ -87,12 +87,12 @@ def _perform(step: Step, xen: Hypervisor) -> None:
     guest = step.first if step.first_guest is None else step.first_guest
     match step.op:
         case "iomem_permission":
-            xen.iomem_permission(step.domid, step.first, step.count, allow=step.add)
+            xen.iomem_permission(step.domid, step.first, step.nr, allow=step.add)
         case "ioport_permission":
-            xen.ioport_permission(step.domid, step.first, step.count, allow=step.add)
+            xen.ioport_permission(step.domid, step.first, step.nr, allow=step.add)
         case "memory_mapping":
-            xen.memory_mapping(step.domid, guest, step.first, step.count, add=step.add)
+            xen.memory_mapping(step.domid, guest, step.first, step.nr, add=step.add)
         case "ioport_mapping":
-            xen.ioport_mapping(step.domid, guest, step.first, step.count, add=step.add)
+            xen.ioport_mapping(step.domid, guest, step.first, step.nr, add=step.add)
         case _:
             raise ValueError(f"not carried out here: {step.op}")

@@ -15,8 +15,10 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
 @click.group(context_settings=_SETTINGS)
 @click.version_option(__version__, prog_name="xlplug", message="%(prog)s %(version)s")
 def main() -> None:
-    """Grant legacy VGA, OpRegion and VBIOS rights to Xen HVM guests and their
-    stubdomains, so that a device model needs no rights of its own.
+    r"""Grant legacy VGA, OpRegion and VBIOS rights to Xen guests.
+
+    They go to HVM guests and their stubdomains, so that a device model needs
+    no rights of its own.
 
     \b
     Exit status: 0 done, or nothing to do
@@ -44,7 +46,7 @@ _map_legacy = click.option(
 @click.option("--recorded", metavar="DIR", help="Work on a recorded domain, in memory; no Xen is needed.")
 @click.option("--dry-run", is_flag=True, help="Print the steps and change nothing.")
 @_map_legacy
-def grant(domid: str, config: str | None, recorded: str | None, dry_run: bool, map_legacy: bool) -> None:  # noqa: FBT001 - click's
+def grant(domid: str, config: str | None, recorded: str | None, dry_run: bool, map_legacy: bool) -> None:
     """Grant a domain, and its stubdomain, what its display needs."""
     options = commands.GrantOptions(domid, config, recorded, dry_run, map_legacy)
     _exit(commands.grant, options)
@@ -59,7 +61,13 @@ def grant(domid: str, config: str | None, recorded: str | None, dry_run: bool, m
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @_map_legacy
 def plan(
-    config: str, extra: tuple[str, ...], host: str | None, target: str | None, stubdom: str | None, form: str, map_legacy: bool
+    config: str,
+    extra: tuple[str, ...],
+    host: str | None,
+    target: str | None,
+    stubdom: str | None,
+    form: str,
+    map_legacy: bool,
 ) -> None:
     """Print what would be granted for a config, and why."""
     _exit(commands.plan, commands.PlanOptions(config, extra, host, target, stubdom, map_legacy, form))

@@ -14,10 +14,12 @@ from typing import NamedTuple
 from xlplug.addr import Domid
 from xlplug.errors import EXIT_DONE, EXIT_REFUSED, ConfigError, HostError, Refused, XlplugError
 
-if False:  # for annotations only: typing.TYPE_CHECKING without its cost
+TYPE_CHECKING = False  # typing's, without importing typing for it
+if TYPE_CHECKING:
     from xlplug.domcfg import DomainConfig
     from xlplug.hypervisor import Hypervisor, Store
     from xlplug.plan import Plan
+    from xlplug.xen.ctrl import XenCtrl
 
 __all__ = [
     "GrantOptions",
@@ -94,7 +96,9 @@ def _read(path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read(_MAX_CONFIG)
     except OSError as error:
-        raise ConfigError(error.strerror or "cannot be read", path=path, hint="give the path of an xl config") from error
+        raise ConfigError(
+            error.strerror or "cannot be read", path=path, hint="give the path of an xl config"
+        ) from error
 
 
 def _config(data: bytes, path: str, extra: Sequence[str] = ()) -> "DomainConfig":
@@ -156,7 +160,7 @@ def plan(options: PlanOptions) -> int:
 
 
 @contextmanager
-def _readable_xen() -> Iterator[tuple["object", "object"]]:
+def _readable_xen() -> Iterator["tuple[XenCtrl | None, Store | None]"]:
     """Xen and xenstore where they can be had; planning goes on without."""
     from xlplug.errors import XenUnavailableError
     from xlplug.xen.ctrl import XenCtrl
@@ -259,9 +263,7 @@ def _grant_recorded(options: GrantOptions, domid: Domid) -> int:
     if recorded.stubdom is not None:
         xen.add_domain(recorded.stubdom, recorded.stubdom_rights)
         stubdom = Domid(recorded.stubdom.domid)
-    made = build(
-        _config(data, path), recorded.host, domid, stubdom, map_legacy=options.map_legacy, granting=True
-    )
+    made = build(_config(data, path), recorded.host, domid, stubdom, map_legacy=options.map_legacy, granting=True)
     code = _carry_out(made, xen, store, options)
     if not options.dry_run:
         for number, rights in xen.held().items():
@@ -308,7 +310,9 @@ def revoke(text: str) -> int:
         if xen.domain_info(domid) is None:
             raise Refused((f"domain {domid} does not exist; see 'xl list'",))
         steps = session.revoke(domid, xen, store, _say)
-    _say(f"done: {len(steps)} steps taken back" if steps else f"nothing to do: xlplug has granted domain {domid} nothing")
+    _say(
+        f"done: {len(steps)} steps taken back" if steps else f"nothing to do: xlplug has granted domain {domid} nothing"
+    )
     return EXIT_DONE
 
 
@@ -355,7 +359,7 @@ def record_host(path: str) -> int:
     from xlplug.recording import dump_host
 
     with _readable_xen() as (xen, store):
-        host = live.snapshot(xen, store)  # type: ignore[arg-type]
+        host = live.snapshot(xen, store)
     text = dump_host(host)
     if path == "-":
         sys.stdout.write(text)

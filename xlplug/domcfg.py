@@ -43,10 +43,10 @@ class PciAssignment(NamedTuple):
 
 
 class IomemRange(NamedTuple):
-    """One entry of ``iomem``: ``count`` pages from ``mfn``, which libxl maps at ``gfn``."""
+    """One entry of ``iomem``: ``nr`` pages from ``mfn``, which libxl maps at ``gfn``."""
 
     mfn: int
-    count: int
+    nr: int
     gfn: int
 
 
@@ -237,9 +237,7 @@ class _Reader:
         return int(text)
 
     def vif(self, text: str) -> Vif:
-        pairs = dict(
-            (key.strip(), value.strip()) for key, _, value in (part.partition("=") for part in text.split(","))
-        )
+        pairs = {key.strip(): value.strip() for key, _, value in (part.partition("=") for part in text.split(","))}
         return Vif(pairs.get("type", ""), pairs.get("model", Vif().model))
 
 
@@ -282,7 +280,9 @@ def from_libxl(data: Mapping[str, Any], *, path: str = "libxl-json") -> DomainCo
         return _from_libxl(data)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(
-            f"not libxl's JSON for a domain ({type(error).__name__}: {error})", path=path, hint="give the xl config with --config"
+            f"not libxl's JSON for a domain ({type(error).__name__}: {error})",
+            path=path,
+            hint="give the xl config with --config",
         ) from error
 
 

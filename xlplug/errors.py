@@ -105,7 +105,7 @@ class XenError(XlplugError, OSError):
         self.detail = detail
 
     def __reduce__(self) -> tuple[type, tuple[str, int, str]]:
-        return type(self), (self.call, self.errno, self.detail)
+        return type(self), (self.call, self.errno or 0, self.detail)
 
 
 class ApplyError(XlplugError):

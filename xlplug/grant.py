@@ -81,7 +81,7 @@ class Right(NamedTuple):
 class Step(NamedTuple):
     """One call to Xen.
 
-    ``first`` and ``count`` are on the machine side (mfns or ports; gfns for populate_physmap); ``first_guest`` is the
+    ``first`` and ``nr`` (a length) are on the machine side (mfns or ports; gfns for populate_physmap); ``first_guest`` is the
     gfn or guest port of a mapping, None otherwise.  ``domid`` is None while planning ahead of creation.  ``kept`` is the
     part of the range that the undo leaves in place, because libxl grants it too or it was held before us: permissions
     are a set, not a count (xen/common/rangeset.c), so a blind revoke would take libxl's as well.
@@ -91,7 +91,7 @@ class Step(NamedTuple):
     grantee: str
     domid: Domid | None
     first: int
-    count: int
+    nr: int
     reason: str = ""
     device: Bdf | None = None
     first_guest: int | None = None
@@ -106,17 +106,17 @@ class Step(NamedTuple):
     @property
     def range(self) -> Range:
         """The machine side, half-open."""
-        return Range(self.first, self.first + self.count)
+        return Range(self.first, self.first + self.nr)
 
     @property
     def shared(self) -> bool:
         """Whether the undo leaves the whole range in place."""
-        return self.op not in MAPPINGS and self.kept.covers(self.first, self.first + self.count)
+        return self.op not in MAPPINGS and self.kept.covers(self.first, self.first + self.nr)
 
     @property
     def key(self) -> tuple[str, int | None, int, int, int | None]:
         """What makes two steps the same call."""
-        return self.op, self.domid, self.first, self.count, self.first_guest
+        return self.op, self.domid, self.first, self.nr, self.first_guest
 
     def __str__(self) -> str:
         who = self.grantee if self.domid is None else f"{self.grantee} domid={self.domid}"
@@ -125,7 +125,7 @@ class Step(NamedTuple):
             unit = "gfn"
         at = ""
         if self.first_guest is not None:
-            at = f" {guest_unit}={Range(self.first_guest, self.first_guest + self.count)}"
+            at = f" {guest_unit}={Range(self.first_guest, self.first_guest + self.nr)}"
         return f"{_VERBS[self.op, self.add]} {who} {self.kind}{at} {unit}={self.range}"
 
     def undo(self) -> tuple["Step", ...]:
@@ -142,13 +142,12 @@ class Step(NamedTuple):
                 back.insert(0, self._replace(op=IOMEM_PERMISSION, first_guest=None, kept=RangeSet()))
             if self.op == IOPORT_MAPPING and self.add:
                 back += [
-                    self._replace(op=IOPORT_PERMISSION, first=r.start, count=r.count, first_guest=None, add=True)
+                    self._replace(op=IOPORT_PERMISSION, first=r.start, nr=r.nr, first_guest=None, add=True)
                     for r in self.kept & RangeSet([self.range])
                 ]
             return tuple(back)
         if self.op == POPULATE_PHYSMAP:
             return (self._replace(add=not self.add),)
         return tuple(
-            self._replace(first=r.start, count=r.count, add=not self.add)
-            for r in RangeSet([self.range]) - self.kept
+            self._replace(first=r.start, nr=r.nr, add=not self.add) for r in RangeSet([self.range]) - self.kept
         )

@@ -38,9 +38,9 @@ E820_NAMES = {1: "ram", 2: "reserved", 3: "acpi", 4: "nvs", 5: "unusable"}
 
 
 class Resource(NamedTuple):
-    """One non-empty line of sysfs ``resource``: host bytes or ports ``[start, stop)``, Linux's resource flags."""
+    """One non-empty line of sysfs ``resource``, numbered from 0: host bytes or ports ``[start, stop)``, Linux's resource flags."""
 
-    index: int
+    line: int
     start: int
     stop: int
     flags: int
@@ -74,7 +74,7 @@ class PciDevice(NamedTuple):
     @property
     def rom(self) -> Resource | None:
         """The expansion ROM's line of sysfs ``resource``, or None."""
-        return next((r for r in self.resources if r.index == ROM_INDEX), None)
+        return next((r for r in self.resources if r.line == ROM_INDEX), None)
 
     def config_u32(self, offset: int) -> int | None:
         """Little-endian 32-bit config register at ``offset``, or None where config space could not be read so far."""

@@ -62,7 +62,9 @@ def _read(path: str, maddr: int, length: int, allowed: RangeSet) -> bytes:
     try:
         data = os.pread(fd, length, maddr)
     except OSError as error:
-        raise HostError(f"{path} at {maddr:#x}: {error.strerror}", hint="see CONFIG_STRICT_DEVMEM of dom0's kernel") from error
+        raise HostError(
+            f"{path} at {maddr:#x}: {error.strerror}", hint="see CONFIG_STRICT_DEVMEM of dom0's kernel"
+        ) from error
     finally:
         os.close(fd)
     if len(data) != length:

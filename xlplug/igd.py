@@ -85,7 +85,13 @@ def opregion_rights(
             return (), f"{device.bdf}: OpRegion at {where} is not wholly in host-reserved memory; {remedy}"
     return (
         tuple(
-            Right(IOMEM, mfns, grantee, "Intel OpRegion" if i == 0 or len(pages) == 1 else "Intel OpRegion, second range", device.bdf)
+            Right(
+                IOMEM,
+                mfns,
+                grantee,
+                "Intel OpRegion" if i == 0 or len(pages) == 1 else "Intel OpRegion, second range",
+                device.bdf,
+            )
             for grantee in grantees
             for i, mfns in enumerate(pages)
         ),

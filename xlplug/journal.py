@@ -78,7 +78,7 @@ def _format(step: Step) -> str:
     kept = ",".join(f"{r.start:x}-{r.last:x}" for r in step.kept) or "-"
     guest = "-" if step.first_guest is None else f"{step.first_guest:x}"
     device = "-" if step.device is None else str(step.device)
-    return f"{step.op} {step.grantee} {step.domid:x} {step.first:x} {step.count:x} {guest} {kept} {device}"
+    return f"{step.op} {step.grantee} {step.domid:x} {step.first:x} {step.nr:x} {guest} {kept} {device}"
 
 
 def _parse(text: str) -> Step:

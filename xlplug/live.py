@@ -35,7 +35,7 @@ def locked() -> Iterator[None]:
         os.close(fd)
 
 
-def snapshot(xen: XenCtrl | None, store: Store | None) -> HostSnapshot:
+def snapshot(xen: "XenCtrl | None", store: Store | None) -> HostSnapshot:
     """This host, as far as it can be read; ``notes`` say what could not."""
     from xlplug import hostmem, sysfs
 
@@ -67,7 +67,7 @@ def snapshot(xen: XenCtrl | None, store: Store | None) -> HostSnapshot:
 
 def _libraries() -> tuple[tuple[str, str], ...]:
     """Xen's libraries by soname, where they lie."""
-    found = {}
+    found: dict[str, str] = {}
     for folder in ("/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib"):
         try:
             names = os.listdir(folder)
@@ -107,7 +107,9 @@ def domain_config(info: DomainInfo) -> DomainConfig:
     data = libxl_json(info)
     if data is None:
         raise ConfigError(
-            "libxl has kept no configuration of it", path=f"domain {info.domid}", hint="give the xl config with --config"
+            "libxl has kept no configuration of it",
+            path=f"domain {info.domid}",
+            hint="give the xl config with --config",
         )
     try:
         return from_libxl(json.loads(data.rstrip(b"\0")))

@@ -161,7 +161,9 @@ class MemXen:
             domain.port_map[same] = (first_gport, first_port, nr_ports)
         domain.ports |= span
 
-    def _ioport_mapping_exact(self, domain: _Domain, gport: int, port: int, count: int, *, add: bool, detail: str) -> None:
+    def _ioport_mapping_exact(
+        self, domain: _Domain, gport: int, port: int, count: int, *, add: bool, detail: str
+    ) -> None:
         """Xen 4.23: permission first, exact ranges only, and no range may touch another."""
         call = "xc_domain_ioport_mapping"
         entry = next((i for i, e in enumerate(domain.port_map) if e[1:] == (port, count)), None)

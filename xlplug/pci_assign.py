@@ -4,6 +4,7 @@
 Policy only.  Nothing that depends on where the guest puts its BARs is ours: those are delegated to the device model.
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 from xlplug.addr import PAGE_SHIFT, Domid
@@ -98,9 +99,9 @@ def _matches(entry: PciAssignment, bdf: Bdf, host: HostSnapshot) -> tuple[PciDev
 def delegated(device: PciDevice) -> tuple[Delegated, ...]:
     """The BARs 0 to 5 of a function, which the device model maps.  The ROM is emulated by it."""
     return tuple(
-        Delegated(device.bdf, r.index, *_kind_and_range(r.start, r.stop, is_port=r.is_port))
+        Delegated(device.bdf, r.line, *_kind_and_range(r.start, r.stop, is_port=r.is_port))
         for r in device.resources
-        if r.index < ROM_INDEX
+        if r.line < ROM_INDEX
     )
 
 
@@ -112,10 +113,10 @@ def libxl_grants(device: PciDevice, grantees: tuple[str, ...]) -> tuple[LibxlGra
     found = []
     for grantee in grantees:
         for r in device.resources:
-            if r.index > ROM_INDEX or r.start == 0:
+            if r.line > ROM_INDEX or r.start == 0:
                 continue
-            reason = f"BAR {r.index}"
-            if r.index == ROM_INDEX:
+            reason = f"BAR {r.line}"
+            if r.line == ROM_INDEX:
                 reason = "ROM"
                 if r.start == _SHADOW and grantee == TARGET:
                     reason = "ROM: the VBIOS shadow, writable; xlplug never grants it to the target"
@@ -140,14 +141,14 @@ def adjacent_port_bars(assigned: tuple[Assigned, ...]) -> tuple[str, ...]:
     pair never works in the guest (xen/arch/x86/domctl.c, XEN_DOMCTL_ioport_mapping; seen with two e1000).
     """
     bars = sorted(
-        (r.start, r.stop, str(a.device.bdf), r.index)
+        (r.start, r.stop, str(a.device.bdf), r.line)
         for a in assigned
         for r in a.device.resources
-        if r.is_port and r.index < ROM_INDEX
+        if r.is_port and r.line < ROM_INDEX
     )
     return tuple(
         f"I/O BARs of {one[2]} (BAR {one[3]}) and {two[2]} (BAR {two[3]}) touch at port {two[0]:#x}: Xen 4.23 and later "
         "refuse the second mapping with EBUSY; assign only one of them to this guest"
-        for one, two in zip(bars, bars[1:], strict=False)
+        for one, two in pairwise(bars)
         if one[1] >= two[0]
     )

@@ -6,7 +6,7 @@ Where libxlutil is undefined (a BDF without a function) this refuses.
 """
 
 import re
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from xlplug.bdf import Bdf
 from xlplug.errors import ConfigError
@@ -76,7 +76,8 @@ class _Spec:
     def option(self, spec: PciSpec, key: str, value: str) -> PciSpec:
         if key in _FLAGS:
             match = _atoi(value)
-            return spec._replace(**{key: bool(match and int(match.group(1)) & 0xFFFFFFFF)})
+            value_bool: Any = bool(match and int(match.group(1)) & 0xFFFFFFFF)
+            return spec._replace(**{key: value_bool})
         if key == "bdf":
             found = self.address(value)
             if found is None:

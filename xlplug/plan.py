@@ -86,9 +86,9 @@ def build(
     has_stubdom = config.stubdom or stubdom is not None
     grantees = (TARGET, STUBDOM) if has_stubdom else (TARGET,)
     domids = {TARGET: target, STUBDOM: stubdom}
-    assigned, warnings, refusals = (list(part) for part in resolve(config, host, target=target, granting=granting))
-    warnings[:0] = config.warnings
-    refusals += domid_refusals(target, stubdom)
+    assigned, found_warnings, found_refusals = resolve(config, host, target=target, granting=granting)
+    warnings = [*config.warnings, *found_warnings]
+    refusals = [*found_refusals, *domid_refusals(target, stubdom)]
     if config.stubdom and granting and stubdom is None:
         refusals.append("the configuration asks for a stubdomain and none runs yet; grant once it has been built")
 
@@ -103,14 +103,14 @@ def build(
             "demand; set maxmem to memory"
         )
     if host.xen is None or host.xen.version >= (4, 23):
-        warnings += adjacent_port_bars(tuple(assigned))
+        warnings += adjacent_port_bars(assigned)
     return Plan(
         host=host.name,
         domain=config.name,
         target=target,
         stubdom=stubdom,
         has_stubdom=has_stubdom,
-        devices=tuple(assigned),
+        devices=assigned,
         steps=steps,
         delegated=tuple(d for a in assigned for d in delegated(a.device)),
         by_libxl=by_libxl,
@@ -154,7 +154,7 @@ def _legacy_rights(
             warnings.append(f"{a.device.bdf}: a virtual function of {a.device.physfn}: no legacy VGA for it")
     if not displays:
         refusals.append(
-            'gfx_passthru is set but no display device is assigned; add one to pci=, or remove gfx_passthru'
+            "gfx_passthru is set but no display device is assigned; add one to pci=, or remove gfx_passthru"
         )
         return [], []
     if len(displays) > 1:
@@ -183,7 +183,7 @@ def _legacy_rights(
 def _by_libxl(config: DomainConfig, assigned: Sequence[Assigned], grantees: tuple[str, ...]) -> tuple[LibxlGrant, ...]:
     """Everything that libxl grants for this configuration, in its own order."""
     found = [LibxlGrant(IOPORT, ports, TARGET, "ioports=") for ports in config.ioports]
-    found += [LibxlGrant(IOMEM, Range(m.mfn, m.mfn + m.count), TARGET, "iomem=") for m in config.iomem]
+    found += [LibxlGrant(IOMEM, Range(m.mfn, m.mfn + m.nr), TARGET, "iomem=") for m in config.iomem]
     if config.gfx_passthru is not None:
         # libxl_pci.c, libxl__grant_vga_iomem_permission: exactly class 0x030000, memory only.
         found += [
@@ -206,7 +206,9 @@ def _mappings(
     found: list[Step] = []
     device = displays[0].bdf if displays else None
     if map_legacy and not displays:
-        warnings.append("mapping the legacy VGA set was asked for, but no display is assigned with gfx_passthru: not mapped")
+        warnings.append(
+            "mapping the legacy VGA set was asked for, but no display is assigned with gfx_passthru: not mapped"
+        )
     elif map_legacy:
         found.append(_map(MEMORY_MAPPING, VGA_MEMORY, "VGA frame buffer, on request", device))
         found += [_map(IOPORT_MAPPING, ports, "VGA ports, on request", device) for ports in VGA_PORTS]
@@ -231,7 +233,7 @@ def _mappings(
 
 
 def _map(op: str, span: Range, reason: str, device: Bdf | None) -> Step:
-    return Step(op, TARGET, None, span.start, span.count, reason, device, first_guest=span.start)
+    return Step(op, TARGET, None, span.start, span.nr, reason, device, first_guest=span.start)
 
 
 def _ram_refusals(rights: Iterable[Right], host: HostSnapshot) -> list[str]:
@@ -268,7 +270,7 @@ def _steps(
                 inside = [r for r in mine if span.start <= r.range.start < span.stop]
                 steps.append(
                     Step(
-                        op, grantee, domids[grantee], span.start, span.count,
+                        op, grantee, domids[grantee], span.start, span.nr,
                         reason=", ".join(dict.fromkeys(r.reason for r in inside)),
                         device=inside[0].device,
                         kept=libxl & RangeSet([span]),

@@ -19,7 +19,7 @@ class Range(NamedTuple):
     stop: int
 
     @property
-    def count(self) -> int:
+    def nr(self) -> int:
         """How many integers the range holds."""
         return self.stop - self.start
 
@@ -71,13 +71,13 @@ class RangeSet:
 
     def __str__(self) -> str:
         """As Xen's ``q`` debug key prints it: hexadecimal, inclusive, ``{ 3b0-3bb, 3c0-3df }``."""
-        parts = [f"{r.start:x}" if r.count == 1 else f"{r.start:x}-{r.last:x}" for r in self.ranges]
+        parts = [f"{r.start:x}" if r.nr == 1 else f"{r.start:x}-{r.last:x}" for r in self.ranges]
         return f"{{ {', '.join(parts)} }}" if parts else "{ }"
 
     @property
     def total(self) -> int:
         """How many integers the set holds."""
-        return sum(r.count for r in self.ranges)
+        return sum(r.nr for r in self.ranges)
 
     def __or__(self, other: "RangeSet") -> "RangeSet":
         return RangeSet([*self.ranges, *other.ranges])

@@ -51,9 +51,7 @@ def dump_host(host: HostSnapshot) -> str:
         "libraries": dict(host.libraries),
         "notes": list(host.notes),
         "memory": [m._asdict() for m in host.memory],
-        "opregion": None
-        if opregion is None
-        else {**opregion._asdict(), "signature": opregion.signature.hex()},
+        "opregion": None if opregion is None else {**opregion._asdict(), "signature": opregion.signature.hex()},
         "vbios": None if host.vbios is None else host.vbios._asdict(),
         "devices": [_device_out(d) for d in host.devices],
     }

@@ -101,18 +101,18 @@ def plan_json(plan: Plan) -> dict[str, Any]:
                 "grantee": step.grantee,
                 "domid": step.domid,
                 "first": step.first,
-                "count": step.count,
+                "count": step.nr,
                 **({} if step.first_guest is None else {"first_guest": step.first_guest}),
                 "reason": step.reason,
                 "device": None if step.device is None else str(step.device),
                 "shared": step.shared,
-                "kept": [{"first": r.start, "count": r.count} for r in step.kept],
+                "kept": [{"first": r.start, "count": r.nr} for r in step.kept],
                 "text": str(step),
             }
             for step in plan.steps
         ],
         "delegated": [
-            {"device": str(d.device), "bar": d.bar, "kind": d.kind, "first": d.range.start, "count": d.range.count}
+            {"device": str(d.device), "bar": d.bar, "kind": d.kind, "first": d.range.start, "count": d.range.nr}
             for d in plan.delegated
         ],
         "by_libxl": [
@@ -120,7 +120,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
                 "kind": g.kind,
                 "grantee": g.grantee,
                 "first": g.range.start,
-                "count": g.range.count,
+                "count": g.range.nr,
                 "reason": g.reason,
                 "device": None if g.device is None else str(g.device),
             }

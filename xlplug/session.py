@@ -135,6 +135,8 @@ def compare(target: int, xen: Hypervisor, store: Store) -> tuple[Comparison, ...
     for domid, grantee in grantees.items():
         rights = held.get(domid, HeldRights())
         for kind, has in ((IOMEM, rights.memory), (IOPORT, rights.ports)):
-            ours = RangeSet(s.range for s in entry.steps if s.domid == domid and s.kind == kind and s.op not in MAPPINGS)
+            ours = RangeSet(
+                s.range for s in entry.steps if s.domid == domid and s.kind == kind and s.op not in MAPPINGS
+            )
             found.append(Comparison(domid, grantee, kind, ours, has, entry.state))
     return tuple(found)

@@ -53,7 +53,7 @@ class Settings:
         self._parts: dict[str, list[Value]] = {}  # a scalar in pieces, or one list
         self._lists: set[str] = set()
         self._at: dict[str, int] = {}
-        self._appended: set[str] = set()
+        self.appended: set[str] = set()
         self.warnings: list[str] = []
 
     def __contains__(self, name: str) -> bool:
@@ -81,7 +81,8 @@ class Settings:
         if name not in self._parts:
             return None
         if name in self._lists:
-            return self._ignored(name, "a list where a string is wanted")
+            self._ignored(name, "a list where a string is wanted")
+            return None
         return str(self[name])
 
     def get_list(self, name: str) -> list[Value] | None:
@@ -89,7 +90,8 @@ class Settings:
         if name not in self._parts:
             return None
         if name not in self._lists:
-            return self._ignored(name, "a string where a list is wanted")
+            self._ignored(name, "a string where a list is wanted")
+            return None
         return self._parts[name]
 
     def get_long(self, name: str, *, dont_warn: bool = False) -> int | None:
@@ -100,16 +102,19 @@ class Settings:
         if name not in self._parts:
             return None
         if name in self._lists:
-            return None if dont_warn else self._ignored(name, "a list where a number is wanted")
-        number = None if name in self._appended else to_long(str(self[name]))
+            if not dont_warn:
+                self._ignored(name, "a list where a number is wanted")
+            return None
+        number = None if name in self.appended else to_long(str(self[name]))
         if number is None and not dont_warn:
-            return self._ignored(name, "not a number")
+            self._ignored(name, "not a number")
         return number
 
     def _ignored(self, name: str, why: str) -> None:
         self.warnings.append(f"{self._path or 'config'}:{self.line(name)}: {name}: {why}; xl ignores it")
 
-    def _assign(self, name: str, value: Value, at: int) -> None:
+    def assign(self, name: str, value: Value, at: int) -> None:
+        """``=``, found at byte ``at``."""
         if isinstance(value, list):
             self._parts[name] = value
             self._lists.add(name)
@@ -117,12 +122,12 @@ class Settings:
             self._parts[name] = [value]
             self._lists.discard(name)
         self._at[name] = at
-        self._appended.discard(name)
+        self.appended.discard(name)
 
-    def _append(self, name: str, value: Value, at: int) -> bool:
+    def append(self, name: str, value: Value, at: int) -> bool:
         """``+=``; False when the kinds differ."""
         if name not in self._parts:
-            self._assign(name, value, at)
+            self.assign(name, value, at)
         elif isinstance(value, list) != (name in self._lists):
             return False
         elif isinstance(value, list):
@@ -130,7 +135,7 @@ class Settings:
         else:
             self._parts[name].append(value)
         self._at[name] = at
-        self._appended.add(name)
+        self.appended.add(name)
         return True
 
 
@@ -158,7 +163,7 @@ class _Parser:
         self.start = 0  # of the current token
 
     def parse(self) -> Settings:
-        text, assign, end = self.text, self.settings._assign, len(self.text)
+        text, assign, end = self.text, self.settings.assign, len(self.text)
         simple = "\0" not in text
         ascii_only = text.isascii()
         pos = 0
@@ -206,8 +211,8 @@ class _Parser:
         kind, text = self.next()
         value = self.list() if text == "[" and kind == _PUNCT else self.atom(kind, text)
         if operator == "=":
-            self.settings._assign(name, value, at)
-        elif not self.settings._append(name, value, at):
+            self.settings.assign(name, value, at)
+        elif not self.settings.append(name, value, at):
             self.fail(at, f"{name} +=: cannot join a list and a string", name, "make both sides the same kind")
         kind, text = self.next()
         if kind not in (0, _NEWLINE) and text != ";":
@@ -274,7 +279,7 @@ class _Parser:
                 continue
             digits = _decimal(body, slash + 2, slash + 5) if char in "01234567" else None
             if digits is None or digits.end() - digits.start() < 2:
-                hint = 'write a backslash as \\\\; xl knows \\\\ \\" \\\' \\a \\b \\f \\n \\r \\t \\v'
+                hint = "write a backslash as \\\\; xl knows \\\\ \\\" \\' \\a \\b \\f \\n \\r \\t \\v"
                 self.fail(self.start + 1 + slash, f"unknown escape '\\{char}'", f"\\{char}", hint)
             pos = digits.end()  # libxlutil drops the character
 

@@ -83,9 +83,9 @@ def domid(world: World, shared_domain: int) -> Iterator[int]:
     yield shared_domain
     held = world.xen.held()[shared_domain]
     for r in held.memory:
-        world.xen.iomem_permission(shared_domain, r.start, r.count, allow=False)
+        world.xen.iomem_permission(shared_domain, r.start, r.nr, allow=False)
     for r in held.ports:
-        world.xen.ioport_permission(shared_domain, r.start, r.count, allow=False)
+        world.xen.ioport_permission(shared_domain, r.start, r.nr, allow=False)
 
 
 @pytest.fixture

@@ -65,7 +65,9 @@ def test_a_revoke_in_the_middle_splits_and_a_revoke_of_nothing_is_fine(world: Wo
         (0xFD00000, 1, errno.EPERM),
     ],
 )
-def test_iomem_ranges_that_are_refused(world: World, domid: int, first: int, count: int, expected: int, *, allow: bool) -> None:
+def test_iomem_ranges_that_are_refused(
+    world: World, domid: int, first: int, count: int, expected: int, *, allow: bool
+) -> None:
     assert code(lambda: world.xen.iomem_permission(domid, first, count, allow=allow)) == expected
     assert world.xen.held()[domid].memory == RangeSet()
 
@@ -85,7 +87,9 @@ def test_xen_does_not_check_for_ram(world: World, domid: int, mfn: int) -> None:
         (0xCFC, 1, errno.EPERM), (0xCF8, 8, errno.EPERM),
     ],
 )  # fmt: skip
-def test_port_ranges_that_are_refused(world: World, domid: int, first: int, count: int, expected: int, *, allow: bool) -> None:
+def test_port_ranges_that_are_refused(
+    world: World, domid: int, first: int, count: int, expected: int, *, allow: bool
+) -> None:
     assert code(lambda: world.xen.ioport_permission(domid, first, count, allow=allow)) == expected
     assert world.xen.held()[domid].ports == RangeSet()
 

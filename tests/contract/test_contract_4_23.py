@@ -78,7 +78,9 @@ def test_unmapping_is_exact_and_keeps_the_permission(xen: MemXen) -> None:
         ((0xD000, 8), (0xD004, 8), errno.EBUSY),
     ],
 )
-def test_ranges_may_not_overlap_or_touch(xen: MemXen, one: tuple[int, int], two: tuple[int, int], expected: int) -> None:
+def test_ranges_may_not_overlap_or_touch(
+    xen: MemXen, one: tuple[int, int], two: tuple[int, int], expected: int
+) -> None:
     allow(xen, *one)
     allow(xen, *two)
     add(xen, *one)

@@ -84,7 +84,9 @@ def run(
     if not text.isdecimal():
         step = (out / "step").read_text().strip() if (out / "step").exists() else "boot"
         tail = "\n".join(serial.read_text(errors="replace").splitlines()[-25:])
-        raise LostVmError(f"the lab's machine was lost at step '{step}' after {seconds:.0f} s; end of {serial}:\n{tail}")
+        raise LostVmError(
+            f"the lab's machine was lost at step '{step}' after {seconds:.0f} s; end of {serial}:\n{tail}"
+        )
     return Result(int(text), out, seconds)
 
 

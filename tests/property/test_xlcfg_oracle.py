@@ -110,20 +110,27 @@ def test_generated_near_valid_configs_agree_with_libxlutil() -> None:
     def value(depth: int = 0) -> bytes:
         roll = rng.random()
         if roll < 0.3 and depth < 4:
-            return b"[" + b", ".join(value(depth + 1) for _ in range(rng.randrange(4))) + rng.choice([b"]", b",]", b"\n]"])
+            return (
+                b"[" + b", ".join(value(depth + 1) for _ in range(rng.randrange(4))) + rng.choice([b"]", b",]", b"\n]"])
+            )
         return rng.choice([b"1", b"'a b'", b'"c\\t"', b"0x10", b"017", b'"\xc3\xa9"', b'"-5"', b"99999999999999999999"])
 
     cases = []
     for _ in range(3000):
         lines = [
-            rng.choice([b"a", b"b", b"c.d", b"e1"]) + rng.choice([b"=", b" = ", b"+="]) + value() + rng.choice([b"\n", b";"])
+            rng.choice([b"a", b"b", b"c.d", b"e1"])
+            + rng.choice([b"=", b" = ", b"+="])
+            + value()
+            + rng.choice([b"\n", b";"])
             for _ in range(rng.randrange(1, 7))
         ]
         text = bytearray(b"".join(lines))
         for _ in range(rng.randrange(3)):
             if text:
                 at = rng.randrange(len(text))
-                text[at : at + rng.randrange(2)] = rng.choice([b"", b"#", b"'", b"\n", b"]", b"\\", bytes([rng.randrange(1, 256)])])
+                text[at : at + rng.randrange(2)] = rng.choice(
+                    [b"", b"#", b"'", b"\n", b"]", b"\\", bytes([rng.randrange(1, 256)])]
+                )
         cases.append(bytes(text))
     compare(cases)
 
@@ -138,12 +145,34 @@ def spec_line(text: str) -> str:
     mask = "ffffffff" if spec.all_functions else ("1" if bdf else "0")
     policy = {"strict": 0, "relaxed": 1, "invalid": -1, None: -1}[spec.rdm_policy]
     flags = " ".join(str(int(bool(f))) for f in (spec.permissive, spec.seize, spec.msitranslate, spec.power_mgmt))
-    return f"ok {address} {(spec.vslot or 0) << 3:x} {mask} {flags} {policy} {spec.name if spec.name is not None else '-'}"
+    return (
+        f"ok {address} {(spec.vslot or 0) << 3:x} {mask} {flags} {policy} {spec.name if spec.name is not None else '-'}"
+    )
 
 
 def test_pci_specs_agree_with_libxlutil() -> None:
     rng = random.Random(22)
-    parts = ["00", "0000", "1f", "2", "ffff", ":", ":", ".", ".", "*", "@", "5", ",", "=", "vslot", "bdf", "seize", "1", " "]
+    parts = [
+        "00",
+        "0000",
+        "1f",
+        "2",
+        "ffff",
+        ":",
+        ":",
+        ".",
+        ".",
+        "*",
+        "@",
+        "5",
+        ",",
+        "=",
+        "vslot",
+        "bdf",
+        "seize",
+        "1",
+        " ",
+    ]
     cases = [*SPECS, *("".join(rng.choices(parts, k=rng.randrange(1, 10))) for _ in range(3000))]
     for _ in range(2000):
         text = list(rng.choice(SPECS))

@@ -41,7 +41,9 @@ def test_dry_run_prints_the_same_steps() -> None:
 
 
 def test_the_plan_follows_its_published_schema() -> None:
-    jsonschema = pytest.importorskip("jsonschema") if not importlib.util.find_spec("jsonschema") else __import__("jsonschema")
+    jsonschema = (
+        pytest.importorskip("jsonschema") if not importlib.util.find_spec("jsonschema") else __import__("jsonschema")
+    )
     schema = json.loads((ROOT / "docs" / "plan.schema.json").read_text())
     for host in sorted(HOSTS.glob("*.json")):
         done = xlplug("plan", EXAMPLE, "--host", str(host), "--format", "json", "--map-legacy")
@@ -131,7 +133,23 @@ def test_off_xen_it_says_so() -> None:
 def test_the_quick_reader_agrees_with_click(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[commands.GrantOptions] = []
     monkeypatch.setattr(commands, "grant", lambda options: seen.append(options) or 0)
-    words = ["7", "8", "--config", "--config=x", "a.cfg", "--recorded", "dir", "--recorded=d", "--dry-run", "--map-legacy", "--bad", "--", "-h", "", "--dry"]
+    words = [
+        "7",
+        "8",
+        "--config",
+        "--config=x",
+        "a.cfg",
+        "--recorded",
+        "dir",
+        "--recorded=d",
+        "--dry-run",
+        "--map-legacy",
+        "--bad",
+        "--",
+        "-h",
+        "",
+        "--dry",
+    ]
     rng = random.Random(3)
     agreed = 0
     for _ in range(3000):

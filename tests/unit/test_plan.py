@@ -21,7 +21,7 @@ VGA = {("iomem_permission", 0xA0, 0x20), *PORTS}
 
 
 def calls(plan: Plan, grantee: str = "target") -> set[tuple[str, int, int]]:
-    found = [(s.op, s.first, s.count) for s in plan.steps if s.grantee == grantee]
+    found = [(s.op, s.first, s.nr) for s in plan.steps if s.grantee == grantee]
     assert len(found) == len(set(found))
     return set(found)
 
@@ -80,7 +80,10 @@ def test_absolute_rvda_is_a_second_range(host: Host, config: Config) -> None:
 
 @pytest.mark.parametrize(
     ("name", "says"),
-    [("igd-malformed-opregion", "malformed OpRegion: no OpRegion signature"), ("igd-opregion-in-ram", "not wholly in host-reserved")],
+    [
+        ("igd-malformed-opregion", "malformed OpRegion: no OpRegion signature"),
+        ("igd-opregion-in-ram", "not wholly in host-reserved"),
+    ],
 )
 def test_opregions_that_are_refused(host: Host, config: Config, name: str, says: str) -> None:
     plan = build(config(IGD), host(name))
@@ -191,7 +194,13 @@ def test_owned_by_another(host: Host, config: Config) -> None:
 
 @pytest.mark.parametrize(
     ("target", "stubdom", "says"),
-    [(0, None, "is dom0"), (0x7FF0, None, "no domain's number"), (7, 0, "is dom0"), (7, 7, "both"), (7, 0x7FF4, "no domain's number")],
+    [
+        (0, None, "is dom0"),
+        (0x7FF0, None, "no domain's number"),
+        (7, 0, "is dom0"),
+        (7, 7, "both"),
+        (7, 0x7FF4, "no domain's number"),
+    ],
 )
 def test_domids(host: Host, config: Config, target: int, stubdom: int | None, says: str) -> None:
     plan = build(config(IGD), host("igd-laptop"), Domid(target), None if stubdom is None else Domid(stubdom))
@@ -218,7 +227,7 @@ def test_map_legacy_maps_the_exact_tuples_after_the_permissions(host: Host, conf
         build(config(IGD), host("igd-laptop"), map_legacy=True),
         build(config(IGD + "xlplug_map_legacy=1\n"), host("igd-laptop")),
     ):
-        mapped = [(s.op, s.first_guest, s.first, s.count) for s in plan.steps if "mapping" in s.op]
+        mapped = [(s.op, s.first_guest, s.first, s.nr) for s in plan.steps if "mapping" in s.op]
         assert mapped == [
             ("memory_mapping", 0xA0, 0xA0, 0x20),
             ("ioport_mapping", 0x3B0, 0x3B0, 0xC),
@@ -243,7 +252,7 @@ def test_ioports_that_repeat_or_touch_vga_are_left_to_the_device_model(host: Hos
     assert not any(s.op == "ioport_mapping" for s in plan.steps)
     assert any("touch the VGA ports" in w for w in plan.warnings)
     alone = build(config('ioports=["3b0-3bb","3c0-3df"]\n'), host("igd-laptop"))
-    assert [(s.first, s.count) for s in alone.steps if s.op == "ioport_mapping"] == [(0x3B0, 0xC), (0x3C0, 0x20)]
+    assert [(s.first, s.nr) for s in alone.steps if s.op == "ioport_mapping"] == [(0x3B0, 0xC), (0x3C0, 0x20)]
 
 
 def test_pv_guests_need_no_mapping(host: Host) -> None:

@@ -15,7 +15,11 @@ def test_laws_against_plain_sets() -> None:
 
     for _ in range(4000):
         (one, one_set), (two, two_set) = pair(), pair()
-        for made, wanted in ((one | two, one_set | two_set), (one & two, one_set & two_set), (one - two, one_set - two_set)):
+        for made, wanted in (
+            (one | two, one_set | two_set),
+            (one & two, one_set & two_set),
+            (one - two, one_set - two_set),
+        ):
             assert {i for r in made for i in range(*r)} == wanted
             assert all(a.stop < b.start for a, b in zip(made.ranges, made.ranges[1:], strict=False)), "not maximal"
             assert made.total == len(wanted)

@@ -36,7 +36,7 @@ def world(version: tuple[int, int], held: HeldRights | None = None) -> tuple[Mem
 
 
 def state(xen: MemXen) -> object:
-    return {d: r for d, r in xen.held().items()}, xen.mapped(7), xen.mapped(8)
+    return dict(xen.held()), xen.mapped(7), xen.mapped(8)
 
 
 @pytest.fixture

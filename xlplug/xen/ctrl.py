@@ -13,7 +13,7 @@ from xlplug.addr import DOMID_FIRST_RESERVED
 from xlplug.errors import XenError, XenUnavailableError
 from xlplug.host import MemRegion
 from xlplug.hypervisor import DomainInfo, HeldRights, check_domid
-from xlplug.xen.lib import SYS_HYPERVISOR, check, ffi, load_ctrl, QuietLogger, require_dom0, running_version
+from xlplug.xen.lib import SYS_HYPERVISOR, QuietLogger, check, ffi, load_ctrl, require_dom0, running_version
 from xlplug.xen.qdump import DUMP_BEGINS, parse_q
 
 __all__ = ["XenCtrl"]
@@ -68,12 +68,16 @@ class XenCtrl:
                 hint=f"install libxenmisc{major}.{minor} from the same build as the running Xen, or reboot into it",
             )
         if result == -1 and number == errno.EPERM:
-            raise XenUnavailableError("Xen refuses this domain control calls", hint="run xlplug in dom0; look at the XSM policy")
+            raise XenUnavailableError(
+                "Xen refuses this domain control calls", hint="run xlplug in dom0; look at the XSM policy"
+            )
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -107,7 +111,11 @@ class XenCtrl:
         call = "xc_domain_ioport_mapping"
         check_domid(call, domid)
         result = self._lib.xc_domain_ioport_mapping(self._xch, domid, first_gport, first_port, nr_ports, int(bool(add)))
-        check(call, result, lambda: f"domid={domid} gport={first_gport:#x} port={first_port:#x}+{nr_ports:#x} add={int(add)}")
+        check(
+            call,
+            result,
+            lambda: f"domid={domid} gport={first_gport:#x} port={first_port:#x}+{nr_ports:#x} add={int(add)}",
+        )
 
     def populate_physmap(self, domid: int, gfns: Sequence[int], order: int = 0) -> None:
         self._extents("xc_domain_populate_physmap_exact", domid, gfns, order, 0)
@@ -123,7 +131,11 @@ class XenCtrl:
 
     def set_max_mem(self, domid: int, kib: int) -> None:
         check_domid("xc_domain_setmaxmem", domid)
-        check("xc_domain_setmaxmem", self._lib.xc_domain_setmaxmem(self._xch, domid, kib), lambda: f"domid={domid} kib={kib}")
+        check(
+            "xc_domain_setmaxmem",
+            self._lib.xc_domain_setmaxmem(self._xch, domid, kib),
+            lambda: f"domid={domid} kib={kib}",
+        )
 
     def pause(self, domid: int) -> None:
         """Pause a domain; pauses count."""

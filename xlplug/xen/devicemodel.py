@@ -57,7 +57,9 @@ class DeviceModel:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -121,4 +123,4 @@ class DeviceModel:
                 f"the installed libxendevicemodel has no {name}", hint="it came with Xen 4.15; use a newer Xen"
             ) from error
         shown = " ".join(str(a) for a in arguments if isinstance(a, int))
-        check(name, function(self._handle, domid, *arguments), lambda: f"domid={domid} {shown}".strip())
+        check(name, function(self._handle, domid, *arguments), f"domid={domid} {shown}".strip)

@@ -13,7 +13,16 @@ from typing import Any, NoReturn
 from xlplug.errors import XenError, XenUnavailableError
 from xlplug.xen._ffi import ffi
 
-__all__ = ["SYS_HYPERVISOR", "check", "ffi", "load_ctrl", "load_stable", "QuietLogger", "require_dom0", "running_version"]
+__all__ = [
+    "SYS_HYPERVISOR",
+    "check",
+    "ffi",
+    "load_ctrl",
+    "load_stable",
+    "QuietLogger",
+    "require_dom0",
+    "running_version",
+]
 
 #: Source: Linux Documentation/ABI/stable/sysfs-hypervisor-xen.
 SYS_HYPERVISOR = "/sys/hypervisor"
@@ -35,7 +44,9 @@ def running_version(sys_hypervisor: str = SYS_HYPERVISOR) -> tuple[int, int, str
         XenUnavailableError: this machine does not run on Xen.
     """
     if _read(f"{sys_hypervisor}/type") != "xen":
-        raise XenUnavailableError("this machine does not run on Xen", hint="boot the Xen entry of the boot menu, or use --recorded")
+        raise XenUnavailableError(
+            "this machine does not run on Xen", hint="boot the Xen entry of the boot menu, or use --recorded"
+        )
     major, minor = (_read(f"{sys_hypervisor}/version/{part}") for part in ("major", "minor"))
     extra = _read(f"{sys_hypervisor}/version/extra") or ""
     if not (major and minor and major.isdecimal() and minor.isdecimal()):
@@ -87,6 +98,11 @@ def load_stable(name: str) -> Any:  # noqa: ANN401 - cffi has no types
     return _dlopen(soname, package)
 
 
+def _libc() -> Any:  # noqa: ANN401 - cffi has no types
+    """The C library, for the two names that xen/_build.py declares of it."""
+    return ffi.dlopen(None)
+
+
 class QuietLogger:
     """A libxentoollog logger that lets only critical messages through; a context manager.
 
@@ -95,7 +111,7 @@ class QuietLogger:
 
     def __init__(self) -> None:
         self._lib = load_stable("xentoollog")
-        self.logger = self._lib.xtl_createlogger_stdiostream(ffi.dlopen(None).stderr, self._lib.XTL_CRITICAL, 0)
+        self.logger = self._lib.xtl_createlogger_stdiostream(_libc().stderr, self._lib.XTL_CRITICAL, 0)
         if not self.logger:
             raise MemoryError
 

@@ -3,7 +3,7 @@
 
 import errno
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from xlplug.errors import StoreError, XenUnavailableError
 from xlplug.xen.lib import ffi, load_stable
@@ -11,6 +11,11 @@ from xlplug.xen.lib import ffi, load_stable
 __all__ = ["XenStore"]
 
 _XBT_NULL = 0  # no transaction.  Source: tools/include/xenstore.h
+
+
+def _text(pointer: Any) -> str:  # noqa: ANN401 - cffi has no types
+    data: Any = ffi.string(pointer)
+    return str(data, "utf-8", "surrogateescape")
 
 
 class XenStore:
@@ -22,16 +27,20 @@ class XenStore:
 
     def __init__(self) -> None:
         self._lib = load_stable("xenstore")
-        self._libc = ffi.dlopen(None)
+        self._libc: Any = ffi.dlopen(None)
         self._handle = self._lib.xs_open(0)
         if not self._handle:
             name = errno.errorcode.get(ffi.errno, str(ffi.errno))
-            raise XenUnavailableError(f"xenstored cannot be reached ({name})", hint="start it: systemctl start xenstored")
+            raise XenUnavailableError(
+                f"xenstored cannot be reached ({name})", hint="start it: systemctl start xenstored"
+            )
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -58,7 +67,7 @@ class XenStore:
             self._absent("list", path)
             return []
         try:
-            return [ffi.string(names[i]).decode("utf-8", "surrogateescape") for i in range(count[0])]
+            return [_text(names[i]) for i in range(count[0])]
         finally:
             self._libc.free(names)
 
@@ -77,6 +86,8 @@ class XenStore:
         if number != errno.ENOENT:
             self._fail(verb, path, number)
 
-    def _fail(self, verb: str, path: str, number: int) -> Any:  # noqa: ANN401 - never returns
+    def _fail(self, verb: str, path: str, number: int) -> NoReturn:
         name = errno.errorcode.get(number, str(number))
-        raise StoreError(f"xenstore: cannot {verb} {path}: {name}", hint="is xenstored running, and is this root in dom0?")
+        raise StoreError(
+            f"xenstore: cannot {verb} {path}: {name}", hint="is xenstored running, and is this root in dom0?"
+        )
