@@ -1,0 +1,65 @@
+#!/bin/sh
+# SPDX-License-Identifier: LGPL-2.1-only
+# make test: sets up what the tests need, runs them all, and ends by saying what did not run and why.
+# In CI (CI=true) anything that did not run is a failure.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+what=${1:-all}
+python=${PYTHON:-python3}
+packages='gcc libc6-dev libxen-dev umockdev shellcheck python3-venv mmdebstrap qemu-system-x86 busybox-static cpio'
+missed=''
+failed=''
+
+miss() { missed="$missed
+  $1"; }
+
+install_packages() {
+	command -v dpkg-query >/dev/null || return 0
+	absent=''
+	for package in $packages; do
+		dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || absent="$absent $package"
+	done
+	[ -n "$absent" ] || return 0
+	if [ "$(id -u)" != 0 ]; then
+		echo "tests: not root, so not installed:$absent"
+		return 0
+	fi
+	echo "tests: installing$absent"
+	# shellcheck disable=SC2086 # a list
+	{ apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq -y install --no-install-recommends $absent; } \
+		>build/apt.log 2>&1 || { tail -5 build/apt.log; echo 'tests: apt-get failed, see build/apt.log'; }
+}
+
+mkdir -p build
+install_packages
+make --no-print-directory PYTHON="$python" build/venv/.test || exit 1
+
+if [ "$what" != lab ]; then
+	[ "${CI:-}" = true ] && export XLPLUG_REQUIRE=abi,umockdev,lint
+	build/venv/bin/python -m pytest >build/unit.log 2>&1
+	status=$?
+	cat build/unit.log
+	[ $status = 0 ] || failed="$failed unit"
+	skips=$(grep '^SKIPPED' build/unit.log)
+	[ -z "$skips" ] || miss "$skips"
+fi
+
+if [ "$what" != unit ]; then
+	if reason=$(build/venv/bin/python -m tests.lab check 2>&1); then
+		build/venv/bin/python -m tests.lab run
+		status=$?
+		[ $status = 0 ] || failed="$failed lab"
+	else
+		miss "the lab (real Xen): ${reason#lab: }"
+	fi
+fi
+
+if [ -n "$missed" ]; then
+	echo "tests that did not run:$missed"
+	[ "${CI:-}" = true ] && failed="$failed not-run"
+fi
+if [ -n "$failed" ]; then
+	echo "tests: FAILED:$failed"
+	exit 1
+fi
+echo 'tests: all that ran passed'
