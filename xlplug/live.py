@@ -11,6 +11,7 @@ from xlplug.errors import ConfigError, HostError, XenUnavailableError, XlplugErr
 from xlplug.host import HostSnapshot, MemRegion, XenInfo
 from xlplug.hypervisor import DomainInfo, Store
 from xlplug.xen.ctrl import XenCtrl
+from xlplug.xen.lib import running_capabilities
 
 __all__ = ["domain_config", "libxl_json", "locked", "snapshot", "stubdom_of"]
 
@@ -45,7 +46,7 @@ def snapshot(xen: "XenCtrl | None", store: Store | None) -> HostSnapshot:
     if xen is None:
         notes.append("the machine's memory map was not read: no Xen")
     else:
-        info = XenInfo(xen.version, xen.version_text)
+        info = XenInfo(xen.version, xen.version_text, running_capabilities())
         try:
             memory = xen.machine_memory_map()
         except XlplugError as error:

@@ -95,6 +95,11 @@ def build(
     rights, displays = _legacy_rights(config, host, assigned, grantees, warnings, refusals)
     by_libxl = _by_libxl(config, assigned, grantees)
     mappings = _mappings(config, displays, map_legacy=map_legacy or config.map_legacy, warnings=warnings, host=host)
+    if any(m.op == MEMORY_MAPPING for m in mappings) and target is not None and displays[0].owner == target:
+        warnings.append(
+            f"{displays[0].bdf}: attached already, so the device model may have mapped the VGA set itself; revoking will "
+            "unmap that too"
+        )
     refusals += _ram_refusals(rights, host)
     steps = _steps(rights, mappings, by_libxl, domids)
     if steps and config.type == "hvm" and config.maxmem > config.memory:

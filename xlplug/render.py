@@ -138,13 +138,12 @@ def comparison_text(rows: Sequence[Comparison]) -> str:
         mine = [row for row in rows if row.domid == domid]
         state = mine[0].state or "nothing granted by xlplug"
         lines.append(f"domain {domid} ({mine[0].grantee}): {state}")
+        cells = []
         for row in mine:
-            lines += table(
-                [
-                    (row.kind, "granted by xlplug", str(row.ours)),
-                    ("", "held, says Xen", str(row.held)),
-                    *([("", "MISSING", f"{row.missing}  run 'xlplug grant' again")] if row.missing else []),
-                    *([("", "held, not by xlplug", str(row.others))] if row.others else []),
-                ]
-            )
+            cells += [(row.kind, "granted by xlplug", str(row.ours)), ("", "held, says Xen", str(row.held))]
+            if row.missing:
+                cells.append(("", "MISSING", f"{row.missing}  run 'xlplug grant' again"))
+            if row.others:
+                cells.append(("", "held, not by xlplug", str(row.others)))
+        lines += table(cells)
     return "\n".join(lines) + "\n"

@@ -14,6 +14,7 @@ from xlplug.hypervisor import HeldRights, Hypervisor, Store
 from xlplug.journal import APPLIED, APPLYING, UNDOING, Entry, Journal
 from xlplug.plan import Plan
 from xlplug.rangeset import RangeSet
+from xlplug.vga import VGA_PORT_SET
 
 __all__ = ["Comparison", "Outcome", "compare", "grant", "revoke"]
 
@@ -51,6 +52,7 @@ def grant(plan: Plan, xen: Hypervisor, store: Store, log: Log) -> Outcome:
         return Outcome(already=already)
     if new:
         held = xen.held()
+        _require_sole_vga(plan, held)
         kept_new = tuple(_keep_held(step, held, before) for step in new)
         todo = (*todo[: len(todo) - len(new)], *kept_new)
         new = kept_new
@@ -67,6 +69,17 @@ def grant(plan: Plan, xen: Hypervisor, store: Store, log: Log) -> Outcome:
         raise
     journal.set_state(APPLIED)
     return Outcome(todo, already)
+
+
+def _require_sole_vga(plan: Plan, held: dict[int, HeldRights]) -> None:
+    """Legacy VGA cycles reach one card only: refuse where another domain holds the ports already."""
+    if not any(step.kind == IOPORT and VGA_PORT_SET & RangeSet([step.range]) for step in plan.steps):
+        return
+    for domid, rights in held.items():
+        if domid not in (0, plan.target, plan.stubdom) and VGA_PORT_SET & rights.ports:
+            raise Refused(
+                (f"domain {domid} holds the legacy VGA ports already; shut it down, or 'xlplug revoke {domid}'",)
+            )
 
 
 def _require_alive(name: str, domid: Domid | None, xen: Hypervisor) -> None:

@@ -27,6 +27,7 @@ mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /run
 mkdir -p /run/lock /run/xen /run/xenstored
 step xenfs mount -t xenfs xenfs /proc/xen
+hostname lab
 step lo ip link set lo up
 step udevd /lib/systemd/systemd-udevd --daemon --resolve-names=never
 step xenstored xenstored --pid-file /run/xenstored.pid

@@ -42,7 +42,7 @@ RELEASES = {
 
 _PACKAGES = (
     "python3", "python3-cffi", "python3-pyudev", "python3-click", "python3-pytest", "udev", "kmod", "pciutils", "strace",
-    "procps", "iproute2",
+    "procps", "iproute2", "hostname",
 )  # fmt: skip
 _MODULES = (
     "virtio_pci", "9p", "9pnet_virtio", "overlay", "xen-privcmd", "xenfs", "xen-evtchn", "xen-gntdev", "xen-gntalloc",

@@ -178,3 +178,13 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.startswith("Plan for domain gpu")
     assert done.stderr == ""
+
+
+def test_the_readme_shows_real_output() -> None:
+    text = (ROOT / "README.md").read_text()
+    for command in (
+        ["plan", "examples/domain.cfg", "--host", "tests/recorded/hosts/igd-laptop.json"],
+        ["grant", "7", "--recorded", "tests/recorded/domains/igd-laptop-stubdom"],
+    ):
+        shown = "\n".join(f"    {line}".rstrip() for line in xlplug(*command).stdout.rstrip().splitlines())
+        assert f"    $ xlplug {' '.join(command)}\n{shown}\n" in text

@@ -237,6 +237,13 @@ def test_map_legacy_maps_the_exact_tuples_after_the_permissions(host: Host, conf
         assert all("mapping" in s.op for s in plan.steps[first_map:])
 
 
+def test_mapping_for_a_display_that_is_attached_already_warns(host: Host, config: Config) -> None:
+    laptop = host("igd-laptop")
+    owned = laptop._replace(devices=tuple(d._replace(owner=Domid(7)) for d in laptop.devices))
+    assert "may have mapped" in build(config(IGD), owned, Domid(7), map_legacy=True).warnings[0]
+    assert not build(config(IGD), owned, Domid(7)).warnings
+
+
 def test_ioports_of_an_hvm_guest_are_mapped(host: Host, config: Config) -> None:
     plan = build(config('ioports=["2f8-2ff","300"]\n'), host("server-bmc"))
     assert calls(plan) == {

@@ -163,6 +163,15 @@ def test_refusals_touch_nothing(host: Host, config: Config, plan: Plan) -> None:
     assert store.nodes == {}
 
 
+def test_a_second_claimant_of_vga_is_refused(plan: Plan) -> None:
+    xen, store = world((4, 17))
+    xen.add_domain(DomainInfo(9), HeldRights(RangeSet([(0x3D4, 0x3D6)])))
+    with pytest.raises(Refused, match="domain 9 holds the legacy VGA ports"):
+        session.grant(plan, xen, store, quiet)
+    assert xen.calls == 0
+    assert store.nodes == {}
+
+
 def test_revoking_after_the_stubdomain_is_gone(plan: Plan) -> None:
     xen, store = world((4, 17))
     session.grant(plan, xen, store, quiet)

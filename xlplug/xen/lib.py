@@ -21,6 +21,7 @@ __all__ = [
     "load_stable",
     "QuietLogger",
     "require_dom0",
+    "running_capabilities",
     "running_version",
 ]
 
@@ -52,6 +53,11 @@ def running_version(sys_hypervisor: str = SYS_HYPERVISOR) -> tuple[int, int, str
     if not (major and minor and major.isdecimal() and minor.isdecimal()):
         raise XenUnavailableError(f"{sys_hypervisor}/version does not tell Xen's version", hint="mount sysfs on /sys")
     return int(major), int(minor), f"{major}.{minor}{extra}"
+
+
+def running_capabilities(sys_hypervisor: str = SYS_HYPERVISOR) -> str:
+    """The running Xen's capabilities line ("xen-3.0-x86_64 hvm-3.0-x86_32 …"), empty when sysfs does not tell."""
+    return _read(f"{sys_hypervisor}/properties/capabilities") or ""
 
 
 def require_dom0(capabilities: str = _CAPABILITIES) -> None:
