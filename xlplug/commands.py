@@ -379,7 +379,7 @@ def record_domain(text: str, folder: str) -> int:
     """Save a living domain, its host and its configuration into a folder."""
     from xlplug import live
     from xlplug.hypervisor import HeldRights
-    from xlplug.recording import DomainRecording, write_domain
+    from xlplug.recording import DomainRecording, scrub_libxl, write_domain
     from xlplug.xen.ctrl import XenCtrl
     from xlplug.xen.store import XenStore
 
@@ -390,6 +390,7 @@ def record_domain(text: str, folder: str) -> int:
             raise Refused((f"domain {text} does not exist, or is dom0; see 'xl list'",))
         stub = live.stubdom_of(domid, store)
         held = xen.held()
+        libxl_json = live.libxl_json(target)
         recording = DomainRecording(
             host=live.snapshot(xen, store),
             target=target,
@@ -397,7 +398,7 @@ def record_domain(text: str, folder: str) -> int:
             stubdom=None if stub is None else xen.domain_info(stub),
             stubdom_rights=held.get(stub or -1, HeldRights()),
             name=store.read(f"/local/domain/{domid}/name") or "",
-            libxl_json=live.libxl_json(target),
+            libxl_json=None if libxl_json is None else scrub_libxl(libxl_json),
         )
     try:
         write_domain(recording, folder)

@@ -16,12 +16,15 @@ from xlplug.host import HostSnapshot, MemRegion, OpRegion, PciDevice, Resource, 
 from xlplug.hypervisor import DomainInfo, HeldRights
 from xlplug.rangeset import RangeSet
 
-__all__ = ["DomainRecording", "dump_domain", "dump_host", "load_domain", "load_host", "write_domain"]
+__all__ = ["DomainRecording", "dump_domain", "dump_host", "load_domain", "load_host", "scrub_libxl", "write_domain"]
 
 HOST_SCHEMA = "xlplug/host/1"
 DOMAIN_SCHEMA = "xlplug/domain/1"
 _MAX = 1 << 64
 _LARGEST = 64 << 20  # bytes of a file we are willing to read
+
+
+_SECRETS = {"mac", "passwd"}  # of libxl_types.idl: device_nic.mac; vnc_info.passwd, spice_info.passwd
 
 
 class DomainRecording(NamedTuple):
@@ -112,6 +115,30 @@ def write_domain(domain: DomainRecording, folder: str) -> None:
         if data is not None:
             with open(os.path.join(folder, name), "wb") as file:
                 file.write(data)
+
+
+def scrub_libxl(data: bytes) -> bytes:
+    """libxl's JSON without what must not leave the host: MACs and passwords.
+
+    Raises:
+        HostError: it is not JSON.
+    """
+    import json
+
+    try:
+        value = json.loads(data.rstrip(b"\0"))
+    except ValueError as error:
+        raise HostError(f"libxl's record of the domain is not JSON ({error})") from error
+    stack: list[Any] = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, dict):
+            for key in _SECRETS & item.keys():
+                del item[key]
+            stack += item.values()
+        elif isinstance(item, list):
+            stack += item
+    return _text(value).encode()
 
 
 def _text(data: dict[str, Any]) -> str:

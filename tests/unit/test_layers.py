@@ -11,7 +11,7 @@ ORDER = """
     errors addr rangeset bdf grant host xlcfg pcispec domcfg hypervisor firmware
     vga igd pci_assign plan
     apply journal session render memxen
-    recording sysfs hostmem xen xen._ffi xen.lib xen.qdump xen.ctrl xen.store xen.devicemodel xen._build live
+    recording sysfs hostmem xen xen._ffi xen.protocols xen.lib xen.qdump xen.ctrl xen.store xen.devicemodel xen._build live
     commands argv _help cli __main__
 """.split()
 OWNERS = {

@@ -16,7 +16,7 @@ from xlplug.host import HostSnapshot, PciDevice
 from xlplug.hypervisor import DomainInfo, HeldRights
 from xlplug.igd import opregion_pages
 from xlplug.rangeset import RangeSet
-from xlplug.recording import DomainRecording, dump_domain, dump_host, load_domain, load_host, write_domain
+from xlplug.recording import DomainRecording, dump_domain, dump_host, load_domain, load_host, scrub_libxl, write_domain
 
 HOSTS = sorted((RECORDED / "hosts").glob("*.json"))
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "host.schema.json").read_text())
@@ -97,6 +97,17 @@ def test_serial_numbers_do_not_get_in() -> None:
     assert b"SN12".hex() not in text
     assert b"SERIAL".hex() not in text
     assert "03600080" in text
+
+
+def test_macs_and_passwords_do_not_get_in() -> None:
+    data = {
+        "b_info": {"type.hvm": {"vnc": {"passwd": "s3cret", "enable": "True"}}},
+        "nics": [{"mac": "00:16:3e:1:2:3", "devid": 0}],
+    }
+    kept = json.loads(scrub_libxl(json.dumps(data).encode() + b"\0"))
+    assert kept == {"b_info": {"type.hvm": {"vnc": {"enable": "True"}}}, "nics": [{"devid": 0}]}
+    with pytest.raises(HostError, match="not JSON"):
+        scrub_libxl(b"{")
 
 
 def test_domain_round_trip(tmp_path: Path) -> None:

@@ -8,15 +8,17 @@ happens to be installed.  The others have stable interfaces.
 import errno
 import os
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from xlplug.errors import XenError, XenUnavailableError
 from xlplug.xen._ffi import ffi
+from xlplug.xen.protocols import CtrlLib, LibC, ToollogLib
 
 __all__ = [
     "SYS_HYPERVISOR",
     "check",
     "ffi",
+    "libc",
     "load_ctrl",
     "load_stable",
     "QuietLogger",
@@ -85,13 +87,13 @@ def _dlopen(soname: str, package: str) -> Any:  # noqa: ANN401 - cffi has no typ
         raise XenUnavailableError(f"{soname} is not installed", hint=f"install it (Debian: {package})") from error
 
 
-def load_ctrl(major: int, minor: int) -> Any:  # noqa: ANN401 - cffi has no types
+def load_ctrl(major: int, minor: int) -> CtrlLib:
     """libxenctrl of exactly this Xen version.
 
     Raises:
         XenUnavailableError: it is not installed; the text names the Debian package.
     """
-    return _dlopen(f"libxenctrl.so.{major}.{minor}", f"libxenmisc{major}.{minor}")
+    return cast("CtrlLib", _dlopen(f"libxenctrl.so.{major}.{minor}", f"libxenmisc{major}.{minor}"))
 
 
 def load_stable(name: str) -> Any:  # noqa: ANN401 - cffi has no types
@@ -104,9 +106,9 @@ def load_stable(name: str) -> Any:  # noqa: ANN401 - cffi has no types
     return _dlopen(soname, package)
 
 
-def _libc() -> Any:  # noqa: ANN401 - cffi has no types
+def libc() -> LibC:
     """The C library, for the two names that xen/_build.py declares of it."""
-    return ffi.dlopen(None)
+    return cast("LibC", ffi.dlopen(None))
 
 
 class QuietLogger:
@@ -116,8 +118,8 @@ class QuietLogger:
     """
 
     def __init__(self) -> None:
-        self._lib = load_stable("xentoollog")
-        self.logger = self._lib.xtl_createlogger_stdiostream(_libc().stderr, self._lib.XTL_CRITICAL, 0)
+        self._lib = cast("ToollogLib", load_stable("xentoollog"))
+        self.logger = self._lib.xtl_createlogger_stdiostream(libc().stderr, self._lib.XTL_CRITICAL, 0)
         if not self.logger:
             raise MemoryError
 

@@ -3,10 +3,11 @@
 
 import errno
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, cast
 
 from xlplug.errors import StoreError, XenUnavailableError
-from xlplug.xen.lib import ffi, load_stable
+from xlplug.xen.lib import ffi, libc, load_stable
+from xlplug.xen.protocols import StoreLib
 
 __all__ = ["XenStore"]
 
@@ -26,8 +27,8 @@ class XenStore:
     """
 
     def __init__(self) -> None:
-        self._lib = load_stable("xenstore")
-        self._libc: Any = ffi.dlopen(None)
+        self._lib = cast("StoreLib", load_stable("xenstore"))
+        self._libc = libc()
         self._handle = self._lib.xs_open(0)
         if not self._handle:
             name = errno.errorcode.get(ffi.errno, str(ffi.errno))
