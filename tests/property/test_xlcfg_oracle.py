@@ -11,7 +11,7 @@ from xlplug.xlcfg import Settings, Value, parse
 ROWS = [
     b"", b";;;", b"\n\n", b"a=1", b'a="1"', b"a=1\n", b"a=1;b=2", b"a=1 b=2", b"a=1,b=2", b"a = 1 # c\n", b"a=1 # c",
     b"#", b"# x", b"a=1!", b"a=1!!", b"a=1\r", b"a=1\r\n", b"\xef\xbb\xbfa=1\n", b"a=\xc2\xa01\n", b"a=1\f\nb=2",
-    b"a=1\0", b"#\0\na=1\n", b"a=1\0\nb=2\n", b'a="\xc3\xa9\xff"\n', b"# \xff\n", b"a='x' 'y'\n", b"a='''x'''\n",
+    b'a="\0"\n', b"a=1\0", b"#\0\na=1\n", b"a=1\0\nb=2\n", b'a="\xc3\xa9\xff"\n', b"# \xff\n", b"a='x' 'y'\n", b"a='''x'''\n",
     b"a='x\ny'\n", b'a="\\\\ \\" \\\' \\a\\b\\f\\n\\r\\t\\v"\n', b'a="\\q"\n', b'a="\\ "\n', b'a="\\8"\n', b'a="\\u1234"',
     b'a="\\x41"\n', b'a="\\101"\n', b'a="<\\10123>"\n', b'a="\\0"\n', b'a="\\7x"\n', b'a="\\01"\n', b'a="\\1 1"\n',
     b'a="\\1 +1"\n', b'a="\\1-1x"\n', b"a=1\\\nb=2\n", b'a="x\\\ny"\n', b"a=0xFF\n", b"a=0xff\n", b"a=-1\n", b"a=+1\n",

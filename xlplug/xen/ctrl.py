@@ -6,14 +6,12 @@ Structures are read at offsets that hold from 4.14 on (xen/include/public/domctl
 
 import errno
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
 
 from xlplug.addr import DOMID_FIRST_RESERVED
 from xlplug.errors import XenError, XenUnavailableError
 from xlplug.host import MemRegion
 from xlplug.hypervisor import DomainInfo, HeldRights, check_domid
-from xlplug.xen.lib import SYS_HYPERVISOR, QuietLogger, check, ffi, load_ctrl, require_dom0, running_version
+from xlplug.xen.lib import SYS_HYPERVISOR, Handle, QuietLogger, check, ffi, load_ctrl, require_dom0, running_version
 from xlplug.xen.qdump import DUMP_BEGINS, parse_q
 
 __all__ = ["XenCtrl"]
@@ -27,7 +25,7 @@ _E820_MAX = 1024  # entries asked for; Xen itself keeps at most 1024 (E820MAX)
 _CHUNK = 1 << 18
 
 
-class XenCtrl:
+class XenCtrl(Handle):
     """A handle on the running hypervisor; a context manager, to be closed.
 
     Raises:
@@ -71,14 +69,6 @@ class XenCtrl:
             raise XenUnavailableError(
                 "Xen refuses this domain control calls", hint="run xlplug in dom0; look at the XSM policy"
             )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the handle; doing it again does nothing."""

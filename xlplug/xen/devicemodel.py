@@ -5,12 +5,11 @@ xlplug delegates to it whatever depends on the guest; it never calls these itsel
 interface 1.4 is here, under its C name without the prefix; the two of 1.4 (Xen 4.15) are looked up when called.
 """
 
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from xlplug.errors import XenUnavailableError
 from xlplug.hypervisor import check_domid
-from xlplug.xen.lib import QuietLogger, check, ffi, load_stable
+from xlplug.xen.lib import Handle, QuietLogger, check, ffi, load_stable
 
 __all__ = ["OPERATIONS", "DeviceModel"]
 
@@ -39,7 +38,7 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
 }
 
 
-class DeviceModel:
+class DeviceModel(Handle):
     """A handle on libxendevicemodel; a context manager, to be closed.
 
     Raises:
@@ -53,14 +52,6 @@ class DeviceModel:
         if not self._handle:
             self._quiet.close()
             raise XenUnavailableError("libxendevicemodel cannot reach Xen", hint="run it as root in dom0")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the handle; doing it again does nothing."""

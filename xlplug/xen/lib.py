@@ -8,7 +8,8 @@ happens to be installed.  The others have stable interfaces.
 import errno
 import os
 from collections.abc import Callable
-from typing import Any, NoReturn, cast
+from types import TracebackType
+from typing import Any, NoReturn, Self, cast
 
 from xlplug.errors import XenError, XenUnavailableError
 from xlplug.xen._ffi import ffi
@@ -21,6 +22,7 @@ __all__ = [
     "libc",
     "load_ctrl",
     "load_stable",
+    "Handle",
     "QuietLogger",
     "require_dom0",
     "running_capabilities",
@@ -111,7 +113,23 @@ def libc() -> LibC:
     return cast("LibC", ffi.dlopen(None))
 
 
-class QuietLogger:
+class Handle:
+    """What every open library handle is: a context manager that closes it.  No ``__del__``: close it, or use ``with``."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the handle; doing it again does nothing."""
+        raise NotImplementedError
+
+
+class QuietLogger(Handle):
     """A libxentoollog logger that lets only critical messages through; a context manager.
 
     libxenctrl's own logger writes lines of its own to stderr ("xc: error: …"); ours is the one line that users see.
@@ -124,8 +142,10 @@ class QuietLogger:
             raise MemoryError
 
     def close(self) -> None:
-        """Free the logger, after everything that was opened with it."""
-        self._lib.xtl_logger_destroy(ffi.cast("struct xentoollog_logger *", self.logger))
+        """Free the logger, after everything that was opened with it; doing it again does nothing."""
+        if self.logger:
+            self._lib.xtl_logger_destroy(ffi.cast("struct xentoollog_logger *", self.logger))
+            self.logger = ffi.NULL
 
 
 def check(call: str, result: int, detail: Callable[[], str] | str = "", *, hint: str = "") -> int:

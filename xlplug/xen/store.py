@@ -2,11 +2,10 @@
 """libxenstore, as far as the package needs it."""
 
 import errno
-from types import TracebackType
-from typing import Any, NoReturn, Self, cast
+from typing import Any, NoReturn, cast
 
 from xlplug.errors import StoreError, XenUnavailableError
-from xlplug.xen.lib import ffi, libc, load_stable
+from xlplug.xen.lib import Handle, ffi, libc, load_stable
 from xlplug.xen.protocols import StoreLib
 
 __all__ = ["XenStore"]
@@ -19,7 +18,7 @@ def _text(pointer: Any) -> str:  # noqa: ANN401 - cffi has no types
     return str(data, "utf-8", "surrogateescape")
 
 
-class XenStore:
+class XenStore(Handle):
     """A connection to xenstored; a context manager, to be closed.
 
     Raises:
@@ -35,14 +34,6 @@ class XenStore:
             raise XenUnavailableError(
                 f"xenstored cannot be reached ({name})", hint="start it: systemctl start xenstored"
             )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the connection; doing it again does nothing."""
