@@ -20,11 +20,16 @@ test:
 unit:
 	@PYTHON=$(PYTHON) tests/run.sh unit
 
+# XEN=4.17 or XEN=4.20: one of them only (the shell: 4.17)
+RELEASE_4.17 = bookworm
+RELEASE_4.20 = trixie
+RELEASE = $(if $(XEN),$(or $(RELEASE_$(XEN)),$(error the lab has XEN=4.17 and XEN=4.20, not $(XEN))))
+
 lab-test:
-	@PYTHON=$(PYTHON) tests/run.sh lab
+	@PYTHON=$(PYTHON) LAB_RELEASES='$(RELEASE)' tests/run.sh lab
 
 lab:
-	@$(PYTHON) -m tests.lab shell
+	@$(PYTHON) -m tests.lab shell --release $(or $(RELEASE),bookworm)
 
 bench: $(VENV)/.test
 	@$(IN)/python -m benchmarks

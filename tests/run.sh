@@ -46,9 +46,9 @@ fi
 
 if [ "$what" != unit ]; then
 	if reason=$(build/venv/bin/python -m tests.lab check 2>&1); then
-		build/venv/bin/python -m tests.lab run
-		status=$?
-		[ $status = 0 ] || failed="$failed lab"
+		for release in ${LAB_RELEASES:-bookworm trixie}; do
+			build/venv/bin/python -m tests.lab run --release "$release" --out "build/lab-$release" || failed="$failed lab-$release"
+		done
 	else
 		miss "the lab (real Xen): ${reason#lab: }"
 	fi

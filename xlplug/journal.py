@@ -85,13 +85,9 @@ def _parse(text: str) -> Step:
     op, grantee, domid, first, count, guest, kept, device = text.split(" ")
     if op not in OPS or grantee not in (TARGET, STUBDOM):
         raise ValueError(text)
-    ranges = []
-    for part in kept.split(",") if kept != "-" else ():
-        start, _, last = part.partition("-")
-        ranges.append((int(start, 16), int(last, 16) + 1))
     return Step(
         op, grantee, Domid(int(domid, 16)), int(first, 16), int(count, 16),
         device=None if device == "-" else Bdf.parse(device),
         first_guest=None if guest == "-" else int(guest, 16),
-        kept=RangeSet(ranges),
+        kept=RangeSet.parse("" if kept == "-" else kept),
     )  # fmt: skip

@@ -2,7 +2,8 @@
 """A hypervisor and a xenstore in memory, for ``--recorded`` and for tests.
 
 They behave as the real ones were seen to behave, errors and accidents included (docs/semantics.md); the contract tests
-run on both.  ``personality`` is a Xen version: (4, 14), (4, 17) (which stands for 4.15 to 4.22) or (4, 23).
+run on both.  ``personality`` is a Xen version; behaviour changes at 4.15 (populating), at 4.20
+(what dom0 itself holds) and at 4.23 (mapping ports).
 """
 
 import errno
@@ -12,17 +13,26 @@ from xlplug.errors import XenError
 from xlplug.hypervisor import DomainInfo, HeldRights, check_domid
 from xlplug.rangeset import RangeSet
 
-__all__ = ["DOM0_MEMORY", "DOM0_PORTS", "MemStore", "MemXen"]
+__all__ = ["MemStore", "MemXen", "dom0_rights"]
 
-#: What dom0 holds on Xen 4.17 in the lab's machine, from its own q dump (inclusive there).
-DOM0_PORTS = RangeSet(
-    (a, b + 1)
-    for a, b in (
-        (0, 0x1F), (0x22, 0x3F), (0x44, 0x60), (0x62, 0x9F), (0xA2, 0x3F7), (0x400, 0x607), (0x60C, 0xCFB),
-        (0xD00, 0xFFFF),
-    )
-)  # fmt: skip
-DOM0_MEMORY = RangeSet(((0, 0xFED90), (0xFED91, 0xFEE00), (0xFEF00, 0xFD00000)))
+#: What dom0 holds by itself, by the first version that has it so, as Xen's own q dump in the lab prints it.
+_DOM0_TEXT = {
+    (4, 14): (
+        "{ 0-1f, 22-3f, 44-60, 62-9f, a2-3f7, 400-607, 60c-cfb, d00-ffff }",
+        "{ 0-fed8f, fed91-fedff, fef00-fcfffff }",
+    ),
+    (4, 20): (
+        "{ 0-1f, 22-3f, 44-60, 62-91, 93-9f, a2-ef, f1-3f7, 400-4cf, 4d2-607, 60c-cf8, cfa-cfb, d00-ffff }",
+        "{ 0-fed8f, fed91-fedff, fee01-fcfffff }",
+    ),
+}
+
+
+def dom0_rights(version: tuple[int, int]) -> HeldRights:
+    """What dom0 holds on that version, in the lab's machine."""
+    ports, memory = _DOM0_TEXT[max(known for known in _DOM0_TEXT if known <= max(version, (4, 14)))]
+    return HeldRights(RangeSet.parse(ports), RangeSet.parse(memory))
+
 
 _ULONG = 1 << 64
 _GFN_LIMIT = 1 << 36  # p2m of 48 bits of guest address: populating beyond leaks a page (4.15 and later)
@@ -52,7 +62,7 @@ class MemXen:
         self.calls = 0
         self._fail: dict[int, int] = {}
         dom0 = DomainInfo(0, hvm=False, nr_pages=1 << 18, max_pages=(1 << 32) - 1)
-        self._domains = {0: _Domain(dom0, HeldRights(DOM0_PORTS, DOM0_MEMORY), RangeSet())}
+        self._domains = {0: _Domain(dom0, dom0_rights(personality), RangeSet())}
 
     def add_domain(self, info: DomainInfo, rights: HeldRights | None = None) -> None:
         """A new domain, its RAM at gfn 0 up, without the hole that libxl leaves for VGA (0xa0 to 0xbf)."""

@@ -53,6 +53,20 @@ class RangeSet:
                 merged.append(Range(start, stop))
         self.ranges = tuple(merged)
 
+    @classmethod
+    def parse(cls, text: str) -> "RangeSet":
+        """Read what ``str`` prints, which is Xen's own form: ``{ 3b0-3bb, 3c0 }``, hexadecimal, inclusive.
+
+        Raises:
+            ValueError: the text is anything else.
+        """
+        body = text.strip().removeprefix("{").removesuffix("}")
+        ranges = []
+        for part in filter(None, (piece.strip() for piece in body.split(","))):
+            first, dash, last = part.partition("-")
+            ranges.append((int(first, 16), int(last if dash else first, 16) + 1))
+        return cls(ranges)
+
     def __iter__(self) -> Iterator[Range]:
         return iter(self.ranges)
 

@@ -65,9 +65,9 @@ class MemoryWorld:
 World = RealWorld | MemoryWorld
 
 
-@pytest.fixture(scope="module")
-def world() -> World:
-    return RealWorld() if IN_LAB else MemoryWorld()
+@pytest.fixture(scope="module", params=["real"] if IN_LAB else [(4, 17), (4, 20), (4, 22)], ids=str)
+def world(request: pytest.FixtureRequest) -> World:
+    return RealWorld() if IN_LAB else MemoryWorld(request.param)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ def main() -> int:
     parser.add_argument("--timeout", type=int, default=900)
     parser.add_argument("--device", action="append", default=[], help="a -device for QEMU, repeatable")
     parser.add_argument("args", nargs="*", help="exec: a command; run: pytest's arguments")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     reason = tree.missing_tools()
     if reason:
         print(f"lab: cannot run here: {reason}", file=sys.stderr)

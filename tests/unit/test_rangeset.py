@@ -32,6 +32,10 @@ def test_laws_against_plain_sets() -> None:
 def test_printing_is_xen_s() -> None:
     assert str(RangeSet(((0x3C0, 0x3E0), (0x3B0, 0x3BC), (0x70, 0x71)))) == "{ 70, 3b0-3bb, 3c0-3df }"
     assert str(RangeSet()) == "{ }"
+    for text in ("{ }", "{ 70, 3b0-3bb, 3c0-3df }"):
+        assert str(RangeSet.parse(text)) == text
+    with pytest.raises(ValueError, match="invalid literal"):
+        RangeSet.parse("{ x }")
 
 
 def test_a_range_that_ends_before_it_starts_is_a_bug() -> None:

@@ -32,18 +32,7 @@ def parse_q(text: str) -> dict[int, HeldRights]:
         for name, field in (("I/O Ports", "ports"), ("I/O Memory", "memory")):
             at = line.find(name)
             if at >= 0 and "{" in line:
-                found[current] = found[current]._replace(**{field: _ranges(line)})
+                found[current] = found[current]._replace(**{field: RangeSet.parse(line[line.index("{") :])})
         if "Memory pages belonging to domain" in line:
             current = None
     return found
-
-
-def _ranges(line: str) -> RangeSet:
-    """``{ a0-bf, fd000 }``: hexadecimal, inclusive."""
-    body = line[line.index("{") + 1 :].rpartition("}")[0]
-    ranges = []
-    for part in body.split(","):
-        first, _, last = part.strip().partition("-")
-        if first:
-            ranges.append((int(first, 16), int(last or first, 16) + 1))
-    return RangeSet(ranges)
