@@ -41,7 +41,15 @@ def main() -> int:
         paths = options.args or ["tests/lab/dom0", "tests/contract"]
         script = "exec python3 -m pytest -p no:cacheprovider --color=no --durations=8 " + shlex.join(paths)
     try:
-        result = vm.run(built, script, out=options.out, timeout=options.timeout, devices=devices, follow=True)
+        result = vm.run(
+            built,
+            script,
+            out=options.out,
+            timeout=options.timeout,
+            devices=devices,
+            follow=True,
+            libraries=tree.other_libraries(built.release),
+        )
     except vm.LostVmError as lost:
         print(f"lab: {lost}", file=sys.stderr)
         return EX_SOFTWARE

@@ -66,6 +66,23 @@ def cache_root() -> Path:
     return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "xlplug-lab"
 
 
+def other_libraries(release: Release) -> dict[str, Path]:
+    """libxenctrl of the other releases that are in the cache, by Xen version."""
+    recipe = _recipe()
+    found = {}
+    for other in RELEASES.values():
+        folder = cache_root() / f"{other.suite}-{recipe}" / "lib"
+        if other != release and folder.exists():
+            found[other.xen] = folder
+    return found
+
+
+def _recipe() -> str:
+    """What the trees' folders are named after."""
+    data = b"".join((HERE / name).read_bytes() for name in ("tree.py", "init.sh", "dom0.sh"))
+    return hashlib.sha256(data).hexdigest()[:12]
+
+
 def missing_tools() -> str:
     """What keeps the lab from running here, in one sentence; empty when nothing does."""
     if os.geteuid() != 0:
@@ -77,8 +94,7 @@ def missing_tools() -> str:
 def get(suite: str) -> Tree:
     """The tree of a release, from the cache or built now (about a minute)."""
     release = RELEASES[suite]
-    recipe = b"".join((HERE / name).read_bytes() for name in ("tree.py", "init.sh", "dom0.sh"))
-    home = cache_root() / f"{suite}-{hashlib.sha256(recipe).hexdigest()[:12]}"
+    home = cache_root() / f"{suite}-{_recipe()}"
     home.parent.mkdir(parents=True, exist_ok=True)
     with _locked(home.with_suffix(".lock")):
         if not home.exists():
@@ -138,6 +154,9 @@ def _build(release: Release, home: Path) -> None:
     data = packed.read_bytes()
     (part / "xen").write_bytes(gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data)
     _initrd(root, version, part)
+    (part / "lib").mkdir()
+    for library in (root / "usr/lib/x86_64-linux-gnu").glob("libxenctrl.so.*"):
+        shutil.copy(library, part / "lib")
     for name in ("job", "out", "xlplug"):
         (root / name).mkdir(exist_ok=True)
     shutil.copy(HERE / "dom0.sh", root / "dom0.sh")

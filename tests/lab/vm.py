@@ -54,8 +54,11 @@ def command(tree: Tree, job: Path, out: Path, *, memory: int, devices: tuple[str
 def run(
     tree: Tree, script: str, *, out: Path, timeout: int = 600, memory: int = 3072, devices: tuple[str, ...] = (),
     follow: bool = False,
+    libraries: dict[str, Path] | None = None,
 ) -> Result:  # fmt: skip
     """Boot, run ``script`` with sh in dom0 (working directory: the repository), power off.
+
+    ``libraries`` are other releases' libxenctrl by Xen version: folders that appear as /job/lib-VERSION.
 
     Raises:
         LostVmError: no verdict; the text says at which step, with the end of the serial log.
@@ -66,6 +69,8 @@ def run(
         job = Path(scratch)
         (job / "xen-version").write_text(tree.release.xen)
         (job / "job.sh").write_text(script)
+        for version, folder in (libraries or {}).items():
+            shutil.copytree(folder, job / f"lib-{version}")
         began = time.monotonic()
         serial = out / "serial.log"
         with serial.open("wb") as log:

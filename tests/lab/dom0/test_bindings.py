@@ -3,10 +3,12 @@
 
 import errno
 import os
+import subprocess
+from pathlib import Path
 
 import pytest
 
-from tests.lab.dom0.conftest import Guests, sh
+from tests.lab.dom0.conftest import Guests, dump, sh
 from xlplug.errors import StoreError, XenError, XenUnavailableError
 from xlplug.xen import lib
 from xlplug.xen.ctrl import XenCtrl
@@ -37,6 +39,33 @@ def test_a_library_of_another_version_is_named(tmp_path: "os.PathLike[str]") -> 
     with pytest.raises(XenUnavailableError) as caught:
         XenCtrl(root)
     assert str(caught.value) == "libxenctrl.so.4.99 is not installed; install it (Debian: libxenmisc4.99)"
+
+
+def test_another_xen_s_library_is_found_out_before_any_change(tmp_path: Path) -> None:
+    """A library that loads, of another Xen: it is told by a domctl, which changes nothing."""
+    major, minor, text = lib.running_version()
+    others = sorted(Path("/job").glob("lib-*"))
+    assert others or (major, minor) == (4, 17), "the lab brings the older releases' libraries for the newer ones"
+    before = dump()
+    for folder in others:
+        version = folder.name.removeprefix("lib-")
+        root = tmp_path / version
+        (root / "version").mkdir(parents=True)
+        (root / "type").write_text("xen")
+        for name, part in zip(("major", "minor"), version.split("."), strict=True):
+            (root / "version" / name).write_text(part)
+        (root / "version" / "extra").write_text(text.removeprefix(f"{major}.{minor}"))
+        code = f"from xlplug.xen.ctrl import XenCtrl\ntry: XenCtrl('{root}')\nexcept Exception as e: print(type(e).__name__, e)"
+        done = subprocess.run(
+            ["python3", "-c", code], capture_output=True, text=True, env={**os.environ, "LD_LIBRARY_PATH": str(folder)}
+        )
+        assert done.stderr == ""
+        assert done.stdout.startswith("XenUnavailableError ")
+        assert f"libxenctrl.so.{version}" in done.stdout
+        if version < f"{major}.{minor}":  # a newer one may not even load: it wants a newer C library
+            assert "does not speak to the running Xen" in done.stdout
+            assert f"install libxenmisc{version}" in done.stdout
+    assert dump() == before
 
 
 def test_pausing_counts(guests: Guests) -> None:
