@@ -44,31 +44,38 @@ def grant(plan: Plan, xen: Hypervisor, store: Store, log: Log) -> Outcome:
         _require_alive(name, domid, xen)
     journal = Journal(store, target)
     before = journal.read()
+    if not plan.steps and not before.steps:
+        return Outcome()
+    held = xen.held()
+    _require_sole_vga(plan, held)
     known = {step.key for step in before.steps}
-    new = tuple(step for step in plan.steps if step.key not in known)
-    todo = new if before.state in (APPLIED, "") else (*before.steps, *new)
-    already = before.steps if before.state == APPLIED else ()
+    new = tuple(_keep_held(step, held, before) for step in plan.steps if step.key not in known)
+    finished = before.state == APPLIED
+    again = tuple(step for step in before.steps if not finished or _lost(step, held))
+    already = tuple(step for step in before.steps if step not in again)
+    todo = (*again, *new)
     if not todo:
         return Outcome(already=already)
-    if new:
-        held = xen.held()
-        _require_sole_vga(plan, held)
-        kept_new = tuple(_keep_held(step, held, before) for step in new)
-        todo = (*todo[: len(todo) - len(new)], *kept_new)
-        new = kept_new
     journal.write(APPLYING, (*before.steps, *new))
     try:
         apply(todo, xen, log)
     except RollbackError:
         raise  # the journal stays, for `revoke`
     except ApplyError:
-        if already:
-            journal.write(APPLIED, already)
+        if finished:
+            journal.write(APPLIED, before.steps)
         else:
             journal.remove()
         raise
     journal.set_state(APPLIED)
     return Outcome(todo, already)
+
+
+def _lost(step: Step, held: dict[int, HeldRights]) -> bool:
+    """Whether a permission that we gave is gone: revoked by someone else.  Mappings cannot be read back from Xen."""
+    rights = held.get(step.domid or 0, HeldRights())
+    has = rights.memory if step.kind == IOMEM else rights.ports
+    return step.op not in MAPPINGS and not has.covers(step.first, step.first + step.nr)
 
 
 def _require_sole_vga(plan: Plan, held: dict[int, HeldRights]) -> None:

@@ -205,3 +205,12 @@ def test_comparison(plan: Plan) -> None:
     assert rows[7, "ioport"].missing == RangeSet([(0x3C0, 0x3E0)])
     assert rows[7, "iomem"].others == RangeSet([(0x500, 0x501)])
     assert not rows[8, "iomem"].missing
+    again = session.grant(plan, xen, store, quiet)
+    assert [(s.domid, s.range) for s in again.done] == [(7, (0x3C0, 0x3E0))], "grant mends what show calls missing"
+    assert not any(r.missing for r in session.compare(7, xen, store))
+    xen.ioport_permission(7, 0x3C0, 0x20, allow=False)
+    xen.fail_call(0, errno.ENOMEM)
+    with pytest.raises(ApplyError):
+        session.grant(plan, xen, store, quiet)
+    assert Journal(store, 7).read().state == "applied"
+    assert len(Journal(store, 7).read().steps) == len(plan.steps)

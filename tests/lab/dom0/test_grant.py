@@ -43,6 +43,12 @@ def test_grant_shows_in_xen_s_dump_and_revoke_restores(guests: Guests) -> None:
     assert "MISSING" not in show.stdout
     assert str(domid) in xlplug("show").stdout
 
+    code = f"from xlplug.xen.ctrl import XenCtrl; XenCtrl().ioport_permission({domid}, 0x3c0, 0x20, allow=False)"
+    assert sh("python3", "-c", code).returncode == 0
+    assert "MISSING" in xlplug("show", str(domid)).stdout
+    assert xlplug("grant", str(domid), "--config", str(path)).stdout.count("grant target") == 1
+    assert dump()[domid] == (PORTS, MEMORY)
+
     back = xlplug("revoke", str(domid))
     assert back.returncode == 0, back.stderr
     # a0-bf is libxl's to grant and stays; the ports are ours alone.
