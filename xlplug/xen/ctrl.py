@@ -12,7 +12,7 @@ from xlplug.errors import XenError, XenUnavailableError
 from xlplug.host import MemRegion
 from xlplug.hypervisor import DomainInfo, HeldRights, check_domid
 from xlplug.xen.lib import SYS_HYPERVISOR, Handle, QuietLogger, check, ffi, load_ctrl, require_dom0, running_version
-from xlplug.xen.qdump import DUMP_BEGINS, parse_q
+from xlplug.xen.qdump import parse_q
 
 __all__ = ["XenCtrl"]
 
@@ -23,6 +23,7 @@ _INFO_BYTES = 256
 _E820_BYTES = 20  # struct e820entry, packed: u64 addr, u64 size, u32 type
 _E820_MAX = 1024  # entries asked for; Xen itself keeps at most 1024 (E820MAX)
 _CHUNK = 1 << 18
+_DUMP_TRIES = 5
 
 
 class XenCtrl(Handle):
@@ -41,9 +42,10 @@ class XenCtrl(Handle):
         logger = ffi.cast("struct xentoollog_logger *", self._quiet.logger)
         self._xch = self._lib.xc_interface_open(logger, logger, 0)
         if not self._xch:
+            number = ffi.errno
             self._quiet.close()
             raise XenUnavailableError(
-                f"xc_interface_open: {errno.errorcode.get(ffi.errno, ffi.errno)}",
+                f"xc_interface_open: {errno.errorcode.get(number, number)}",
                 hint="load the driver: modprobe xen-privcmd",
             )
         try:
@@ -190,19 +192,31 @@ class XenCtrl(Handle):
         """Every domain's rights from the ``q`` debug key, which Xen prints before the call returns.
 
         Raises:
-            XenError: ENODATA when the console ring was too small for the dump.
+            XenError: ENODATA when the console ring was too small for the dump; EAGAIN when other output tore it, again
+                and again.
         """
+        for _ in range(_DUMP_TRIES):
+            try:
+                found = parse_q(self._dump())
+            except ValueError:
+                continue
+            if 0 not in found:
+                raise XenError(
+                    "xc_readconsolering", errno.ENODATA, "the dump of the q debug key did not fit Xen's console ring",
+                    hint="boot Xen with conring_size=1M",
+                )  # fmt: skip
+            return found
+        raise XenError(
+            "xc_readconsolering", errno.EAGAIN, "other console output tore the dump of the q debug key",
+            hint="run it again; 'xl dmesg' shows who writes there",
+        )  # fmt: skip
+
+    def _dump(self) -> str:
+        """What comes to the console while Xen dumps: its beginning is lost when the ring is too small."""
         index = ffi.new("uint32_t *", 0)
         self._ring(index)
         check("xc_send_debug_keys", self._lib.xc_send_debug_keys(self._xch, b"q"))
-        text = self._ring(index)
-        found = parse_q(text)
-        if DUMP_BEGINS not in text or 0 not in found:
-            raise XenError(
-                "xc_readconsolering", errno.ENODATA, "the dump of the q debug key did not fit Xen's console ring",
-                hint="boot Xen with conring_size=1M",
-            )  # fmt: skip
-        return found
+        return self._ring(index)
 
     def _ring(self, index: object) -> str:
         """The console ring from ``index`` on, which moves to its end."""

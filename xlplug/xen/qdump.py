@@ -1,38 +1,66 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """Reading Xen's ``q`` debug key: the only way to learn which I/O rights domains hold.
 
-Pure.  Source of the format: xen/common/keyhandler.c, dump_domains; xen/common/rangeset.c, rangeset_printk.
+Pure, and strict, because what a dump says is held decides what a revoke leaves in place.  Xen takes the console lock for
+each piece of a line, and while it dumps, it prints everything (console_start_log_everything), so that other CPUs' lines
+and whatever guests write to the Bochs debug port 0xe9 come in between, or tear a line in two.  Xen begins its own lines
+with "(XEN)" and a guest's with "(d5)": only the former count, and a dump that is torn is refused, never read in part.
+Source: xen/common/keyhandler.c, dump_domains; xen/common/rangeset.c, rangeset_printk; xen/drivers/char/console.c,
+vprintk_common and guest_printk.
 """
 
 from xlplug.hypervisor import HeldRights
 from xlplug.rangeset import RangeSet
 
-__all__ = ["DUMP_BEGINS", "parse_q"]
+__all__ = ["parse_q"]
 
-DUMP_BEGINS = "'q' pressed"
-
+_PREFIX = "(XEN) "
+_BEGINS = "'q' pressed"
+_GENERAL = "General information for domain "
 _DOMAIN = "Rangesets belonging to domain "
+_DOMAIN_ENDS = "Memory pages belonging to domain "
+_PORTS, _MEMORY = "I/O Ports", "I/O Memory"
 
 
 def parse_q(text: str) -> dict[int, HeldRights]:
-    """Rights by domid from the last dump in ``text``; ``(XEN)`` and timestamp prefixes are allowed for."""
-    found: dict[int, HeldRights] = {}
-    current: int | None = None
-    begin = text.rfind(DUMP_BEGINS)
-    for line in text[max(begin, 0) :].splitlines():
-        at = line.find(_DOMAIN)
-        if at >= 0:
-            number = line[at + len(_DOMAIN) :].split(":", 1)[0]
-            current = int(number) if number.isdecimal() else None
-            if current is not None:
-                found[current] = HeldRights()
-            continue
-        if current is None:
-            continue
-        for name, field in (("I/O Ports", "ports"), ("I/O Memory", "memory")):
-            at = line.find(name)
-            if at >= 0 and "{" in line:
-                found[current] = found[current]._replace(**{field: RangeSet.parse(line[line.index("{") :])})
-        if "Memory pages belonging to domain" in line:
+    """Rights by domid from the last dump in ``text``; none when it has no dump.
+
+    Raises:
+        ValueError: other output tore the dump; ask Xen for another.
+    """
+    lines = [_xens_own(line) for line in text.splitlines()]
+    begins = max((i for i, line in enumerate(lines) if line.startswith(_BEGINS)), default=len(lines))
+    found: dict[int, dict[str, RangeSet]] = {}
+    announced: set[str] = set()
+    current: dict[str, RangeSet] | None = None
+    for line in lines[begins:]:
+        if _DOMAIN in line:
+            number = line.removeprefix(_DOMAIN).removesuffix(":")
+            if not number.isdecimal() or int(number) in found:
+                raise ValueError(f"torn dump: {line!r}")
+            current = found.setdefault(int(number), {})
+        elif _GENERAL in line:
+            announced.add(line.removeprefix(_GENERAL).removesuffix(":"))
+        elif _DOMAIN_ENDS in line:
             current = None
-    return found
+        elif current is not None and (_PORTS in line or _MEMORY in line):
+            name, brace, rest = line.strip().partition("{")
+            if name.rstrip() not in (_PORTS, _MEMORY) or not rest.endswith("}"):
+                raise ValueError(f"torn dump: {line!r}")
+            current[name.rstrip()] = RangeSet.parse(brace + rest)
+    if announced != {str(domid) for domid in found}:
+        raise ValueError(f"torn dump: domains {sorted(announced)} begin, {sorted(found)} have sets")
+    for domid, rights in found.items():
+        if len(rights) != 2:  # Xen makes both sets with the domain and prints them even when they are empty
+            raise ValueError(f"torn dump: domain {domid} has {', '.join(rights) or 'neither set'}")
+    return {domid: HeldRights(rights[_PORTS], rights[_MEMORY]) for domid, rights in found.items()}
+
+
+def _xens_own(line: str) -> str:
+    """The line without Xen's prefix and timestamp; "" for a guest's.  One with neither prefix can name no set as Xen does."""
+    if line.startswith("(d"):
+        return ""
+    if not line.startswith(_PREFIX):
+        return f"? {line}"
+    body = line.removeprefix(_PREFIX)
+    return body.partition("] ")[2] if body.startswith("[") else body
