@@ -97,6 +97,9 @@ class XenCtrl(Handle):
         call = "xc_domain_memory_mapping"
         check_domid(call, domid)
         result = self._lib.xc_domain_memory_mapping(self._xch, domid, first_gfn, first_mfn, nr_mfns, int(bool(add)))
+        if result < -1:
+            # Up to 4.17 it answers -EINVAL, and leaves errno alone, when xc_domain_getinfo finds a higher domid only.
+            raise XenError(call, errno.ESRCH, f"domid={domid}", hint="no such domain; see 'xl list'")
         check(call, result, lambda: f"domid={domid} gfn={first_gfn:#x} mfn={first_mfn:#x}+{nr_mfns:#x} add={int(add)}")
 
     def ioport_mapping(self, domid: int, first_gport: int, first_port: int, nr_ports: int, *, add: bool) -> None:

@@ -84,7 +84,8 @@ def _dlopen(soname: str, package: str) -> Any:  # noqa: ANN401 - cffi has no typ
     try:
         return ffi.dlopen(soname)
     except OSError as error:
-        if "cannot open shared object file" not in str(error):
+        # The same words, after another soname, tell of a library that this one needs.
+        if f"{soname}: cannot open shared object file" not in str(error):
             raise XenUnavailableError(f"{soname} cannot be loaded: {error}", hint=f"reinstall {package}") from error
         raise XenUnavailableError(f"{soname} is not installed", hint=f"install it (Debian: {package})") from error
 
@@ -151,8 +152,7 @@ class QuietLogger(Handle):
 def check(call: str, result: int, detail: Callable[[], str] | str = "", *, hint: str = "") -> int:
     """``result`` when it is no failure; errno is read at once, before anything else can change it.
 
-    libxenctrl answers -1 with errno, except where it answers -errno itself (xc_domain_memory_mapping up to 4.17 on an
-    unknown domain).
+    Xen's libraries answer -1 with errno.  Anything below is -errno itself: errno then is of some earlier call.
 
     Raises:
         XenError: the call failed.
@@ -160,7 +160,7 @@ def check(call: str, result: int, detail: Callable[[], str] | str = "", *, hint:
     number = ffi.errno
     if result >= 0:
         return result
-    _fail(call, number if result == -1 or number else -result, detail, hint)
+    _fail(call, number if result == -1 else -result, detail, hint)
 
 
 def _fail(call: str, number: int, detail: Callable[[], str] | str, hint: str) -> NoReturn:

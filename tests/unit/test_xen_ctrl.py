@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What xen/ctrl.py does by itself, on a libxenctrl of our own; what it does on the real one is in tests/contract."""
+
+import errno
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from xlplug.errors import XenError, XenUnavailableError
+from xlplug.hypervisor import DomainInfo, HeldRights
+from xlplug.memxen import MemXen
+from xlplug.rangeset import RangeSet
+from xlplug.xen.ctrl import XenCtrl
+from xlplug.xen.lib import ffi
+
+
+class Library:
+    """A libxenctrl: answers by name, with what Xen prints in a console ring of ``size`` bytes."""
+
+    def __init__(self, size: int = 1 << 20) -> None:
+        self.calls: list[tuple[str, tuple[Any, ...]]] = []
+        self.answers: dict[str, tuple[int, int]] = {}
+        self.dumps: list[str] = []
+        self.ring = b"(XEN) what was there before\n"
+        self.size = size
+
+    def __getattr__(self, name: str) -> Callable[..., int]:
+        def call(*arguments: Any) -> int:
+            self.calls.append((name, arguments[1:]))
+            result, number = self.answers.get(name, (0, ffi.errno))
+            ffi.errno = number
+            return result
+
+        return call
+
+    def xc_send_debug_keys(self, _xch: object, keys: bytes) -> int:
+        assert keys == b"q"
+        self.ring += self.dumps.pop(0).encode()
+        return 0
+
+    def xc_readconsolering(self, _xch: Any, buffer: Any, size: Any, clear: int, incremental: int, index: Any) -> int:
+        assert (clear, incremental) == (0, 1)
+        start = max(index[0], len(self.ring) - self.size)
+        chunk = self.ring[start : start + min(size[0], 1000)]
+        ffi.buffer(buffer)[: len(chunk)] = chunk
+        size[0], index[0] = len(chunk), start + len(chunk)
+        return 0
+
+
+def control(library: Library) -> XenCtrl:
+    ctrl = object.__new__(XenCtrl)
+    ctrl._lib = library
+    ctrl._xch = ffi.NULL
+    ctrl.version, ctrl.version_text = (4, 17), "4.17.7"
+    return ctrl
+
+
+def dump(ports: str = "{ 3b0-3bb }") -> str:
+    xen = MemXen()
+    xen.add_domain(DomainInfo(7), HeldRights(RangeSet.parse(ports), RangeSet()))
+    return xen.q_text()
+
+
+HELD = {7: HeldRights(RangeSet([(0x3B0, 0x3BC)]), RangeSet())}
+
+
+def test_held_is_of_the_new_dump() -> None:
+    library = Library()
+    library.ring += dump("{ 1-2 }").encode()
+    library.dumps = [dump()]
+    assert control(library).held()[7] == HELD[7]
+
+
+def test_a_torn_dump_is_asked_for_again() -> None:
+    library = Library()
+    library.dumps = [dump().replace("3b0-3bb", "3b0(d5) x\n-3bb"), dump()]
+    assert control(library).held()[7] == HELD[7]
+
+
+def test_a_dump_torn_again_and_again_is_an_error() -> None:
+    library = Library()
+    library.dumps = [dump().replace("3b0-3bb", "3b0(d5) x\n-3bb")] * 9
+    with pytest.raises(XenError, match="tore the dump") as caught:
+        control(library).held()
+    assert caught.value.errno == errno.EAGAIN
+
+
+@pytest.mark.parametrize("size", [1, 60, 100, 200])
+def test_a_ring_too_small_is_an_error_and_never_half_an_answer(size: int) -> None:
+    library = Library(size)
+    library.dumps = [dump()] * 9
+    with pytest.raises(XenError, match="conring_size=1M") as caught:
+        control(library).held()
+    assert caught.value.errno == errno.ENODATA
+
+
+def test_a_mapping_for_no_domain_is_esrch_whatever_errno_says() -> None:
+    library = Library()
+    library.answers["xc_domain_memory_mapping"] = (-errno.EINVAL, errno.EPERM)
+    with pytest.raises(XenError) as caught:
+        control(library).memory_mapping(7, 0xA0, 0xA0, 1, add=True)
+    assert caught.value.errno == errno.ESRCH
+
+
+@pytest.mark.parametrize("domid", [-1, 0x7FF0, 0x7FF4, 0x10007, 1 << 32])
+def test_numbers_of_no_domain_never_reach_the_library(domid: int) -> None:
+    library = Library()
+    ctrl = control(library)
+    calls: list[Callable[[], None]] = [
+        lambda: ctrl.iomem_permission(domid, 1, 1, allow=True),
+        lambda: ctrl.ioport_permission(domid, 1, 1, allow=True),
+        lambda: ctrl.memory_mapping(domid, 1, 1, 1, add=True),
+        lambda: ctrl.ioport_mapping(domid, 1, 1, 1, add=True),
+        lambda: ctrl.populate_physmap(domid, [1]),
+        lambda: ctrl.decrease_reservation(domid, [1]),
+        lambda: ctrl.set_max_mem(domid, 4),
+        lambda: ctrl.pause(domid),
+        lambda: ctrl.unpause(domid),
+    ]
+    for call in calls:
+        with pytest.raises(XenError) as caught:
+            call()
+        assert caught.value.errno == errno.ESRCH
+    assert ctrl.domain_info(domid) is None
+    assert library.calls == []
+
+
+def test_allow_reaches_c_as_0_or_1() -> None:
+    library = Library()
+    ctrl = control(library)
+    ctrl.iomem_permission(7, 0xA0, 0x20, allow=256)  # type: ignore[arg-type]  # C would truncate it: revoke
+    ctrl.ioport_permission(7, 0x3B0, 0xC, allow=False)
+    assert library.calls == [
+        ("xc_domain_iomem_permission", (7, 0xA0, 0x20, 1)),
+        ("xc_domain_ioport_permission", (7, 0x3B0, 0xC, 0)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (errno.ESRCH, ""),
+        (
+            errno.EACCES,
+            "libxenctrl.so.4.17 does not speak to the running Xen 4.17.7; install libxenmisc4.17 from the same",
+        ),
+        (errno.EPERM, "run xlplug in dom0"),
+    ],
+)
+def test_the_probe(number: int, says: str) -> None:
+    library = Library()
+    library.answers["xc_domain_ioport_permission"] = (-1, number)
+    ctrl = control(library)
+    if not says:
+        ctrl._probe()
+    else:
+        with pytest.raises(XenUnavailableError) as caught:
+            ctrl._probe()
+        assert says in str(caught.value)
+    (name, (domid, *_)) = library.calls[0]
+    assert (name, domid) == ("xc_domain_ioport_permission", 0x7FF0), "a domain that cannot be: it changes nothing"
