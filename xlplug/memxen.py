@@ -2,14 +2,15 @@
 """A hypervisor and a xenstore in memory, for ``--recorded`` and for tests.
 
 They behave as the real ones were seen to behave, errors and accidents included (docs/semantics.md); the contract tests
-run on both.  ``personality`` is a Xen version; behaviour changes at 4.15 (populating), at 4.20
-(what dom0 itself holds) and at 4.23 (mapping ports).
+run on both.  ``personality`` is a Xen version; behaviour changes at 4.16 (populating), at 4.20 (what dom0 itself holds), at
+4.22 (unmapping memory) and at 4.23 (mapping ports).  4.14, 4.17, 4.20 and 4.23-dev were measured, 4.16 and 4.22 read in
+Xen's source.
 """
 
 import errno
 from collections.abc import Sequence
 
-from xlplug.errors import XenError
+from xlplug.errors import StoreError, XenError
 from xlplug.hypervisor import DomainInfo, HeldRights, check_domid
 from xlplug.rangeset import RangeSet
 
@@ -35,7 +36,13 @@ def dom0_rights(version: tuple[int, int]) -> HeldRights:
 
 
 _ULONG = 1 << 64
-_GFN_LIMIT = 1 << 36  # p2m of 48 bits of guest address: populating beyond leaks a page (4.15 and later)
+_GFN_LIMIT = 1 << 36  # p2m of 48 bits of guest address: populating beyond leaks a page
+_MFN_LIMIT = 1 << 40  # 52 bits of host address, the most that x86 has; Xen takes the CPU's own number
+#: From here on Xen looks at whether a populated page could be placed.  Source: xen/common/memory.c, populate_physmap, where
+#: up to 4.15 the result of guest_physmap_add_page is ignored.
+_POPULATE_CHECKED = (4, 16)
+#: From here on unmapping needs the caller's permission only.  Source: xen/common/domctl.c, XEN_DOMCTL_memory_mapping.
+_UNMAP_BY_CALLER = (4, 22)
 _MAX_ORDER = 18  # CONFIG_PAGEALLOC_MAX_ORDER of the control domain: 2 * 9 is refused, as seen
 
 
@@ -126,23 +133,34 @@ class MemXen:
         detail = f"domid={domid} gfn={first_gfn:#x} mfn={first_mfn:#x}+{nr_mfns:#x} add={int(add)}"
         if nr_mfns == 0 or not domain.info.hvm:
             return
+        failed = self._memory_mapping(domain, first_gfn, first_mfn, nr_mfns, add=add)
+        if failed:
+            if add:  # libxenctrl then unmaps the whole range, whatever was there before, and ignores how that went
+                self._memory_mapping(domain, first_gfn, first_mfn, nr_mfns, add=False)
+            raise XenError(call, failed, detail)
+
+    def _memory_mapping(self, domain: _Domain, first_gfn: int, first_mfn: int, nr_mfns: int, *, add: bool) -> int:
+        """Xen's part of the call: 0 or an errno, at the first page that fails.  The pages before it are done."""
         mfns = (first_mfn, first_mfn + nr_mfns)
-        caller_and_target = self._domains[0].memory.covers(*mfns) and domain.memory.covers(*mfns)
-        if not caller_and_target:
-            raise XenError(call, errno.EPERM, detail)
+        if mfns[1] > _MFN_LIMIT or first_gfn + nr_mfns > _ULONG:
+            return errno.EINVAL
+        needs_target = add or self.version < _UNMAP_BY_CALLER
+        if not self._domains[0].memory.covers(*mfns) or (needs_target and not domain.memory.covers(*mfns)):
+            return errno.EPERM
         for i in range(nr_mfns):
             gfn, mfn = first_gfn + i, first_mfn + i
             there = domain.mmio.get(gfn)
             if not add:
                 if there is None:
-                    raise XenError(call, errno.EINVAL, detail)
+                    return errno.EINVAL
                 del domain.mmio[gfn]
             elif there is None:
                 domain.mmio[gfn] = mfn
                 domain.ram -= RangeSet([(gfn, gfn + 1)])  # stays charged; a hole once unmapped
             elif there != mfn:
                 domain.crashed = True
-                raise XenError(call, errno.EPERM, detail)
+                return errno.EPERM
+        return 0
 
     def ioport_mapping(self, domid: int, first_gport: int, first_port: int, nr_ports: int, *, add: bool) -> None:
         call = "xc_domain_ioport_mapping"
@@ -207,12 +225,12 @@ class MemXen:
             if domain.info.nr_pages + pages > domain.info.max_pages:
                 raise error
             domain.info = domain.info._replace(nr_pages=domain.info.nr_pages + pages)
-            if gfn >= _GFN_LIMIT and self.version >= (4, 15):
-                raise error  # the pages stay charged
-            if any(g in domain.mmio for g in range(gfn, gfn + pages)) and self.version >= (4, 15):
-                domain.crashed = True
-                raise error
-            domain.ram |= RangeSet([(gfn, gfn + pages)])
+            on_mmio = any(g in domain.mmio for g in range(gfn, gfn + pages))
+            domain.crashed |= on_mmio
+            if not on_mmio and gfn < _GFN_LIMIT:
+                domain.ram |= RangeSet([(gfn, gfn + pages)])
+            elif self.version >= _POPULATE_CHECKED:
+                raise error  # the pages stay charged, here and where nobody looks
 
     def decrease_reservation(self, domid: int, gfns: Sequence[int], order: int = 0) -> None:
         call = "xc_domain_decrease_reservation_exact"
@@ -264,16 +282,25 @@ class MemXen:
         return "\n".join(lines) + "\n"
 
 
+#: Source: tools/xenstore/xenstored_core.c, is_valid_nodename.
+_PATH_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-/_@")
+_PAYLOAD_MAX = 4096  # bytes of path, NUL and value.  Source: xen/include/public/io/xs_wire.h, XENSTORE_PAYLOAD_MAX
+
+
 class MemStore:
-    """An in-memory `xlplug.hypervisor.Store`."""
+    """An in-memory `xlplug.hypervisor.Store`; absolute paths only."""
 
     def __init__(self) -> None:
         self.nodes: dict[str, str] = {}
 
     def read(self, path: str) -> str | None:
+        _check_path("read", path)
         return self.nodes.get(path)
 
     def write(self, path: str, value: str) -> None:
+        _check_path("write", path)
+        if len(path) + 1 + len(value.encode("utf-8", "surrogateescape")) > _PAYLOAD_MAX:
+            raise StoreError(f"xenstore: cannot write {path}: E2BIG")
         self.nodes[path] = value
         parent = path.rpartition("/")[0]
         while parent and parent not in self.nodes:  # xenstored makes the parents too, empty
@@ -281,9 +308,16 @@ class MemStore:
             parent = parent.rpartition("/")[0]
 
     def list(self, path: str) -> list[str]:
+        _check_path("list", path)
         start = f"{path}/"
         return sorted({node[len(start) :].split("/", 1)[0] for node in self.nodes if node.startswith(start)})
 
     def remove(self, path: str) -> None:
+        _check_path("remove", path)
         for node in [n for n in self.nodes if n == path or n.startswith(f"{path}/")]:
             del self.nodes[node]
+
+
+def _check_path(verb: str, path: str) -> None:
+    if not path.startswith("/") or path.endswith("/") or "//" in path or not _PATH_CHARS.issuperset(path):
+        raise StoreError(f"xenstore: cannot {verb} {path}: EINVAL")

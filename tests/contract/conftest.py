@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from xlplug.hypervisor import DomainInfo, Hypervisor
-from xlplug.memxen import MemXen
+from tests.contract.versions import PERSONALITIES, Behaviour, behaviour
+from xlplug.hypervisor import DomainInfo, Hypervisor, Store
+from xlplug.memxen import MemStore, MemXen
 
 IN_LAB = bool(os.environ.get("XLPLUG_IN_LAB"))
 PAGES = 64 << 8  # of a guest with memory=64
@@ -21,8 +22,12 @@ class RealWorld:
 
     def __init__(self) -> None:
         from xlplug.xen.ctrl import XenCtrl
+        from xlplug.xen.store import XenStore
 
-        self.xen: Hypervisor = XenCtrl()
+        ctrl = XenCtrl()
+        self.xen: Hypervisor = ctrl
+        self.store: Store = XenStore()
+        self.does: Behaviour = behaviour(ctrl.version)
         self.count = 0
 
     def domain(self) -> int:
@@ -48,6 +53,8 @@ class MemoryWorld:
     def __init__(self, personality: tuple[int, int] = (4, 17)) -> None:
         self.memory = MemXen(personality)
         self.xen: Hypervisor = self.memory
+        self.store: Store = MemStore()
+        self.does: Behaviour = behaviour(personality)
         self.count = 0
 
     def domain(self) -> int:
@@ -65,7 +72,7 @@ class MemoryWorld:
 World = RealWorld | MemoryWorld
 
 
-@pytest.fixture(scope="module", params=["real"] if IN_LAB else [(4, 17), (4, 20), (4, 22)], ids=str)
+@pytest.fixture(scope="module", params=["real"] if IN_LAB else PERSONALITIES, ids=str)
 def world(request: pytest.FixtureRequest) -> World:
     return RealWorld() if IN_LAB else MemoryWorld(request.param)
 
@@ -99,4 +106,5 @@ def fresh(world: World) -> Iterator[Callable[[], int]]:
 
     yield make
     for one in made:
-        world.destroy(one)
+        if world.xen.domain_info(one) is not None:  # a test may have destroyed it itself
+            world.destroy(one)
