@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-only */
 typedef struct xc_interface_core xc_interface;
 typedef unsigned long xen_pfn_t;
 typedef struct xen_domctl_getdomaininfo xc_domaininfo_t;

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-only */
 /* cffi-only: the headers define these */
 typedef uint16_t domid_t;
 typedef uint16_t ioservid_t;

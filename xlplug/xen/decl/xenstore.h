@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: LGPL-2.1-only */
 typedef uint32_t xs_transaction_t;
 struct xs_handle;
 /* cffi-only: the header defines these */
