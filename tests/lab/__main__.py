@@ -6,6 +6,7 @@ Exit status: the job's own; 70 when the machine was lost; 69 when the lab cannot
 
 import argparse
 import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -29,7 +30,12 @@ def main() -> int:
         return EX_UNAVAILABLE
     if options.what == "check":
         return 0
-    built = tree.get(options.release)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that scratch folders go
+    try:
+        built = tree.get(options.release)
+    except tree.BuildError as failed:
+        print(f"lab: no {options.release} tree: {failed}", file=sys.stderr)
+        return EX_UNAVAILABLE
     devices = tuple(options.device)
     if options.what == "build":
         return 0

@@ -44,10 +44,15 @@ _PACKAGES = (
     "python3", "python3-cffi", "python3-pyudev", "python3-click", "python3-pytest", "udev", "kmod", "pciutils", "strace",
     "procps", "iproute2", "hostname",
 )  # fmt: skip
+_BUSYBOX = Path("/bin/busybox")
 _MODULES = (
     "virtio_pci", "9p", "9pnet_virtio", "overlay", "xen-privcmd", "xenfs", "xen-evtchn", "xen-gntdev", "xen-gntalloc",
     "xen-pciback",
 )  # fmt: skip
+
+
+class BuildError(Exception):
+    """The tree could not be built: no network, no space, a package that is gone."""
 
 
 class Tree(NamedTuple):
@@ -87,12 +92,21 @@ def missing_tools() -> str:
     """What keeps the lab from running here, in one sentence; empty when nothing does."""
     if os.geteuid() != 0:
         return "building the dom0 tree needs root"
-    absent = [t for t in ("mmdebstrap", "qemu-system-x86_64", "busybox", "cpio") if shutil.which(t) is None]
-    return f"not installed: {', '.join(absent)}" if absent else ""
+    needed = ("mmdebstrap", "qemu-system-x86_64", "busybox", "cpio", "setpriv")
+    absent = [tool for tool in needed if shutil.which(tool) is None]
+    if absent:
+        return f"not installed: {', '.join(absent)}"
+    if b"/ld-linux" in _BUSYBOX.read_bytes():
+        return f"{_BUSYBOX} needs libraries, which an initramfs has not; install busybox-static"
+    return ""
 
 
 def get(suite: str) -> Tree:
-    """The tree of a release, from the cache or built now (about a minute)."""
+    """The tree of a release, from the cache or built now (about a minute).
+
+    Raises:
+        BuildError: with the end of what the failing command said.
+    """
     release = RELEASES[suite]
     home = cache_root() / f"{suite}-{_recipe()}"
     home.parent.mkdir(parents=True, exist_ok=True)
@@ -109,17 +123,34 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _run(*argv: str | Path, **kwargs: object) -> None:
-    done = subprocess.run([str(a) for a in argv], capture_output=True, text=True, **kwargs)  # type: ignore[call-overload]
-    if done.returncode:
-        raise RuntimeError(f"{argv[0]} failed ({done.returncode}): {(done.stderr or done.stdout)[-1500:]}")
+def _run(*argv: str | Path) -> None:
+    """Run a build's command; when we are stopped, or even killed, it is asked to stop too.
+
+    Asked, because mmdebstrap must unmount /proc, /sys and /dev in the tree: subprocess.run would kill it at once, and a
+    pipe that nobody reads any more would end its cleaning up.
+    """
+    asked = ["setpriv", "--pdeathsig", "TERM", *(str(a) for a in argv)]
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(asked, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT)
+        try:
+            process.wait()
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+        said.seek(0)
+        if process.returncode:
+            raise BuildError(f"{argv[0]} failed ({process.returncode}): {said.read()[-1500:].strip()}")
 
 
 def _build(release: Release, home: Path) -> None:
     print(f"lab: building the {release.suite} dom0 tree in {home}", flush=True)
-    for stale in home.parent.glob(f"{release.suite}-*.part"):
-        shutil.rmtree(stale, ignore_errors=True)
-    part = Path(tempfile.mkdtemp(prefix=f"{release.suite}-", suffix=".part", dir=home.parent))
+    # Of this recipe only: its lock is ours, while another checkout may be building another recipe right now.
+    mounted = Path("/proc/self/mounts").read_text()
+    for stale in home.parent.glob(f"{home.name}-*.part"):
+        if f" {stale}/" not in mounted:  # a build that was killed a moment ago may not have unmounted /proc yet
+            shutil.rmtree(stale, ignore_errors=True)
+    part = Path(tempfile.mkdtemp(prefix=f"{home.name}-", suffix=".part", dir=home.parent))
     part.chmod(0o755)
     root = part / "root"
     packages = [*_PACKAGES, f"xen-utils-{release.xen}", f"xen-hypervisor-{release.xen}-amd64", release.device_model]
@@ -177,14 +208,14 @@ def _initrd(root: Path, version: str, part: Path) -> None:
     stage = part / "initrd"
     for name in ("bin", "modules", "proc", "sys", "dev", "mnt"):
         (stage / name).mkdir(parents=True)
-    shutil.copy("/bin/busybox", stage / "bin" / "busybox")
+    shutil.copy(_BUSYBOX, stage / "bin" / "busybox")
     order: list[str] = []
     for module in _MODULES:
         shown = subprocess.run(
             ["chroot", str(root), "modprobe", "-S", version, "--show-depends", module], capture_output=True, text=True
         )
         if shown.returncode:
-            raise RuntimeError(f"modprobe --show-depends {module}: {shown.stderr.strip()}")
+            raise BuildError(f"modprobe --show-depends {module}: {shown.stderr.strip()}")
         for line in shown.stdout.splitlines():
             kind, _, path = line.partition(" ")
             file = root / path.split()[0].lstrip("/") if kind == "insmod" else None
@@ -203,5 +234,5 @@ def _initrd(root: Path, version: str, part: Path) -> None:
             ["sh", "-c", "find . | cpio -o -H newc --quiet | gzip -1"], cwd=stage, stdout=out, check=False
         )
     if archive.returncode:
-        raise RuntimeError("cpio failed")
+        raise BuildError("cpio failed")
     shutil.rmtree(stage)
