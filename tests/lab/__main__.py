@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """``python3 -m tests.lab check|build|shell|exec|run``: the lab from the command line.
 
-Exit status: the job's own; 70 when the machine was lost; 69 when the lab cannot run here.
+Exit status: the job's own (124: it took too long); 70 when the machine was lost; 69 when the lab cannot run here.
 """
 
 import argparse
@@ -39,14 +39,10 @@ def main() -> int:
     devices = tuple(options.device)
     if options.what == "build":
         return 0
-    if options.what == "shell":
-        return vm.shell(built, out=options.out, devices=devices)
-    if options.what == "exec":
-        script = shlex.join(options.args)
-    else:
-        paths = options.args or ["tests/lab/dom0", "tests/contract"]
-        script = "exec python3 -m pytest -p no:cacheprovider --color=no --durations=8 " + shlex.join(paths)
+    script = shlex.join(options.args if options.what == "exec" else _pytest(options.args))
     try:
+        if options.what == "shell":
+            return vm.shell(built, out=options.out, devices=devices)
         result = vm.run(
             built,
             script,
@@ -59,8 +55,19 @@ def main() -> int:
     except vm.LostVmError as lost:
         print(f"lab: {lost}", file=sys.stderr)
         return EX_SOFTWARE
+    except FileExistsError as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return EX_UNAVAILABLE
     print(f"lab: Xen {built.release.xen} ({options.release}): exit {result.status}, {result.seconds:.0f} s")
     return result.status
+
+
+def _pytest(args: list[str]) -> list[str]:
+    """pytest's command line; all of the lab's tests unless ``args`` name some."""
+    named = any((vm.REPO / arg.split("::")[0]).exists() for arg in args)
+    paths = [] if named else ["tests/lab/dom0", "tests/contract"]
+    options = ["-p", "no:cacheprovider", "--color=no", "--durations=8", "--junitxml=/out/junit.xml"]
+    return ["python3", "-m", "pytest", *options, *args, *paths]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: LGPL-2.1-only
-# Second half of the boot, inside the tree: starts what xl needs, runs the job, leaves the verdict in /out.
+# Second half of the boot, in dom0's tree: starts what xl needs, runs the job, leaves the verdict in /out.
 # Each step has a timeout and its name goes to /out/step, so that a lost machine says where it was lost.
 set -u
 xen=$(cat /job/xen-version)
@@ -45,7 +45,7 @@ if [ -e /job/interactive ]; then
 fi
 echo job >/out/step
 cd /xlplug || exit 1
-sh /job/job.sh >/out/output 2>&1
+timeout -k 10 "$(cat /job/timeout)" sh /job/job.sh >/out/output 2>&1
 echo "$?" >/out/verdict.tmp
 xl dmesg >/out/xl-dmesg 2>&1
 cp -r /var/log/xen /out/log-xen 2>/dev/null

@@ -1,7 +1,7 @@
 #!/bin/busybox sh
 # shellcheck shell=dash
 # SPDX-License-Identifier: LGPL-2.1-only
-# First process of the lab's dom0: mounts the tree and the shares, then hands over to /dom0.sh in the tree.
+# First process of the lab's dom0: mounts the tree and the shares, then hands over to the job's dom0.sh.
 bb=/bin/busybox
 $bb mkdir -p /proc /sys /dev /lower /rw /mnt
 $bb mount -t proc proc /proc
@@ -19,4 +19,4 @@ $bb mount -t 9p -o "$opts,ro,cache=loose" job /mnt/job
 $bb mount -t 9p -o "$opts,ro,cache=loose" tree /mnt/xlplug
 $bb mount -t 9p -o "$opts" out /mnt/out
 for fs in proc sys dev; do $bb mount --move "/$fs" "/mnt/$fs"; done
-exec $bb switch_root /mnt /bin/sh /dom0.sh
+exec $bb switch_root /mnt /bin/sh /job/dom0.sh

@@ -84,7 +84,7 @@ def other_libraries(release: Release) -> dict[str, Path]:
 
 def _recipe() -> str:
     """What the trees' folders are named after."""
-    data = b"".join((HERE / name).read_bytes() for name in ("tree.py", "init.sh", "dom0.sh"))
+    data = b"".join((HERE / name).read_bytes() for name in ("tree.py", "init.sh"))
     return hashlib.sha256(data).hexdigest()[:12]
 
 
@@ -190,7 +190,6 @@ def _build(release: Release, home: Path) -> None:
         shutil.copy(library, part / "lib")
     for name in ("job", "out", "xlplug"):
         (root / name).mkdir(exist_ok=True)
-    shutil.copy(HERE / "dom0.sh", root / "dom0.sh")
     shutil.rmtree(kernel)
     part.rename(home)
 

@@ -16,7 +16,10 @@ from typing import NamedTuple
 
 from tests.lab.tree import Tree
 
-REPO = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+REPO = HERE.parents[1]
+#: Left over of a run's time for booting, the logs and powering off, once the job itself has been stopped.
+MARGIN = 60
 
 
 class LostVmError(Exception):
@@ -32,8 +35,12 @@ class Result(NamedTuple):
 
 
 def command(tree: Tree, job: Path, out: Path, *, memory: int, devices: tuple[str, ...], interactive: bool) -> list[str]:
-    """QEMU's command line.  An emulated Intel IOMMU and nested SVM make HVM guests with PCI passthrough possible."""
+    """QEMU's command line.  An emulated Intel IOMMU and nested SVM make HVM guests with PCI passthrough possible.
+
+    setpriv: the machine dies with us, however we die, and is never left running.
+    """
     args = [
+        "setpriv", "--pdeathsig", "KILL",
         "qemu-system-x86_64", "-accel", "tcg", "-smp", "1", "-M", "q35", "-device", "intel-iommu,intremap=off",
         "-cpu", "qemu64,+svm,+npt,+rdrand", "-m", str(memory), "-display", "none", "-monitor", "none", "-no-reboot",
         "-nodefaults", "-vga", "std", "-serial", "mon:stdio" if interactive else "stdio",
@@ -45,7 +52,8 @@ def command(tree: Tree, job: Path, out: Path, *, memory: int, devices: tuple[str
     for tag, path, readonly in shares:
         extra = ",readonly=on" if readonly else ""
         extra += ",multidevs=remap" if tag in ("root", "tree") else ""
-        args += ["-virtfs", f"local,path={path},mount_tag={tag},security_model=none{extra}"]
+        escaped = str(path).replace(",", ",,")
+        args += ["-virtfs", f"local,path={escaped},mount_tag={tag},security_model=none{extra}"]
     for device in devices:
         args += ["-device", device]
     return args
@@ -58,17 +66,18 @@ def run(
 ) -> Result:  # fmt: skip
     """Boot, run ``script`` with sh in dom0 (working directory: the repository), power off.
 
+    A job that takes longer than ``timeout`` less ``MARGIN`` is stopped, and its status is then 124.
     ``libraries`` are other releases' libxenctrl by Xen version: folders that appear as /job/lib-VERSION.
 
     Raises:
         LostVmError: no verdict; the text says at which step, with the end of the serial log.
+        FileExistsError: ``out`` holds something else than a former run's results.
     """
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+    _empty(out)
     with tempfile.TemporaryDirectory() as scratch:
-        job = Path(scratch)
-        (job / "xen-version").write_text(tree.release.xen)
+        job = _job(Path(scratch), tree)
         (job / "job.sh").write_text(script)
+        (job / "timeout").write_text(str(max(timeout - MARGIN, 1)))
         for version, folder in (libraries or {}).items():
             shutil.copytree(folder, job / f"lib-{version}")
         began = time.monotonic()
@@ -95,6 +104,22 @@ def run(
     return Result(int(text), out, seconds)
 
 
+def _job(folder: Path, tree: Tree) -> Path:
+    """What every job has.  dom0.sh comes from here, not from the tree: a change to it needs no new tree."""
+    (folder / "xen-version").write_text(tree.release.xen)
+    shutil.copy(HERE / "dom0.sh", folder)
+    return folder
+
+
+def _empty(out: Path) -> None:
+    """Make ``out`` an empty folder, unless it has never been a results folder: its contents would be lost."""
+    names = {p.name for p in out.iterdir()} if out.exists() else set()
+    if names and not names & {"serial.log", "step"}:
+        raise FileExistsError(f"{out} is not a results folder of the lab and not empty; name another one")
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+
+
 def _wait(machine: "subprocess.Popen[bytes]", out: Path, deadline: float, *, follow: bool) -> None:
     """Until the machine is off, the deadline, or a few seconds after the verdict; ``follow`` copies output as it grows."""
     shown = 0
@@ -107,8 +132,8 @@ def _wait(machine: "subprocess.Popen[bytes]", out: Path, deadline: float, *, fol
                 file.seek(shown)
                 data = file.read()
             shown += len(data)
-            sys.stdout.write(data.decode(errors="replace"))
-            sys.stdout.flush()
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
         if ended:
             return
         if (out / "verdict").exists():
@@ -120,11 +145,9 @@ def _wait(machine: "subprocess.Popen[bytes]", out: Path, deadline: float, *, fol
 
 def shell(tree: Tree, *, out: Path, memory: int = 3072, devices: tuple[str, ...] = ()) -> int:
     """An interactive shell in dom0 on this terminal."""
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+    _empty(out)
     with tempfile.TemporaryDirectory() as scratch:
-        job = Path(scratch)
-        (job / "xen-version").write_text(tree.release.xen)
+        job = _job(Path(scratch), tree)
         (job / "interactive").write_text("")
         return subprocess.call(
             command(tree, job, out, memory=memory, devices=devices, interactive=True), env=dict(os.environ)
