@@ -2,8 +2,8 @@
 """A hypervisor and a xenstore in memory, for ``--recorded`` and for tests.
 
 They behave as the real ones were seen to behave, errors and accidents included (docs/semantics.md); the contract tests
-run on both.  ``personality`` is a Xen version; behaviour changes at 4.16 (populating), at 4.20 (what dom0 itself holds), at
-4.22 (unmapping memory) and at 4.23 (mapping ports).  4.14, 4.17, 4.20 and 4.23-dev were measured, 4.16 and 4.22 read in
+run on both.  ``personality`` is a Xen version; behaviour changes at 4.16 (populating), at 4.20 (what dom0 itself
+holds), at 4.22 (unmapping memory) and at 4.23 (mapping ports).  4.14, 4.17, 4.20 and 4.23-dev were measured, 4.16 and 4.22 read in
 Xen's source.
 """
 
@@ -38,8 +38,8 @@ def dom0_rights(version: tuple[int, int]) -> HeldRights:
 _ULONG = 1 << 64
 _GFN_LIMIT = 1 << 36  # p2m of 48 bits of guest address: populating beyond leaks a page
 _MFN_LIMIT = 1 << 40  # 52 bits of host address, the most that x86 has; Xen takes the CPU's own number
-#: From here on Xen looks at whether a populated page could be placed.  Source: xen/common/memory.c, populate_physmap, where
-#: up to 4.15 the result of guest_physmap_add_page is ignored.
+#: From here on Xen looks at whether a populated page could be placed.  Source: xen/common/memory.c, populate_physmap,
+#: where up to 4.15 the result of guest_physmap_add_page is ignored.
 _POPULATE_CHECKED = (4, 16)
 #: From here on unmapping needs the caller's permission only.  Source: xen/common/domctl.c, XEN_DOMCTL_memory_mapping.
 _UNMAP_BY_CALLER = (4, 22)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """Reading Xen's ``q`` debug key: the only way to learn which I/O rights domains hold.
 
-Pure, and strict, because what a dump says is held decides what a revoke leaves in place.  Xen takes the console lock for
-each piece of a line, and while it dumps, it prints everything (console_start_log_everything), so that other CPUs' lines
-and whatever guests write to the Bochs debug port 0xe9 come in between, or tear a line in two.  Xen begins its own lines
+Pure, and strict, because what a dump says is held decides what a revoke leaves in place.  Xen takes the console lock
+for each piece of a line, and while it dumps, it prints everything (console_start_log_everything), so that other CPUs'
+lines and whatever guests write to the Bochs debug port 0xe9 come in between, or tear a line in two.  Xen begins its own lines
 with "(XEN)" and a guest's with "(d5)": only the former count, and a dump that is torn is refused, never read in part.
 Source: xen/common/keyhandler.c, dump_domains; xen/common/rangeset.c, rangeset_printk; xen/drivers/char/console.c,
 vprintk_common and guest_printk.
@@ -57,7 +57,7 @@ def parse_q(text: str) -> dict[int, HeldRights]:
 
 
 def _xens_own(line: str) -> str:
-    """The line without Xen's prefix and timestamp; "" for a guest's.  One with neither prefix can name no set as Xen does."""
+    """The line without Xen's prefix and timestamp; "" for a guest's.  One with neither prefix can name no set."""
     if line.startswith("(d"):
         return ""
     if not line.startswith(_PREFIX):
