@@ -4,7 +4,7 @@
 Data:      errors addr rangeset bdf grant host xlcfg pcispec domcfg firmware
 Planning:  vga pci_assign plan
 Execution: apply journal memxen
-Bindings:  recording sysfs xen/
+Bindings:  recording sysfs udev xen/
 Edge:      argv cli __main__
 """
 

@@ -229,7 +229,7 @@ def grant(options: GrantOptions) -> int:
                 raise Refused((f"{text}; give that domain's config",))
         made = build(
             config,
-            live.snapshot(xen, store),
+            live.snapshot(xen, store, config),
             domid,
             live.stubdom_of(domid, store),
             map_legacy=options.map_legacy,

@@ -36,8 +36,11 @@ def locked() -> Iterator[None]:
         os.close(fd)
 
 
-def snapshot(xen: "XenCtrl | None", store: Store | None) -> HostSnapshot:
-    """This host, as far as it can be read; ``notes`` say what could not."""
+def snapshot(xen: "XenCtrl | None", store: Store | None, config: DomainConfig | None = None) -> HostSnapshot:
+    """This host, as far as it can be read; ``notes`` say what could not.
+
+    With a ``config`` only the functions that it assigns are read, which is quick and all that its plan looks at.
+    """
     from xlplug import hostmem, sysfs
 
     notes: list[str] = []
@@ -51,7 +54,13 @@ def snapshot(xen: "XenCtrl | None", store: Store | None) -> HostSnapshot:
             memory = xen.machine_memory_map()
         except XlplugError as error:
             notes.append(f"the machine's memory map was not read: {error}")
-    devices = sysfs.devices(sysfs.owners(store) if store is not None else None)
+    owned = sysfs.owners(store) if store is not None else None
+    if config is not None:
+        devices = sysfs.functions(tuple((e.bdf, e.all_functions) for e in config.pci if e.bdf is not None), owned)
+    else:
+        from xlplug import udev
+
+        devices = udev.devices(owned)
     opregion, vbios, firmware_notes = hostmem.read_firmware(devices, memory)
     return HostSnapshot(
         name=os.uname().nodename,
@@ -60,7 +69,7 @@ def snapshot(xen: "XenCtrl | None", store: Store | None) -> HostSnapshot:
         opregion=opregion,
         vbios=vbios,
         xen=info,
-        libraries=_libraries(),
+        libraries=_libraries() if config is None else (),
         notes=(*notes, *firmware_notes),
         provenance="recorded by xlplug on the host itself",
     )

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The host's PCI functions through pyudev, whose only importer this is, and who owns them according to xenstore.
+"""PCI functions read from their folders in sysfs, and who owns them according to xenstore.
 
-libudev hands out attributes as C strings, so binary ones (``config``) are read as files below ``sys_path``.
+Files only, so that one function costs a millisecond; finding them all is udev.py's.
 """
 
 import os
-
-import pyudev
 
 from xlplug.addr import Domid
 from xlplug.bdf import Bdf
@@ -14,40 +12,62 @@ from xlplug.errors import ConfigError
 from xlplug.host import PciDevice, Resource
 from xlplug.hypervisor import Store
 
-__all__ = ["devices", "owners"]
+__all__ = ["SYS_PCI", "function", "functions", "owners"]
 
+SYS_PCI = "/sys/bus/pci/devices"
 _CONFIG_BYTES = 256  # conventional config space; extended space holds serial numbers, and nothing we need
 _BACKEND = "/local/domain/0/backend/pci"  # pciback's nodes: <domid>/0/{num_devs,dev-N}; libxl_pci.c
 
 
-def devices(owned: dict[Bdf, Domid] | None = None) -> tuple[PciDevice, ...]:
-    """Every PCI function, by address.  A function that vanishes while it is read is left out."""
-    found = []
-    for entry in pyudev.Context().list_devices(subsystem="pci"):
-        try:
-            found.append(_device(entry, owned or {}))
-        except (OSError, KeyError, ValueError, ConfigError):
-            if os.path.exists(entry.sys_path):
-                raise
-    return tuple(sorted(found, key=lambda device: device.bdf))
+def functions(
+    wanted: tuple[tuple[Bdf, bool], ...], owned: dict[Bdf, Domid] | None = None, sys_pci: str = SYS_PCI
+) -> tuple[PciDevice, ...]:
+    """The functions named: an address, and whether all functions of its slot are meant.  Absent ones are left out."""
+    names: set[str] = set()
+    for bdf, whole_slot in wanted:
+        if whole_slot:
+            slot = str(bdf).rpartition(".")[0]
+            names |= {name for name in os.listdir(sys_pci) if name.rpartition(".")[0] == slot}
+        else:
+            names.add(str(bdf))
+    found = [function(f"{sys_pci}/{name}", owned or {}) for name in names]
+    return tuple(sorted((device for device in found if device is not None), key=lambda device: device.bdf))
 
 
-def _device(entry: "pyudev.Device", owned: dict[Bdf, Domid]) -> PciDevice:
-    bdf = Bdf.parse(entry.sys_name)
-    boot_vga = entry.attributes.get("boot_vga")
-    return PciDevice(
-        bdf=bdf,
-        vendor=int(entry.attributes.asstring("vendor"), 16),
-        device=int(entry.attributes.asstring("device"), 16),
-        class_code=int(entry.attributes.asstring("class"), 16),
-        resources=_resources(entry.attributes.asstring("resource")),
-        config=_config(entry.sys_path),
-        boot_vga=None if boot_vga is None else boot_vga.strip() == b"1",
-        physfn=_link_bdf(entry.sys_path, "physfn"),
-        driver=entry.driver,
-        iommu_group=_group(entry.sys_path),
-        owner=owned.get(bdf),
-    )
+def function(path: str, owned: dict[Bdf, Domid]) -> PciDevice | None:
+    """One function from its folder; None when there is none, or when it vanishes while it is read."""
+    try:
+        bdf = Bdf.parse(os.path.basename(path))
+        boot_vga = _read(path, "boot_vga")
+        return PciDevice(
+            bdf=bdf,
+            vendor=_number(path, "vendor"),
+            device=_number(path, "device"),
+            class_code=_number(path, "class"),
+            resources=_resources(_read(path, "resource") or ""),
+            config=_config(path),
+            boot_vga=None if boot_vga is None else boot_vga.strip() == "1",
+            physfn=_link_bdf(path, "physfn"),
+            driver=_link(path, "driver"),
+            iommu_group=_group(path),
+            owner=owned.get(bdf),
+        )
+    except (OSError, ValueError, ConfigError):
+        if os.path.exists(path):
+            raise
+        return None
+
+
+def _read(path: str, name: str) -> str | None:
+    try:
+        with open(f"{path}/{name}", encoding="ascii") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
+def _number(path: str, name: str) -> int:
+    return int(_read(path, name) or "", 16)
 
 
 def _resources(text: str) -> tuple[Resource, ...]:

@@ -57,8 +57,8 @@ def test_pyudev_sees_what_was_recorded(host: Host, name: str, tmp_path: Path) ->
     description = tmp_path / "host.umockdev"
     description.write_text("".join(describe(d) for d in recorded.devices))
     code = (
-        "from xlplug import sysfs, recording, host\n"
-        "print(recording.dump_host(host.HostSnapshot('seen', sysfs.devices())))"
+        "from xlplug import udev, recording, host\n"
+        "print(recording.dump_host(host.HostSnapshot('seen', udev.devices())))"
     )
     done = subprocess.run(
         ["umockdev-run", "-d", str(description), "--", sys.executable, "-c", code],

@@ -11,11 +11,11 @@ ORDER = """
     errors addr rangeset bdf grant host xlcfg pcispec domcfg hypervisor firmware
     vga igd pci_assign plan
     apply journal session render memxen
-    recording sysfs hostmem xen xen._ffi xen.protocols xen.lib xen.qdump xen.ctrl xen.store xen.devicemodel xen._build live
+    recording sysfs udev hostmem xen xen._ffi xen.protocols xen.lib xen.qdump xen.ctrl xen.store xen.devicemodel xen._build live
     commands argv _help cli __main__
 """.split()
 OWNERS = {
-    "pyudev": {"sysfs"},
+    "pyudev": {"udev"},
     "cffi": {"xen._build"},
     "_cffi_backend": {"xen._ffi"},
     "click": {"cli"},
