@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """Where ``xlplug`` starts: the hot command lines at once, everything else through click."""
 
+import os
 import sys
 
 __all__ = ["main"]
@@ -15,9 +16,11 @@ def main() -> None:
         options = argv.grant_options(arguments[1:])
         if options is not None:
             sys.exit(commands.run(commands.grant, options))
-    elif arguments in (["--help"], ["-h"]):
-        import os
+    elif arguments[:1] in (["create"], ["restore"]) and not _asks_us_for_help(arguments):
+        from xlplug import commands, create
 
+        sys.exit(commands.run(create.create if arguments[0] == "create" else create.restore, arguments[1:]))
+    elif arguments in (["--help"], ["-h"]):
         from xlplug._help import TEXT
 
         # click wraps at the terminal's width when that is below 80 columns; then it has to do it.
@@ -27,6 +30,11 @@ def main() -> None:
     from xlplug import cli
 
     cli.main(prog_name="xlplug")
+
+
+def _asks_us_for_help(words: list[str]) -> bool:
+    """Behind the front end it is xl's help that is asked for."""
+    return ("-h" in words or "--help" in words) and "XLPLUG_XL" not in os.environ
 
 
 if __name__ == "__main__":

@@ -9,19 +9,24 @@ Usage: xlplug [OPTIONS] COMMAND [ARGS]...
   They go to HVM guests and their stubdomains, so that a device model needs no
   rights of its own.
 
-  \\b Exit status: 0 done, or nothing to do              1 refused, nothing was
-  touched              2 wrong use              3 failed, everything is undone
-  4 failed, not everything could be undone
+  Exit status: 0 done, or nothing to do
+               1 refused, nothing was touched
+               2 wrong use
+               3 failed, everything is undone
+               4 failed, not everything could be undone
 
 Options:
   --version   Show the version and exit.
   -h, --help  Show this message and exit.
 
 Commands:
-  config  Parse xl configs as xl does; one JSON object a line.
-  grant   Grant a domain, and its stubdomain, what its display needs.
-  plan    Print what would be granted for a config, and why.
-  record  Save a host or a domain as JSON, to plan with elsewhere.
-  revoke  Take back all that was granted to a domain and its stubdomain.
-  show    Compare what was granted with what Xen reports.
+  config   Parse xl configs as xl does; one JSON object a line.
+  create   Do what xl create does, with the grants arranged.
+  grant    Grant a domain, and its stubdomain, what its display needs.
+  hook     Install, inspect or remove the hook into xl create.
+  plan     Print what would be granted for a config, and why.
+  record   Save a host or a domain as JSON, to plan with elsewhere.
+  restore  Do what xl restore does, with the grants arranged.
+  revoke   Take back all that was granted to a domain and its stubdomain.
+  show     Compare what was granted with what Xen reports.
 """

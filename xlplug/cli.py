@@ -5,17 +5,18 @@ import sys
 
 import click
 
-from xlplug import __version__, commands
+from xlplug import __version__, commands, create, install
 
 __all__ = ["main"]
 
+_AS_XL = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
 
 
 @click.group(context_settings=_SETTINGS)
 @click.version_option(__version__, prog_name="xlplug", message="%(prog)s %(version)s")
 def main() -> None:
-    r"""Grant legacy VGA, OpRegion and VBIOS rights to Xen guests.
+    """Grant legacy VGA, OpRegion and VBIOS rights to Xen guests.
 
     They go to HVM guests and their stubdomains, so that a device model needs
     no rights of its own.
@@ -26,7 +27,7 @@ def main() -> None:
                  2 wrong use
                  3 failed, everything is undone
                  4 failed, not everything could be undone
-    """
+    """  # noqa: D301 - click wants the character, not the two
 
 
 def _exit(command: object, *args: object) -> None:
@@ -113,3 +114,57 @@ def record_host(output: str) -> None:
 def record_domain(domid: str, output: str) -> None:
     """Save a living domain, its host and its configuration."""
     _exit(commands.record_domain, domid, output)
+
+
+@main.command("create", context_settings=_AS_XL)
+@click.argument("words", metavar="CONFIG [KEY=VALUE]... [xl's options]", nargs=-1, type=click.UNPROCESSED)
+def create_(words: tuple[str, ...]) -> None:
+    """Do what xl create does, with the grants arranged.
+
+    Everything that can be refused is refused before anything is created. A
+    domain that needs no legacy range goes to xl unchanged.
+    """
+    _exit(create.create, words)
+
+
+@main.command("restore", context_settings=_AS_XL)
+@click.argument("words", metavar="[CONFIG] FILE [xl's options]", nargs=-1, type=click.UNPROCESSED)
+def restore(words: tuple[str, ...]) -> None:
+    """Do what xl restore does, with the grants arranged."""
+    _exit(create.restore, words)
+
+
+@main.group()
+def hook() -> None:
+    """Install, inspect or remove the hook into xl create."""
+
+
+_prefix = click.option(
+    "--prefix",
+    metavar="DIR",
+    default="/usr/local",
+    show_default=True,
+    help="xl goes to DIR/sbin, the wrapper to DIR/lib/xlplug.",
+)
+
+
+@hook.command("install")
+@_prefix
+def hook_install(prefix: str) -> None:
+    """Put the front end of xl and the device model wrapper in place."""
+    _exit(install.install, prefix)
+
+
+@hook.command("status")
+@click.argument("config", metavar="[CONFIG]", required=False)
+@click.argument("extra", metavar="[KEY=VALUE]...", nargs=-1)
+def hook_status(config: str | None, extra: tuple[str, ...]) -> None:
+    """Show what xl create would run, here or for a config."""
+    _exit(install.status, config, extra)
+
+
+@hook.command("uninstall")
+@_prefix
+def hook_uninstall(prefix: str) -> None:
+    """Remove exactly what was installed."""
+    _exit(install.uninstall, prefix)

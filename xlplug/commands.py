@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 from xlplug.addr import Domid
 from xlplug.errors import EXIT_DONE, EXIT_REFUSED, ConfigError, HostError, Refused, XlplugError
+from xlplug.sources import MAX_BYTES, parse
 
 TYPE_CHECKING = False  # typing's, without importing typing for it
 if TYPE_CHECKING:
-    from xlplug.domcfg import DomainConfig
     from xlplug.hypervisor import Hypervisor, Store
     from xlplug.plan import Plan
     from xlplug.xen.ctrl import XenCtrl
@@ -33,8 +33,6 @@ __all__ = [
     "run",
     "show",
 ]
-
-_MAX_CONFIG = 64 << 20  # bytes
 
 
 class GrantOptions(NamedTuple):
@@ -92,30 +90,13 @@ def _say(line: str) -> None:
 def _read(path: str) -> bytes:
     try:
         if path == "-":
-            return sys.stdin.buffer.read(_MAX_CONFIG)
+            return sys.stdin.buffer.read(MAX_BYTES)
         with open(path, "rb") as file:
-            return file.read(_MAX_CONFIG)
+            return file.read(MAX_BYTES)
     except OSError as error:
         raise ConfigError(
             error.strerror or "cannot be read", path=path, hint="give the path of an xl config"
         ) from error
-
-
-def _config(data: bytes, path: str, extra: Sequence[str] = ()) -> "DomainConfig":
-    """A configuration in either form: xl's language, or libxl's JSON (which begins with a brace)."""
-    from xlplug import domcfg
-
-    if data.lstrip()[:1] == b"{":
-        import json
-
-        try:
-            value = json.loads(data.rstrip(b"\0"))
-        except ValueError as error:
-            raise ConfigError(f"neither an xl config nor JSON ({error})", path=path) from error
-        return domcfg.from_libxl(value, path=path)
-    from xlplug import xlcfg
-
-    return domcfg.from_settings(xlcfg.parse(data, path=path, extra=extra), path=path)
 
 
 def _domid(text: str | None, option: str) -> Domid | None:
@@ -135,7 +116,7 @@ def plan(options: PlanOptions) -> int:
     from xlplug.recording import load_host
     from xlplug.render import plan_json, plan_text
 
-    config = _config(_read(options.config), options.config, options.extra)
+    config = parse(_read(options.config), options.config, options.extra)
     if options.host is not None:
         host = load_host(options.host)
     else:
@@ -222,7 +203,7 @@ def grant(options: GrantOptions) -> int:
         if options.config is None:
             config = live.domain_config(info)
         else:
-            config = _config(_read(options.config), options.config)
+            config = parse(_read(options.config), options.config)
             name = store.read(f"/local/domain/{domid}/name") or ""
             if config.name != name:
                 text = f"{options.config} is for domain '{config.name}', but domain {domid} is '{name}'"
@@ -263,7 +244,7 @@ def _grant_recorded(options: GrantOptions, domid: Domid) -> int:
     if recorded.stubdom is not None:
         xen.add_domain(recorded.stubdom, recorded.stubdom_rights)
         stubdom = Domid(recorded.stubdom.domid)
-    made = build(_config(data, path), recorded.host, domid, stubdom, map_legacy=options.map_legacy, granting=True)
+    made = build(parse(data, path), recorded.host, domid, stubdom, map_legacy=options.map_legacy, granting=True)
     code = _carry_out(made, xen, store, options)
     if not options.dry_run:
         for number, rights in xen.held().items():

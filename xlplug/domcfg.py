@@ -84,6 +84,11 @@ class DomainConfig(NamedTuple):
     map_legacy: bool = False
     warnings: tuple[str, ...] = ()
 
+    @property
+    def wants_legacy(self) -> bool:
+        """Whether a plan for it can have any step: everything else is libxl's and the device model's alone."""
+        return self.type == "hvm" and (self.gfx_passthru is not None or self.map_legacy or bool(self.ioports))
+
 
 def from_settings(settings: Settings, *, path: str = "") -> DomainConfig:
     """The view of a parsed xl configuration.

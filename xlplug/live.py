@@ -13,7 +13,15 @@ from xlplug.hypervisor import DomainInfo, Store
 from xlplug.xen.ctrl import XenCtrl
 from xlplug.xen.lib import running_capabilities
 
-__all__ = ["domain_config", "libxl_json", "locked", "snapshot", "stubdom_of"]
+__all__ = [
+    "device_model_arguments",
+    "domain_config",
+    "libxl_json",
+    "locked",
+    "snapshot",
+    "stubdom_of",
+    "target_and_stubdom",
+]
 
 #: Source: tools/libs/light/libxl_dom.c, userdata_path.
 _USERDATA = "/var/lib/xen"
@@ -93,6 +101,24 @@ def stubdom_of(domid: int, store: Store) -> Domid | None:
     """The domain that runs the target's device model, None when that is dom0."""
     text = store.read(f"/local/domain/{domid}/image/device-model-domid")
     return Domid(int(text)) if text and text.isdecimal() and int(text) != 0 else None
+
+
+def target_and_stubdom(domid: int, store: Store) -> tuple[Domid, Domid | None]:
+    """Whom a device model serves: a guest, or a stubdomain and through it the guest that is its target."""
+    text = store.read(f"/local/domain/{domid}/target")
+    if text and text.isdecimal():
+        return Domid(int(text)), Domid(domid)
+    return Domid(domid), None
+
+
+def device_model_arguments(domid: int, store: Store) -> list[str]:
+    """The command line that libxl has left for the device model in a guest's stubdomain.
+
+    Source: tools/libs/light/libxl_dm.c, libxl__write_stub_linux_dm_argv and libxl__write_stub_dmargs.
+    """
+    vm = store.read(f"/local/domain/{domid}/vm") or ""
+    base = f"{vm}/image/dm-argv"
+    return [store.read(f"{base}/{name}") or "" for name in sorted(store.list(base))] if vm else []
 
 
 def libxl_json(info: DomainInfo) -> bytes | None:

@@ -76,12 +76,14 @@ def build(
     *,
     map_legacy: bool = False,
     granting: bool = False,
+    attach_later: bool = False,
 ) -> Plan:
     """Plan the grants for ``config`` on ``host``.
 
     ``target`` and ``stubdom`` are None while planning ahead; a stubdomain is planned for when the configuration asks for
     one or its domid is given.  ``map_legacy`` also maps the VGA set 1:1.  ``granting`` turns what will only matter at
-    creation (a device not yet bound to pciback) from a warning into a refusal.
+    creation (a device not yet bound to pciback) from a warning into a refusal.  ``attach_later``: a display may be plugged
+    in after creation, so that its absence is no mistake.
     """
     has_stubdom = config.stubdom or stubdom is not None
     grantees = (TARGET, STUBDOM) if has_stubdom else (TARGET,)
@@ -89,10 +91,10 @@ def build(
     assigned, found_warnings, found_refusals = resolve(config, host, target=target, granting=granting)
     warnings = [*config.warnings, *found_warnings]
     refusals = [*found_refusals, *domid_refusals(target, stubdom)]
-    if config.stubdom and granting and stubdom is None:
+    if config.stubdom and granting and target is not None and stubdom is None:
         refusals.append("the configuration asks for a stubdomain and none runs yet; grant once it has been built")
 
-    rights, displays = _legacy_rights(config, host, assigned, grantees, warnings, refusals)
+    rights, displays = _legacy_rights(config, host, assigned, grantees, warnings, refusals, attach_later=attach_later)
     by_libxl = _by_libxl(config, assigned, grantees)
     mappings = _mappings(config, displays, map_legacy=map_legacy or config.map_legacy, warnings=warnings, host=host)
     if any(m.op == MEMORY_MAPPING for m in mappings) and target is not None and displays[0].owner == target:
@@ -146,6 +148,8 @@ def _legacy_rights(
     grantees: tuple[str, ...],
     warnings: list[str],
     refusals: list[str],
+    *,
+    attach_later: bool,
 ) -> tuple[list[Right], list[PciDevice]]:
     """The rights that displays need, and the displays that claim legacy VGA."""
     if config.gfx_passthru is None:
@@ -158,9 +162,11 @@ def _legacy_rights(
         if a.device.physfn is not None and a.device.class_code >> 16 == 0x03:
             warnings.append(f"{a.device.bdf}: a virtual function of {a.device.physfn}: no legacy VGA for it")
     if not displays:
-        refusals.append(
-            "gfx_passthru is set but no display device is assigned; add one to pci=, or remove gfx_passthru"
-        )
+        text = "gfx_passthru is set but no display device is assigned"
+        if attach_later:
+            warnings.append(f"{text}: nothing is granted until one is plugged in (see 'xlplug watch')")
+        else:
+            refusals.append(f"{text}; add one to pci=, or remove gfx_passthru")
         return [], []
     if len(displays) > 1:
         names = " and ".join(str(d.bdf) for d in displays)

@@ -16,7 +16,7 @@ from xlplug.plan import Plan
 from xlplug.rangeset import RangeSet
 from xlplug.vga import VGA_PORT_SET
 
-__all__ = ["Comparison", "Outcome", "compare", "grant", "revoke"]
+__all__ = ["Comparison", "Outcome", "compare", "grant", "require_sole_vga", "revoke", "revoke_detached"]
 
 
 class Outcome(NamedTuple):
@@ -47,7 +47,7 @@ def grant(plan: Plan, xen: Hypervisor, store: Store, log: Log) -> Outcome:
     if not plan.steps and not before.steps:
         return Outcome()
     held = xen.held()
-    _require_sole_vga(plan, held)
+    require_sole_vga(plan, xen, held)
     known = {step.key for step in before.steps}
     new = tuple(_keep_held(step, held, before) for step in plan.steps if step.key not in known)
     finished = before.state == APPLIED
@@ -78,12 +78,21 @@ def _lost(step: Step, held: dict[int, HeldRights]) -> bool:
     return step.op not in MAPPINGS and not has.covers(step.first, step.first + step.nr)
 
 
-def _require_sole_vga(plan: Plan, held: dict[int, HeldRights]) -> None:
-    """Legacy VGA cycles reach one card only: refuse where another domain holds the ports already."""
+def require_sole_vga(plan: Plan, xen: Hypervisor, held: dict[int, HeldRights]) -> None:
+    """Legacy VGA cycles reach one card only: refuse where another domain holds the ports already.
+
+    A domain that is being destroyed keeps its rights to the end and can use them no more.
+
+    Raises:
+        Refused: another domain holds them.
+    """
     if not any(step.kind == IOPORT and VGA_PORT_SET & RangeSet([step.range]) for step in plan.steps):
         return
     for domid, rights in held.items():
-        if domid not in (0, plan.target, plan.stubdom) and VGA_PORT_SET & rights.ports:
+        if domid in (0, plan.target, plan.stubdom) or not VGA_PORT_SET & rights.ports:
+            continue
+        info = xen.domain_info(domid)
+        if info is not None and not info.dying:
             raise Refused(
                 (f"domain {domid} holds the legacy VGA ports already; shut it down, or 'xlplug revoke {domid}'",)
             )
@@ -123,6 +132,31 @@ def revoke(domid: int, xen: Hypervisor, store: Store, log: Log) -> tuple[Step, .
         raise RollbackError(f"domain {domid} was not revoked whole", left, hint="mend the cause and run it again")
     journal.remove()
     return entry.steps
+
+
+def revoke_detached(plan: Plan, xen: Hypervisor, store: Store, log: Log) -> tuple[Step, ...]:
+    """Take back what was granted for devices that the domain no longer has; the steps taken back.
+
+    Raises:
+        RollbackError: some could not be; the journal stays, so that it can be tried again.
+    """
+    if plan.target is None:
+        raise ValueError("a plan without a target")
+    journal = Journal(store, plan.target)
+    entry = journal.read()
+    present = {assigned.device.bdf for assigned in plan.devices}
+    stale = tuple(step for step in entry.steps if step.device is not None and step.device not in present)
+    if not stale:
+        return ()
+    left = take_back(stale, xen, log)
+    if left:
+        raise RollbackError(f"domain {plan.target} keeps what it had for a detached device", left, hint="run it again")
+    rest = tuple(step for step in entry.steps if step not in stale)
+    if rest:
+        journal.write(entry.state, rest)
+    else:
+        journal.remove()
+    return stale
 
 
 class Comparison(NamedTuple):

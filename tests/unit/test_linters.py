@@ -11,7 +11,7 @@ import pytest
 from tests.abi.oracle import require
 
 ROOT = Path(__file__).parents[2]
-SHELL = [str(p) for p in sorted((*ROOT.glob("tests/**/*.sh"), ROOT / ".ci" / "run"))]
+SHELL = [str(p) for p in sorted((*ROOT.glob("tests/**/*.sh"), ROOT / ".ci" / "run", ROOT / "hooks" / "xl"))]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The device model: which program it is, and what its command line, as libxl writes it, tells.
+
+Source of the command line: tools/libs/light/libxl_dm.c, libxl__build_device_model_args_new.
+"""
+
+import os
+from itertools import pairwise
+
+from xlplug.errors import HostError
+
+__all__ = ["MARKER", "default_path", "domid_of", "executable", "is_ours", "passes_igd"]
+
+#: In the second line of our wrapper and of our front end of xl, whatever they are called.
+MARKER = b"# xlplug: "
+
+_FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib", "/usr/local/lib64")
+_PROGRAM = b"qemu-system-i386\0"  # how the default path ends.  Source: tools/configure.ac, qemu_xen_path
+
+
+def domid_of(arguments: list[str]) -> int | None:
+    """The domain that the device model is for; None for libxl's probe (4.20 and later), and for ``-help``."""
+    for option, value in pairwise(arguments):
+        if option == "-xen-domid":
+            return int(value) if value.isascii() and value.isdecimal() else None
+    return None
+
+
+def passes_igd(arguments: list[str]) -> bool:
+    """Whether QEMU is told to pass a display through: the machine option that ``gfx_passthru`` becomes."""
+    return any(option == "-machine" and "igd-passthru=on" in value.split(",") for option, value in pairwise(arguments))
+
+
+def is_ours(path: str) -> bool:
+    """Whether a program is one of our own hooks, which must never run itself."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(256).partition(b"\n")[2].startswith(MARKER)
+    except OSError:
+        return False
+
+
+def default_path(version: tuple[int, int], folders: tuple[str, ...] = _FOLDERS) -> str:
+    """The device model that libxl of this Xen starts by itself: a string built into the library.
+
+    Raises:
+        HostError: the library is not where libraries are, or has no such string.
+    """
+    name = f"libxenlight.so.{version[0]}.{version[1]}"
+    for folder in folders:
+        try:
+            with open(f"{folder}/{name}", "rb") as file:
+                data = file.read()
+        except OSError:
+            continue
+        at = data.find(_PROGRAM)
+        start = data.rfind(b"\0", 0, at) + 1
+        if at >= 0 and data[start : start + 1] == b"/":
+            return os.fsdecode(data[start : at + len(_PROGRAM) - 1])
+    raise HostError(
+        f"{name} does not tell which device model it starts", hint="set device_model_override in the domain's config"
+    )
+
+
+def executable(path: str) -> str:
+    """The path, when it can be executed.
+
+    Raises:
+        HostError: it cannot.
+    """
+    if not os.access(path, os.X_OK) or os.path.isdir(path):
+        raise HostError(
+            f"the device model {path} is missing or not executable",
+            hint="install it (Debian: qemu-system-xen), or correct device_model_override",
+        )
+    return path

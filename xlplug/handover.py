@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Handing a configuration from ``xlplug create`` to the device model wrapper, through an unmodified xl.
+
+libxl starts the device model before it writes the configuration anywhere, and passes its own environment and open file
+descriptors on (libxl_exec.c).  So the configuration travels in a sealed memfd: it has no size limit, is on no disk, cannot
+change, lasts as long as xl's own daemon, which makes the domain anew when the guest reboots, and vanishes with it.
+
+Layout, NUL-terminated: magic, path, device model ("" for libxl's own), number of ``k=v`` words, the words; then the file.
+"""
+
+import fcntl
+import os
+from collections.abc import MutableMapping
+from typing import NamedTuple
+
+from xlplug.errors import HostError
+
+__all__ = ["VARIABLE", "Handover", "offer", "peek", "take"]
+
+VARIABLE = "XLPLUG_HANDOVER"  #: the environment variable that holds the descriptor's number
+_MAGIC = "xlplug-handover-1"
+_FIRST_FD = 64  # out of the way of what xl and QEMU expect at small numbers
+_MAX = 64 << 20  # bytes
+
+
+class Handover(NamedTuple):
+    """What ``xlplug create`` read: the config's bytes, where from, its ``k=v`` words, and the domain's own override."""
+
+    data: bytes
+    path: str
+    extra: tuple[str, ...] = ()
+    device_model: str = ""
+
+
+def offer(handover: Handover) -> tuple[str, str]:
+    """Put it into a descriptor that survives exec; the environment variable to set, and its value."""
+    fields = (_MAGIC, handover.path, handover.device_model, str(len(handover.extra)), *handover.extra)
+    head = b"".join(os.fsencode(field) + b"\0" for field in fields)
+    try:
+        made = os.memfd_create("xlplug-config", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
+        fd = fcntl.fcntl(made, fcntl.F_DUPFD, _FIRST_FD)
+        os.close(made)
+        rest = memoryview(head + handover.data)
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+        seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    except OSError as error:
+        raise HostError(
+            f"the config cannot be handed over: {error.strerror}", hint="free some memory in dom0"
+        ) from error
+    return VARIABLE, str(fd)
+
+
+def take(environment: MutableMapping[str, str]) -> Handover | None:
+    """What was handed over to this process, None where nothing was.
+
+    The variable is removed and the descriptor marked to be closed, so that the device model sees neither.
+
+    Raises:
+        HostError: the variable names something else: it was set by hand.
+    """
+    number = environment.pop(VARIABLE, None)
+    if number is None:
+        return None
+    try:
+        fd = int(number)
+        os.set_inheritable(fd, False)
+        return _read(fd)
+    except (OSError, ValueError, OverflowError) as error:
+        raise HostError(
+            f"{VARIABLE}={number} is no handover of 'xlplug create'", hint="start the domain with 'xl create'"
+        ) from error
+
+
+def peek(pid: int) -> Handover | None:
+    """What a process has been given to hand on, None where nothing was or the process is gone."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            variables = file.read().split(b"\0")
+        for variable in variables:
+            name, _, number = variable.partition(b"=")
+            if name == VARIABLE.encode():
+                fd = os.open(f"/proc/{pid}/fd/{int(number)}", os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    return _read(fd)
+                finally:
+                    os.close(fd)
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+def _read(fd: int) -> Handover:
+    """By position: the descriptor's offset is shared with every process that holds it."""
+    data = os.pread(fd, _MAX, 0)
+    magic, path, device_model, count, rest = data.split(b"\0", 4)
+    if magic != _MAGIC.encode():
+        raise ValueError(magic)
+    *words, config = rest.split(b"\0", int(count))
+    if len(words) != int(count):
+        raise ValueError(count)
+    return Handover(config, os.fsdecode(path), tuple(map(os.fsdecode, words)), os.fsdecode(device_model))

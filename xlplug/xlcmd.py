@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The command lines of ``xl create`` and ``xl restore``, read as xl reads them.  Pure.
+
+Source: tools/xl/xl_vmcontrol.c, main_create; tools/xl/xl_saverestore.c, main_restore; the same from 4.14 to 4.23.
+"""
+
+from typing import NamedTuple
+
+__all__ = ["Create", "Restore", "is_create", "parse_create", "parse_restore", "parse_xl"]
+
+_SHORT = "AFVcdef:inpqh"
+_LONG = [
+    "defconfig=",
+    "dryrun",
+    "ignore-global-affinity-masks",
+    "quiet",
+    "vncviewer",
+    "vncviewer-autopass",
+    "help",
+]
+
+
+class Create(NamedTuple):
+    """What is to be created: the config's path, the ``k=v`` words, and whether xl would only parse it (``-n``)."""
+
+    path: str
+    extra: tuple[str, ...] = ()
+    dry_run: bool = False
+
+
+class Restore(NamedTuple):
+    """What is to be restored: the saved domain's path, and that of the configuration that replaces its own."""
+
+    checkpoint: str
+    config: str | None = None
+
+
+def parse_create(words: list[str]) -> Create | None:
+    """The words after ``create``; None for whatever xl answers with its help or an error of its own."""
+    import getopt
+
+    path: str | None = None
+    if words and not words[0].startswith("-") and "=" not in words[0]:
+        path, words = words[0], words[1:]
+    try:
+        options, rest = getopt.gnu_getopt(words, _SHORT, _LONG)
+    except getopt.GetoptError:
+        return None
+    dry_run = False
+    for name, value in options:
+        if name in ("-h", "--help"):
+            return None
+        if name in ("-f", "--defconfig"):
+            path = value
+        dry_run |= name in ("-n", "--dryrun")
+    extra = []
+    for word in rest:
+        if "=" in word:
+            extra.append(word)
+        elif path is None:
+            path = word
+        else:
+            return None
+    return None if path is None else Create(path, tuple(extra), dry_run)
+
+
+def parse_restore(words: list[str]) -> Restore | None:
+    """The words after ``restore``; None for whatever xl answers with its help or an error of its own."""
+    import getopt
+
+    try:
+        options, rest = getopt.gnu_getopt(words, "FcpdeVAh", ["vncviewer", "vncviewer-autopass", "help"])
+    except getopt.GetoptError:
+        return None
+    if not 1 <= len(rest) <= 2 or any(name in ("-h", "--help") for name, _ in options):
+        return None
+    return Restore(rest[-1], rest[0] if len(rest) == 2 else None)
+
+
+def parse_xl(argv: list[str]) -> Create | None:
+    """A whole command line (``xl -v create …``, also through an interpreter or a wrapper); None for other subcommands.
+
+    xl takes any prefix of a subcommand that fits one only.
+    """
+    for i, word in enumerate(argv):
+        if word.rpartition("/")[2] != "xl":
+            continue
+        for j, following in enumerate(argv[i + 1 :], i + 1):
+            if following.startswith("-"):
+                continue
+            return parse_create(argv[j + 1 :]) if is_create(following) else None
+    return None
+
+
+def is_create(subcommand: str) -> bool:
+    """Whether xl takes the word for ``create``: "cr" and longer beginnings are nothing else's."""
+    return len(subcommand) > 1 and "create".startswith(subcommand)
