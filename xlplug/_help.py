@@ -29,4 +29,5 @@ Commands:
   restore  Do what xl restore does, with the grants arranged.
   revoke   Take back all that was granted to a domain and its stubdomain.
   show     Compare what was granted with what Xen reports.
+  watch    Grant to domains as they appear, for stacks without the hook.
 """

@@ -168,3 +168,15 @@ def hook_status(config: str | None, extra: tuple[str, ...]) -> None:
 def hook_uninstall(prefix: str) -> None:
     """Remove exactly what was installed."""
     _exit(install.uninstall, prefix)
+
+
+@main.command()
+@click.option("--map-legacy", is_flag=True, help="Also map the VGA set 1:1 for every display (see grant).")
+def watch(map_legacy: bool) -> None:
+    """Grant to domains as they appear, for stacks without the hook.
+
+    Runs until it is told to stop; for systemd see hooks/README.md.
+    """
+    from xlplug.watch import watch as serve
+
+    _exit(lambda: serve(map_legacy=map_legacy))

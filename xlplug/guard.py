@@ -14,12 +14,18 @@ import signal
 import socket
 from typing import NoReturn, Protocol
 
-from xlplug.errors import StoreError, XenError, XlplugError
+from xlplug.errors import EXIT_FAILED, StoreError, XenError, XlplugError
 from xlplug.hypervisor import Store
 
-__all__ = ["Guard", "Pauser", "recover", "serve"]
+__all__ = ["Guard", "GuardLostError", "Pauser", "recover", "serve"]
 
 _PAUSING, _PAUSED, _UNPAUSING = "pausing", "paused", "unpausing"
+
+
+class GuardLostError(XlplugError):
+    """The guard process has ended: nothing can be paused, and what it held must be recovered."""
+
+    exit_code = EXIT_FAILED
 
 
 class Pauser(Protocol):
@@ -74,11 +80,18 @@ class Guard:
         self._answers = ours.makefile("r")
         self._ask("ready")
 
+    def __enter__(self) -> "Guard":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     def pause(self, domid: int) -> None:
         """Pause a domain once more.
 
         Raises:
-            XlplugError: Xen refused, or the guard is gone.
+            XlplugError: Xen refused.
+            GuardLostError: the guard is gone.
         """
         self._ask(f"pause {domid}")
 
@@ -86,7 +99,8 @@ class Guard:
         """Take our pause back.
 
         Raises:
-            XlplugError: Xen refused, or the guard is gone.
+            XlplugError: Xen refused.
+            GuardLostError: the guard is gone.
         """
         self._ask(f"unpause {domid}")
 
@@ -103,8 +117,10 @@ class Guard:
             answer = self._answers.readline().rstrip("\n")
         except OSError:
             answer = ""
+        if not answer:
+            raise GuardLostError("the process that pauses domains was killed", hint="restart 'xlplug watch'")
         if answer != "ok":
-            raise XlplugError(answer or "the guard process was killed", hint="restart 'xlplug watch'")
+            raise XlplugError(answer)
 
 
 def _child(pipe: socket.socket) -> NoReturn:

@@ -72,6 +72,34 @@ class XenStore(Handle):
         if not self._lib.xs_rm(self._handle, _XBT_NULL, path.encode()):
             self._absent("remove", path)
 
+    def watch(self, path: str) -> None:
+        """Ask to be told of changes at and below a path; the first is told at once.  ``@introduceDomain`` and the like too."""
+        if not self._lib.xs_watch(self._handle, path.encode(), path.encode()):
+            self._fail("watch", path, ffi.errno)
+
+    def unwatch(self, path: str) -> None:
+        """Ask for it no more; nothing to do where it was not asked."""
+        if not self._lib.xs_unwatch(self._handle, path.encode(), path.encode()):
+            self._absent("unwatch", path)
+
+    def fileno(self) -> int:
+        """To be polled for reading, once something is watched."""
+        return self._lib.xs_fileno(self._handle)
+
+    def changes(self) -> tuple[str, ...]:
+        """The paths that have changed since, without waiting.
+
+        Raises:
+            StoreError: the connection is gone.
+        """
+        found = []
+        while event := self._lib.xs_check_watch(self._handle):
+            found.append(_text(event[0]))  # XS_WATCH_PATH.  Source: tools/include/xenstore_lib.h
+            self._libc.free(event)
+        if ffi.errno != errno.EAGAIN:
+            self._fail("watch", "xenstored", ffi.errno)
+        return tuple(found)
+
     def _absent(self, verb: str, path: str) -> None:
         """Pass where the node is not there; anything else is an error."""
         number = ffi.errno
