@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from xlplug import handover
-from xlplug.devmodel import is_ours
+from xlplug.devmodel import default_path, executable, is_ours
 from xlplug.domcfg import DomainConfig
 from xlplug.errors import ConfigError, HostError, Refused
 from xlplug.handover import Handover
@@ -152,8 +152,12 @@ def _preflight(config: DomainConfig) -> None:
     from xlplug import live, session
     from xlplug.plan import build
     from xlplug.xen.ctrl import XenCtrl
+    from xlplug.xen.lib import running_version
     from xlplug.xen.store import XenStore
 
+    if not config.stubdom:
+        own = config.device_model_override
+        executable(own if own and not is_ours(own) else default_path(running_version()[:2]))
     with XenCtrl() as xen, XenStore() as store:
         made = build(config, live.snapshot(xen, store, config), granting=True, attach_later=True)
         for text in made.warnings:

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """``xlplug hook``: puts the front end of xl and the device model wrapper in place, says what would run, and removes them.
 
-Nothing is touched but the files of the manifest, ``PREFIX/lib/xlplug/manifest``: one "sha256  path" a line, as sha256sum
-writes and checks it.  Xen's own files stay where the package manager knows them, so there is nothing to divert.
+Nothing is touched but what the manifest names, ``PREFIX/lib/xlplug/manifest``: one "sha256  path" a line, as sha256sum writes
+and checks it, and in comments the folders that were made for them.  Xen's own files stay where the package manager knows
+them, so there is nothing to divert.
 """
 
+import contextlib
 import hashlib
 import os
 import sys
@@ -50,11 +52,10 @@ def install(prefix: str) -> int:
     known = _manifest(layout)
     wanted = {layout.wrapper: _wrapper_text(), layout.front_end: _front_end_text(layout)}
     for path in wanted:
-        if os.path.lexists(path) and (path not in known or not is_ours(str(path))):
+        if os.path.lexists(path) and (path not in known.files or not is_ours(str(path))):
             raise HostError(f"{path} is there already and not xlplug's", hint="give another --prefix")
-        if path in known and _digest(path.read_bytes()) != known[path]:
+        if path.exists() and _digest(path.read_bytes()) != known.files[path]:
             raise HostError(f"{path} was changed since it was installed", hint="save your changes, then remove it")
-    lines = "".join(f"{_digest(data)}  {path}\n" for path, data in wanted.items())
     written: list[Path] = []
     made: list[Path] = []
     try:
@@ -63,9 +64,10 @@ def install(prefix: str) -> int:
         for path, data in wanted.items():
             _replace(path, data, 0o755)
             written.append(path)
-        _replace(layout.manifest, lines.encode(), 0o644)
+        files = {path: _digest(data) for path, data in wanted.items()}
+        _replace(layout.manifest, str(_Manifest(files, (*known.folders, *made))).encode(), 0o644)
     except OSError as error:
-        if not known:
+        if not known.files:
             for path in written:
                 path.unlink(missing_ok=True)
             for folder in reversed(made):
@@ -84,20 +86,20 @@ def install(prefix: str) -> int:
 
 
 def uninstall(prefix: str) -> int:
-    """Remove what the manifest names, and the folders that become empty; 1 when a file had been changed and stays.
+    """Remove what the manifest names, folders if they are empty; 1 when a file had been changed and stays.
 
     Raises:
         HostError: nothing is installed there, or it cannot be removed.
     """
     layout = _Layout(Path(os.path.abspath(prefix)))
     known = _manifest(layout)
-    if not known:
+    if not known.files:
         raise HostError(
             f"xlplug's hook is not installed below {layout.prefix}", hint="give the --prefix it was installed with"
         )
     code = EXIT_DONE
     try:
-        for path, digest in known.items():
+        for path, digest in known.files.items():
             if path.exists() and _digest(path.read_bytes()) != digest:
                 sys.stdout.write(f"left in place, because it was changed: {path}\n")
                 code = EXIT_REFUSED
@@ -107,12 +109,9 @@ def uninstall(prefix: str) -> int:
         layout.manifest.unlink()
     except OSError as error:
         raise HostError(f"{error.filename}: {error.strerror}", hint="run it as root") from error
-    for folder in (layout.wrapper.parent, layout.front_end.parent, layout.wrapper.parent.parent):
-        try:
-            if not os.path.samefile(folder, layout.prefix):
-                folder.rmdir()
-        except OSError:
-            continue  # not empty: not ours alone
+    for folder in reversed(known.folders):
+        with contextlib.suppress(OSError):  # not empty: not ours alone
+            folder.rmdir()
     return code
 
 
@@ -197,21 +196,38 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "'\\''") + "'"
 
 
-def _manifest(layout: _Layout) -> dict[Path, str]:
-    """Digests by path; empty where nothing is installed."""
+class _Manifest(NamedTuple):
+    """What was installed: digests of files by path, and the folders made for them, outermost first."""
+
+    files: dict[Path, str]
+    folders: tuple[Path, ...] = ()
+
+    def __str__(self) -> str:
+        folders = "".join(f"{_FOLDER}{path}\n" for path in self.folders)
+        return folders + "".join(f"{digest}  {path}\n" for path, digest in self.files.items())
+
+
+_FOLDER = "# made "  # a comment to sha256sum
+
+
+def _manifest(layout: _Layout) -> _Manifest:
+    """What is installed; empty where nothing is."""
     try:
         lines = layout.manifest.read_text().splitlines()
     except FileNotFoundError:
-        return {}
+        return _Manifest({})
     except OSError as error:
         raise HostError(f"{error.filename}: {error.strerror}", hint="run it as root") from error
-    found = {}
+    files, folders = {}, []
     for line in lines:
+        if line.startswith(_FOLDER):
+            folders.append(Path(line.removeprefix(_FOLDER)))
+            continue
         digest, _, path = line.partition("  ")
         if Path(path) not in (layout.wrapper, layout.front_end):
             raise HostError(f"{layout.manifest} names {path or line!r}, which is not xlplug's", hint="remove that line")
-        found[Path(path)] = digest
-    return found
+        files[Path(path)] = digest
+    return _Manifest(files, tuple(folders))
 
 
 def _make_folders(folder: Path, made: list[Path]) -> None:

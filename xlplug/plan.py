@@ -163,10 +163,10 @@ def _legacy_rights(
             warnings.append(f"{a.device.bdf}: a virtual function of {a.device.physfn}: no legacy VGA for it")
     if not displays:
         text = "gfx_passthru is set but no display device is assigned"
-        if attach_later:
-            warnings.append(f"{text}: nothing is granted until one is plugged in (see 'xlplug watch')")
-        else:
+        if not attach_later:
             refusals.append(f"{text}; add one to pci=, or remove gfx_passthru")
+        elif not refusals:
+            warnings.append(f"{text}: nothing is granted until one is plugged in (see 'xlplug watch')")
         return [], []
     if len(displays) > 1:
         names = " and ".join(str(d.bdf) for d in displays)

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The hook, installed for a module's tests; guests made through it or past it; a device model that tells what it was given."""
+
+import hashlib
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.lab.dom0.conftest import dump, sh
+from xlplug.hypervisor import HeldRights
+from xlplug.xen.qdump import parse_q
+
+FRONT_END = "/usr/local/sbin/xl"
+WRAPPER = "/usr/local/lib/xlplug/device-model"
+STOCK = os.environ["PATH"]
+
+#: Between our wrapper and QEMU: writes down Xen's dump, its arguments, environment, descriptors and signals.
+PROBE = """#!/bin/sh
+if [ "$1" = -xen-domid ]; then
+	xl debug-keys q; xl dmesg >{out}/dump
+	for word; do echo "$word"; done >{out}/argv
+	env >{out}/env
+	grep ^Sig /proc/$$/status >{out}/signals
+	for fd in /proc/$$/fd/*; do echo "${{fd##*/}} $(readlink "$fd")"; done >{out}/fds
+	echo $$ >{out}/pid
+fi
+exec {qemu} "$@"
+"""
+
+
+class Given(NamedTuple):
+    """What a device model was started with, as the probe saw it."""
+
+    held: dict[int, HeldRights]
+    argv: list[str]
+    env: dict[str, str]
+    signals: str
+    fds: dict[int, str]
+    pid: int
+
+
+class Probe:
+    """A device model of one's own, to be chained behind the wrapper: ``line`` goes into the config."""
+
+    def __init__(self, folder: Path, qemu: str) -> None:
+        self.folder = folder
+        self.path = folder / "probe"
+        self.path.write_text(PROBE.format(out=folder, qemu=qemu))
+        self.path.chmod(0o755)
+        self.line = f'device_model_override="{self.path}"\ndevice_model_version="qemu-xen"\n'
+
+    def read(self) -> Given:
+        def text(name: str) -> str:
+            return (self.folder / name).read_text(errors="replace")
+
+        return Given(
+            parse_q(text("dump")),
+            text("argv").splitlines(),
+            dict(line.split("=", 1) for line in text("env").splitlines() if re.match(r"\w+=", line)),
+            text("signals"),
+            {int(line.split()[0]): line.split()[-1] for line in text("fds").splitlines()},
+            int(text("pid")),
+        )
+
+
+def xl(*argv: str, front_end: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
+    """``xl`` as an administrator types it, with the front end first in PATH or without it."""
+    path = f"/usr/local/sbin:{STOCK}" if front_end else STOCK
+    return subprocess.run(
+        ["xl", *argv], capture_output=True, text=True, timeout=180, env={**os.environ, "PATH": path, **env}
+    )
+
+
+def name_for(request: pytest.FixtureRequest) -> str:
+    """A domain's name that is the test's own, without digits: they are domids in what tests compare."""
+    return (
+        hashlib.sha256(request.node.name.encode()).hexdigest()[:12].translate(str.maketrans("0123456789", "ghijklmnop"))
+    )
+
+
+def domid_of(name: str) -> int | None:
+    done = sh("xl", "domid", name)
+    return int(done.stdout) if done.returncode == 0 else None
+
+
+def until(true: Callable[[], object], seconds: float = 30) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if true():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def qemu_log(name: str) -> list[str]:
+    """The device model's log, without what our wrapper says."""
+    lines = Path(f"/var/log/xen/qemu-dm-{name}.log").read_text().splitlines()
+    return [line for line in lines if not line.startswith("xlplug: ")]
+
+
+def guests_of_xen() -> set[int]:
+    return set(dump()) - {0}
+
+
+def installed() -> Iterator[None]:
+    """Install, and see that uninstalling leaves nothing."""
+    before = files()
+    done = sh("xlplug", "hook", "install")
+    assert done.returncode == 0, done.stderr
+    yield
+    done = sh("xlplug", "hook", "uninstall")
+    assert done.returncode == 0, done.stderr
+    assert files() == before
+
+
+def files() -> list[str]:
+    return sh("find", "/usr/local", "/usr/lib/xen-common", "/etc/xen", "-printf", "%p %m\n").stdout.splitlines()

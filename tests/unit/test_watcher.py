@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What the watcher decides, on the hypervisor in memory: every way a domain can appear, change and vanish."""
+
+import contextlib
+from collections.abc import Callable
+
+import pytest
+
+from xlplug import watcher as module
+from xlplug.addr import Domid
+from xlplug.domcfg import DomainConfig
+from xlplug.errors import XenError
+from xlplug.guard import GuardLostError
+from xlplug.host import HostSnapshot
+from xlplug.hypervisor import DomainInfo
+from xlplug.memxen import MemStore, MemXen
+from xlplug.rangeset import RangeSet
+from xlplug.sources import Found
+from xlplug.watcher import ERROR, INFO, WARNING, Watcher, World
+
+Host = Callable[[str], HostSnapshot]
+Config = Callable[[str], DomainConfig]
+
+PORTS = RangeSet(((0x3B0, 0x3BC), (0x3C0, 0x3E0)))
+IGD = 'name="g"\ngfx_passthru="igd"\npci=["00:02.0"]\n'
+STUBDOM = IGD + "device_model_stubdomain_override=1\n"
+
+
+class Scene:
+    """A host with a toolstack that builds domains, and what the watcher did to it."""
+
+    def __init__(self, host: HostSnapshot) -> None:
+        self.xen, self.store = MemXen((4, 17)), MemStore()
+        self.host = host
+        self.events: list[str] = []
+        self.lines: list[tuple[int, str]] = []
+        self.building: dict[str, Found] = {}
+        self.records: dict[int, DomainConfig] = {}
+        self.watcher = Watcher(
+            World(
+                self.xen, self.store, self, lambda p: self.events.append(f"watch {p}"), lambda p: None,
+                lambda info, name: self.building.get(name), lambda info: self.records.get(info.domid),
+                lambda config: self.host, contextlib.nullcontext, lambda p, text: self.lines.append((p, text)),
+            )
+        )  # fmt: skip
+
+    def pause(self, domid: int) -> None:
+        self.events.append(f"pause {domid}")
+
+    def unpause(self, domid: int) -> None:
+        self.events.append(f"unpause {domid} {self.xen.held()[domid].ports or 'nothing'}")
+
+    def domain(self, domid: int, name: str = "g", *, target: int = 0, paused: bool = True, hvm: bool = True) -> None:
+        self.xen.add_domain(DomainInfo(domid, hvm=hvm, paused=paused, nr_pages=1000, max_pages=1256, uuid=f"u{domid}"))
+        self.store.write(f"/local/domain/{domid}/vm", f"/vm/u{domid}")
+        self.store.write(f"/local/domain/{domid}/name", name)
+        if target:
+            self.store.write(f"/local/domain/{domid}/target", str(target))
+            self.store.write(f"/local/domain/{target}/image/device-model-domid", str(domid))
+
+    def gone(self, domid: int) -> None:
+        self.store.remove(f"/local/domain/{domid}")
+        self.store.remove(f"/libxl/{domid}")
+
+    def said(self, priority: int) -> list[str]:
+        return [text for p, text in self.lines if p <= priority]
+
+
+@pytest.fixture
+def scene(host: Host) -> Scene:
+    return Scene(host("igd-laptop"))
+
+
+def test_a_new_guest_is_paused_granted_and_let_go(scene: Scene, config: Config) -> None:
+    scene.building["g"] = Found(config(IGD), "g.cfg")
+    scene.watcher.look()
+    assert scene.watcher.wait() is None
+    scene.domain(7)
+    scene.watcher.look()
+    assert scene.events == ["pause 7", "unpause 7 { 3b0-3bb, 3c0-3df }"]
+    assert len(scene.lines) == 4
+    assert scene.said(WARNING) == []
+    assert scene.watcher.wait() == 1.0, "libxl has no record yet"
+    scene.watcher.look()
+    scene.records[7] = config(IGD)
+    scene.watcher.look()
+    scene.watcher.look({7}, host_changed=True)
+    assert scene.watcher.wait() is None
+    assert scene.events == ["pause 7", "unpause 7 { 3b0-3bb, 3c0-3df }"]
+    assert len(scene.lines) == 4, "nothing is done twice"
+    assert scene.xen.mapped(7) == ({}, ()), "the device model does that"
+
+
+def test_a_stubdomain_is_paused_and_both_are_granted(scene: Scene, config: Config) -> None:
+    scene.building["g"] = Found(config(STUBDOM), "g.cfg", hooked=True)
+    scene.domain(7)
+    scene.watcher.look()
+    assert scene.events == ["watch /local/domain/7/image/device-model-domid"]
+    scene.domain(8, "g-dm", target=7, hvm=False)
+    scene.watcher.look()
+    assert scene.events[1:] == ["pause 8", "unpause 8 { 3b0-3bb, 3c0-3df }"]
+    assert scene.xen.held()[7].ports == PORTS
+    assert scene.said(WARNING) == []
+
+
+def test_a_guest_of_the_hook_is_left_to_its_wrapper(scene: Scene, config: Config) -> None:
+    scene.building["g"] = Found(config(IGD), "g.cfg", hooked=True)
+    scene.domain(7)
+    scene.watcher.look()
+    scene.records[7] = config(IGD)
+    scene.watcher.look()
+    assert scene.events == []
+    # Had the wrapper not run, the record would still bring the grants.
+    assert scene.xen.held()[7].ports == PORTS
+
+
+@pytest.mark.parametrize(
+    "text", ['name="g"\n', 'name="g"\npci=["00:02.0"]\n', 'name="g"\ntype="pv"\nioports=["2f8"]\n']
+)
+def test_what_needs_nothing_is_not_touched(scene: Scene, config: Config, text: str) -> None:
+    scene.building["g"] = Found(config(text), "g.cfg")
+    scene.domain(7)
+    scene.watcher.look()
+    scene.records[7] = config(text)
+    scene.watcher.look({7})
+    assert (scene.events, scene.lines) == ([], [])
+    assert scene.watcher.wait() is None
+
+
+def test_other_domains_are_let_alone(scene: Scene) -> None:
+    scene.domain(5, "pv", hvm=False)
+    scene.domain(6, "g-dm", target=4)
+    scene.store.write("/local/domain/9/vm", "/vm/half-made")
+    scene.watcher.look()
+    assert (scene.events, scene.lines, scene.watcher.wait()) == ([], [], None)
+
+
+def test_another_toolstack_s_domain_is_named_once(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    scene.domain(7)
+    for clock[0] in (0.0, 30.0, 59.0):
+        scene.watcher.look()
+        assert (scene.lines, scene.watcher.wait()) == ([], 1.0)
+    for clock[0] in (61.0, 62.0):
+        scene.watcher.look()
+        assert [text for _, text in scene.lines] == [
+            "domain 7 (g): no configuration found; if it needs grants: xlplug grant 7 --config FILE"
+        ]
+        assert scene.watcher.wait() is None
+
+
+def test_a_running_guest_is_granted_without_a_pause(scene: Scene, config: Config) -> None:
+    """The watcher was started after it."""
+    scene.domain(7, paused=False)
+    scene.records[7] = config(IGD)
+    scene.watcher.look()
+    assert scene.events == []
+    assert scene.xen.held()[7].ports == PORTS
+    assert scene.xen.mapped(7) == ({}, ())
+
+
+def test_coming_too_late_is_said(scene: Scene, config: Config) -> None:
+    scene.building["g"] = Found(config(STUBDOM), "g.cfg")
+    scene.domain(7)
+    scene.domain(8, "g-dm", target=7, paused=False)
+    scene.watcher.look()
+    assert scene.xen.held()[8].ports == PORTS
+    (text,) = scene.said(WARNING)
+    assert text.startswith("domain 7 (g): domain 8 ran before the grants were made")
+
+
+def test_a_failed_grant_is_undone_said_once_and_the_guest_let_go(scene: Scene, config: Config) -> None:
+    scene.building["g"] = Found(config(IGD), "g.cfg")
+    scene.domain(7)
+    scene.xen.fail_call(1, 12)
+    scene.watcher.look()
+    assert scene.events == ["pause 7", "unpause 7 nothing"]
+    (text,) = scene.said(ERROR)
+    assert "ENOMEM" in text
+    scene.watcher.look()
+    assert len(scene.said(ERROR)) == 1
+
+
+def test_a_display_plugged_in_is_granted_and_mapped_and_taken_back(scene: Scene, config: Config) -> None:
+    bare = 'name="g"\ngfx_passthru="igd"\n'
+    scene.building["g"] = Found(config(bare), "g.cfg")
+    scene.domain(7)
+    scene.watcher.look()
+    scene.records[7] = config(bare)
+    scene.watcher.look()
+    assert scene.xen.held()[7].ports == RangeSet()
+    (warning,) = scene.said(WARNING)
+    assert "until one is plugged in" in warning
+
+    scene.records[7] = config(IGD)
+    scene.watcher.look({7})
+    assert scene.xen.held()[7].ports == PORTS
+    assert scene.xen.mapped(7)[1] == ((0x3B0, 0x3B0, 12), (0x3C0, 0x3C0, 32))
+    assert scene.xen.mapped(7)[0] == {gfn: gfn for gfn in range(0xA0, 0xC0)}
+    lines = len(scene.lines)
+    scene.watcher.look({7})
+    assert len(scene.lines) == lines
+
+    scene.records[7] = config(bare)
+    scene.watcher.look({7})
+    assert scene.xen.held()[7].ports == RangeSet()
+    assert scene.xen.mapped(7) == ({}, ())
+    assert any("taken back" in text for text in scene.said(INFO))
+
+
+def test_a_display_that_was_there_and_comes_back_is_mapped(scene: Scene, config: Config) -> None:
+    scene.building["g"] = Found(config(IGD), "g.cfg")
+    scene.domain(7)
+    scene.watcher.look()
+    for text, mapped in ((IGD, 0), ('name="g"\ngfx_passthru="igd"\n', 0), (IGD, 2)):
+        scene.records[7] = config(text)
+        scene.watcher.look({7})
+        assert len(scene.xen.mapped(7)[1]) == mapped
+
+
+def test_what_was_refused_is_tried_when_the_host_changes(scene: Scene, config: Config, host: Host) -> None:
+    ready, scene.host = scene.host, host("igd-not-assignable")
+    scene.domain(7, paused=False)
+    scene.records[7] = config(IGD)
+    scene.watcher.look()
+    scene.watcher.look()
+    (text,) = scene.said(ERROR)
+    assert "not assignable" in text
+    scene.host = ready
+    scene.watcher.look()
+    assert scene.xen.held()[7].ports == RangeSet()
+    scene.watcher.look(host_changed=True)
+    assert scene.xen.held()[7].ports == PORTS
+
+
+def test_a_guest_that_reboots_is_a_new_one(scene: Scene, config: Config) -> None:
+    scene.building["g"] = Found(config(IGD), "g.cfg")
+    for domid in (7, 9):
+        scene.domain(domid)
+        scene.watcher.look()
+        assert scene.xen.held()[domid].ports == PORTS
+        scene.gone(domid)
+        scene.xen.ioport_permission(domid, 0x3B0, 0x30, allow=False)
+        scene.watcher.look()
+    assert scene.watcher.wait() is None
+
+
+def test_a_lost_guard_ends_it(scene: Scene, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(domid: int) -> None:
+        raise GuardLostError("killed")
+
+    monkeypatch.setattr(scene, "pause", lost)
+    scene.building["g"] = Found(config(IGD), "g.cfg")
+    scene.domain(7)
+    with pytest.raises(GuardLostError):
+        scene.watcher.look()
+    assert scene.xen.held()[7].ports == RangeSet()
+
+
+def test_a_domain_that_dies_meanwhile_is_one_line(
+    scene: Scene, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dead(domid: int) -> None:
+        raise XenError("xc_domain_pause", 3, f"domid={domid}")
+
+    monkeypatch.setattr(scene, "pause", dead)
+    scene.building["g"] = Found(config(IGD), "g.cfg")
+    scene.domain(7)
+    scene.watcher.look()
+    assert len(scene.said(ERROR)) == 1
+    assert Domid(7) in scene.xen.held()
