@@ -88,7 +88,9 @@ def libraries() -> dict[str, Path]:
     Raises:
         BuildError: with the end of what the failing command said.
     """
-    return {release.xen: _cached(f"libraries-{release.suite}", release, _fetch_libraries) for release in RELEASES.values()}
+    return {
+        release.xen: _cached(f"libraries-{release.suite}", release, _fetch_libraries) for release in RELEASES.values()
+    }
 
 
 def _recipe() -> str:
@@ -206,7 +208,10 @@ def _fetch_libraries(release: Release, part: Path) -> None:
     """A release's Xen libraries, and what they need of its C library to load where that is older."""
     root = part / "root"
     _debootstrap(release.suite, root, "extract", (f"libxenmisc{release.xen}",))
-    for folder, patterns in (("xen", ("libxenctrl.so.*", "libxen*.so.?")), ("c", ("ld-linux-x86-64.so.2", "lib[cm].so.6"))):
+    for folder, patterns in (
+        ("xen", ("libxenctrl.so.*", "libxen*.so.?")),
+        ("c", ("ld-linux-x86-64.so.2", "lib[cm].so.6")),
+    ):
         (part / folder).mkdir()
         for where in ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"):
             for file in (f for pattern in patterns for f in (root / where).glob(pattern)):
@@ -238,7 +243,16 @@ def _add_python(suite: str, root: Path) -> None:
     inside = f"/{python.relative_to(root)}"
     (root / "usr/local/bin/python3").write_text(f'#!/bin/sh\nexec {inside} "$@"\n')
     (root / "usr/local/bin/python3").chmod(0o755)
-    _run("chroot", root, inside, "-m", "compileall", "-q", "/opt/python/usr/lib/python3", f"/opt/python/usr/lib/{python.name}")
+    _run(
+        "chroot",
+        root,
+        inside,
+        "-m",
+        "compileall",
+        "-q",
+        "/opt/python/usr/lib/python3",
+        f"/opt/python/usr/lib/{python.name}",
+    )
 
 
 def _fetch_kernel_hook(release: Release) -> str:
