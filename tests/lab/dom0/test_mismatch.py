@@ -13,8 +13,6 @@ from tests.contract.versions import INTERFACES
 from tests.lab.dom0.conftest import IGD, Guests, dump, journal, sh, xlplug
 from xlplug.xen.lib import running_version
 
-pytestmark = pytest.mark.smoke
-
 OWN = Path("/usr/lib/x86_64-linux-gnu")
 *RUNNING, TEXT = running_version()
 VERSION = "{}.{}".format(*RUNNING)
@@ -61,11 +59,13 @@ def refused(guest: tuple[int, Path], argv: list[str], state: AbstractContextMana
     return done.stderr
 
 
+@pytest.mark.smoke
 def test_every_release_s_libraries_were_brought() -> None:
     assert len(BROUGHT) == 3
     assert VERSION in BROUGHT
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("version", BROUGHT)
 def test_what_xen_says_to_each(version: str) -> None:
     """A domctl tells; a working getinfolist, which is a sysctl, proves nothing."""
@@ -92,6 +92,7 @@ def test_what_xen_says_to_each(version: str) -> None:
     ]
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("version", OTHERS)
 def test_another_release_s_library_under_the_right_name(guest: tuple[int, Path], tmp_path: Path, version: str) -> None:
     shutil.copytree(f"/job/lib-{version}/xen", tmp_path / "lib")
@@ -119,6 +120,7 @@ def instead(version: str = "") -> Iterator[None]:
             other.unlink(missing_ok=True)
 
 
+@pytest.mark.smoke
 def test_only_another_release_s_library_is_installed(guest: tuple[int, Path]) -> None:
     version = OTHERS[-1]
     assert refused(guest, [sys.executable], instead(version)) == (

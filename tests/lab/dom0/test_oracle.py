@@ -3,13 +3,10 @@
 
 from pathlib import Path
 
-import pytest
-
 from tests.lab.dom0.conftest import Guests, dump
 from xlplug.rangeset import RangeSet
 
 
-@pytest.mark.smoke
 def test_a_plain_guest_holds_nothing(guests: Guests) -> None:
     domid, _ = guests.make()
     assert dump()[domid] == (RangeSet(), RangeSet())
