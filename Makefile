@@ -20,10 +20,11 @@ test:
 unit:
 	@PYTHON=$(PYTHON) tests/run.sh unit
 
-# XEN=4.17 or XEN=4.20: one of them only (the shell: 4.17)
+# XEN=4.14, XEN=4.17 or XEN=4.20: one of them only (the shell: 4.17)
+RELEASE_4.14 = bullseye
 RELEASE_4.17 = bookworm
 RELEASE_4.20 = trixie
-RELEASE = $(if $(XEN),$(or $(RELEASE_$(XEN)),$(error the lab has XEN=4.17 and XEN=4.20, not $(XEN))))
+RELEASE = $(if $(XEN),$(or $(RELEASE_$(XEN)),$(error the lab has XEN=4.14, XEN=4.17 and XEN=4.20, not $(XEN))))
 
 lab-test:
 	@PYTHON=$(PYTHON) LAB_RELEASES='$(RELEASE)' tests/run.sh lab

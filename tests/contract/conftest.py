@@ -72,6 +72,13 @@ class MemoryWorld:
 World = RealWorld | MemoryWorld
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The whole contract is part of the smoke test: it is what differs between versions."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.smoke)
+
+
 @pytest.fixture(scope="module", params=["real"] if IN_LAB else PERSONALITIES, ids=str)
 def world(request: pytest.FixtureRequest) -> World:
     return RealWorld() if IN_LAB else MemoryWorld(request.param)

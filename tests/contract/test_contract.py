@@ -22,6 +22,10 @@ def code(call: Callable[[], None]) -> int:
     return caught.value.errno
 
 
+def test_what_dom0_itself_holds(world: World) -> None:
+    assert world.xen.held()[0] == world.does.dom0
+
+
 @pytest.mark.parametrize("absent", [77, 0x7FF0, 0x7FF1, 0x7FF2, 0x7FF4, -1, 1 << 16, (1 << 16) + 1, 1 << 32])
 def test_a_domain_that_is_not_there_is_esrch(world: World, absent: int) -> None:
     xen = world.xen

@@ -33,6 +33,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that scratch folders go
     try:
         built = tree.get(options.release)
+        libraries = tree.libraries() if options.what == "run" else {}
     except tree.BuildError as failed:
         print(f"lab: no {options.release} tree: {failed}", file=sys.stderr)
         return EX_UNAVAILABLE
@@ -50,7 +51,7 @@ def main() -> int:
             timeout=options.timeout,
             devices=devices,
             follow=True,
-            libraries=tree.other_libraries(built.release),
+            libraries=libraries,
         )
     except vm.LostVmError as lost:
         print(f"lab: {lost}", file=sys.stderr)

@@ -13,7 +13,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -30,20 +30,29 @@ class Release(NamedTuple):
     xen: str
     device_model: str
     kernel: str
+    #: The release whose Python runs xlplug where the own one is too old for it (3.11 is the minimum).
+    python_of: str = ""
 
 
 RELEASES = {
     r.suite: r
     for r in (
+        Release("bullseye", "4.14", "qemu-system-x86", "linux-image-amd64", python_of="bookworm"),
         Release("bookworm", "4.17", "qemu-system-xen", "linux-image-amd64"),
         Release("trixie", "4.20", "qemu-system-xen", "linux-image-amd64"),
     )
 }
 
-_PACKAGES = (
-    "python3", "python3-cffi", "python3-pyudev", "python3-click", "python3-pytest", "udev", "kmod", "pciutils", "strace",
-    "procps", "iproute2", "hostname",
-)  # fmt: skip
+_PYTHON = ("python3", "python3-cffi", "python3-pyudev", "python3-click", "python3-pytest")
+_PACKAGES = ("udev", "kmod", "pciutils", "strace", "procps", "iproute2", "hostname")
+#: Runs a newer release's Python with that release's C library; whatever it does not bring, the Xen libraries first of
+#: all, comes from the tree's own.  Children get nothing of this: it sets no variable, and it is sys.executable.
+_INTERPRETER = """\
+#!/bin/sh
+lib=/opt/python/lib/x86_64-linux-gnu:/opt/python/usr/lib/x86_64-linux-gnu
+exec /opt/python/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2 --argv0 "$0" \\
+ --library-path "${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$lib" "$0.real" "$@"
+"""
 _BUSYBOX = Path("/bin/busybox")
 _MODULES = (
     "virtio_pci", "9p", "9pnet_virtio", "overlay", "xen-privcmd", "xenfs", "xen-evtchn", "xen-gntdev", "xen-gntalloc",
@@ -71,15 +80,17 @@ def cache_root() -> Path:
     return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "xlplug-lab"
 
 
-def other_libraries(release: Release) -> dict[str, Path]:
-    """libxenctrl of the other releases that are in the cache, by Xen version."""
-    recipe = _recipe()
-    found = {}
-    for other in RELEASES.values():
-        folder = cache_root() / f"{other.suite}-{recipe}" / "lib"
-        if other != release and folder.exists():
-            found[other.xen] = folder
-    return found
+def libraries() -> dict[str, Path]:
+    """Every release's Xen libraries by Xen version, from the cache or fetched now (some seconds each).
+
+    In each folder: ``xen``, all of Xen's libraries, and ``c``, the loader and the C library that they want.
+
+    Raises:
+        BuildError: with the end of what the failing command said.
+    """
+    return {
+        release.xen: _cached(f"libraries-{release.suite}", release, _fetch_libraries) for release in RELEASES.values()
+    }
 
 
 def _recipe() -> str:
@@ -108,12 +119,27 @@ def get(suite: str) -> Tree:
         BuildError: with the end of what the failing command said.
     """
     release = RELEASES[suite]
-    home = cache_root() / f"{suite}-{_recipe()}"
+    home = _cached(suite, release, _build)
+    return Tree(release, home / "root", home / "xen", home / "vmlinuz", home / "initrd.gz")
+
+
+def _cached(name: str, release: Release, make: Callable[[Release, Path], None]) -> Path:
+    """The folder of that name and this recipe; ``make`` fills a scratch folder, which then takes its place."""
+    home = cache_root() / f"{name}-{_recipe()}"
     home.parent.mkdir(parents=True, exist_ok=True)
     with _locked(home.with_suffix(".lock")):
         if not home.exists():
-            _build(release, home)
-    return Tree(release, home / "root", home / "xen", home / "vmlinuz", home / "initrd.gz")
+            print(f"lab: building {home}", flush=True)
+            # Of this recipe only: its lock is ours, while another checkout may be building another recipe right now.
+            mounted = Path("/proc/self/mounts").read_text()
+            for stale in home.parent.glob(f"{home.name}-*.part"):
+                if f" {stale}/" not in mounted:  # a build killed a moment ago may not have unmounted /proc yet
+                    shutil.rmtree(stale, ignore_errors=True)
+            part = Path(tempfile.mkdtemp(prefix=f"{home.name}-", suffix=".part", dir=home.parent))
+            part.chmod(0o755)
+            make(release, part)
+            part.rename(home)
+    return home
 
 
 @contextmanager
@@ -143,31 +169,19 @@ def _run(*argv: str | Path) -> None:
             raise BuildError(f"{argv[0]} failed ({process.returncode}): {said.read()[-1500:].strip()}")
 
 
-def _build(release: Release, home: Path) -> None:
-    print(f"lab: building the {release.suite} dom0 tree in {home}", flush=True)
-    # Of this recipe only: its lock is ours, while another checkout may be building another recipe right now.
-    mounted = Path("/proc/self/mounts").read_text()
-    for stale in home.parent.glob(f"{home.name}-*.part"):
-        if f" {stale}/" not in mounted:  # a build that was killed a moment ago may not have unmounted /proc yet
-            shutil.rmtree(stale, ignore_errors=True)
-    part = Path(tempfile.mkdtemp(prefix=f"{home.name}-", suffix=".part", dir=home.parent))
-    part.chmod(0o755)
+def _build(release: Release, part: Path) -> None:
+    """A release's dom0 tree, hypervisor, kernel and initramfs."""
     root = part / "root"
     packages = [*_PACKAGES, f"xen-utils-{release.xen}", f"xen-hypervisor-{release.xen}-amd64", release.device_model]
-    keep_out = ("/usr/share/man/*", "/usr/share/locale/*", "/usr/share/doc/*")
+    packages += () if release.python_of else _PYTHON
     hook = (
         'printf "#!/bin/sh\\nexit 101\\n" >"$1/usr/sbin/policy-rc.d"; chmod +x "$1/usr/sbin/policy-rc.d"; '
         'mkdir -p "$1/etc/initramfs-tools"'
     )
-    _run(
-        "mmdebstrap", "--mode=root", "--variant=minbase", f"--include={','.join(packages)}",
-        '--aptopt=APT::Install-Recommends "false"', *(f"--dpkgopt=path-exclude={p}" for p in keep_out),
-        f"--essential-hook={hook}", f"--customize-hook={_fetch_kernel_hook(release)}",
-        release.suite, root,
-        f"deb {MIRROR} {release.suite} main",
-        f"deb {MIRROR} {release.suite}-updates main",
-        f"deb {SECURITY} {release.suite}-security main",
-    )  # fmt: skip
+    hooks = (f"--essential-hook={hook}", f"--customize-hook={_fetch_kernel_hook(release)}")
+    _debootstrap(release.suite, root, "minbase", packages, *hooks)
+    if release.python_of:
+        _add_python(release.python_of, root)
     kernel = part / "kernel"
     kernel.mkdir()
     deb = next((root / "kernel-deb").glob("linux-image-*.deb"))
@@ -185,13 +199,60 @@ def _build(release: Release, home: Path) -> None:
     data = packed.read_bytes()
     (part / "xen").write_bytes(gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data)
     _initrd(root, version, part)
-    (part / "lib").mkdir()
-    for library in (root / "usr/lib/x86_64-linux-gnu").glob("libxenctrl.so.*"):
-        shutil.copy(library, part / "lib")
     for name in ("job", "out", "xlplug"):
         (root / name).mkdir(exist_ok=True)
     shutil.rmtree(kernel)
-    part.rename(home)
+
+
+def _fetch_libraries(release: Release, part: Path) -> None:
+    """A release's Xen libraries, and what they need of its C library to load where that is older."""
+    root = part / "root"
+    _debootstrap(release.suite, root, "extract", (f"libxenmisc{release.xen}",))
+    for folder, patterns in (
+        ("xen", ("libxenctrl.so.*", "libxen*.so.?")),
+        ("c", ("ld-linux-x86-64.so.2", "lib[cm].so.6")),
+    ):
+        (part / folder).mkdir()
+        for where in ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"):
+            for file in (f for pattern in patterns for f in (root / where).glob(pattern)):
+                shutil.copy(file, part / folder)
+    shutil.rmtree(root)
+
+
+def _debootstrap(suite: str, root: Path, variant: str, packages: Sequence[str], *options: str) -> None:
+    """Packages of one release, without what they merely recommend, and without what only people read."""
+    keep_out = ("/usr/share/man/*", "/usr/share/locale/*", "/usr/share/doc/*")
+    _run(
+        "mmdebstrap", "--mode=root", f"--variant={variant}", f"--include={','.join(packages)}",
+        '--aptopt=APT::Install-Recommends "false"', *(f"--dpkgopt=path-exclude={p}" for p in keep_out), *options,
+        suite, root,
+        f"deb {MIRROR} {suite} main",
+        f"deb {MIRROR} {suite}-updates main",
+        f"deb {SECURITY} {suite}-security main",
+    )  # fmt: skip
+
+
+def _add_python(suite: str, root: Path) -> None:
+    """That release's Python, unpacked in /opt/python of a tree whose own is older; it is python3 in the lab's PATH."""
+    home = root / "opt" / "python"
+    _debootstrap(suite, home, "extract", _PYTHON)
+    python = (home / "usr" / "bin" / "python3").resolve(strict=True)
+    python.rename(f"{python}.real")
+    python.write_text(_INTERPRETER)
+    python.chmod(0o755)
+    inside = f"/{python.relative_to(root)}"
+    (root / "usr/local/bin/python3").write_text(f'#!/bin/sh\nexec {inside} "$@"\n')
+    (root / "usr/local/bin/python3").chmod(0o755)
+    _run(
+        "chroot",
+        root,
+        inside,
+        "-m",
+        "compileall",
+        "-q",
+        "/opt/python/usr/lib/python3",
+        f"/opt/python/usr/lib/{python.name}",
+    )
 
 
 def _fetch_kernel_hook(release: Release) -> str:

@@ -121,7 +121,7 @@ def _empty(out: Path) -> None:
 
 
 def _wait(machine: "subprocess.Popen[bytes]", out: Path, deadline: float, *, follow: bool) -> None:
-    """Until the machine is off, the deadline, or a few seconds after the verdict; ``follow`` copies output as it grows."""
+    """Until the machine is off, the deadline, or a moment after the verdict; ``follow`` copies output as it grows."""
     shown = 0
     verdict_seen = 0.0
     while time.monotonic() < deadline:
@@ -138,7 +138,7 @@ def _wait(machine: "subprocess.Popen[bytes]", out: Path, deadline: float, *, fol
             return
         if (out / "verdict").exists():
             verdict_seen = verdict_seen or time.monotonic()
-            if time.monotonic() - verdict_seen > 3:
+            if time.monotonic() - verdict_seen > 1:  # it is the last thing written
                 return
         time.sleep(0.2)
 

@@ -11,7 +11,8 @@ ORDER = """
     errors addr rangeset bdf grant host xlcfg pcispec domcfg hypervisor firmware
     vga igd pci_assign plan
     apply journal session render memxen
-    recording sysfs udev hostmem xen xen._ffi xen.protocols xen.lib xen.qdump xen.ctrl xen.store xen.devicemodel xen._build live
+    recording sysfs udev hostmem
+    xen xen._ffi xen.protocols xen.mismatch xen.lib xen.qdump xen.ctrl xen.store xen.devicemodel xen._build live
     xlcmd handover devmodel libvirt procs sources savefile hook guard watcher watch
     commands create install argv _help cli __main__
 """.split()

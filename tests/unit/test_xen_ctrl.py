@@ -11,7 +11,7 @@ from xlplug.errors import XenError, XenUnavailableError
 from xlplug.hypervisor import DomainInfo, HeldRights
 from xlplug.memxen import MemXen
 from xlplug.rangeset import RangeSet
-from xlplug.xen.ctrl import XenCtrl
+from xlplug.xen.ctrl import _MAX_VCPU_ID, _ONLINE_VCPUS, XenCtrl
 from xlplug.xen.lib import ffi
 
 
@@ -23,6 +23,7 @@ class Library:
         self.answers: dict[str, tuple[int, int]] = {}
         self.dumps: list[str] = []
         self.ring = b"(XEN) what was there before\n"
+        self.info = b""  # of dom0, the only domain
         self.size = size
 
     def __getattr__(self, name: str) -> Callable[..., int]:
@@ -33,6 +34,13 @@ class Library:
             return result
 
         return call
+
+    def xc_domain_getinfolist(self, _xch: object, first: int, room: int, buffer: Any) -> int:
+        assert room == 1
+        if first > 0 or not self.info:
+            return 0
+        ffi.buffer(ffi.cast("char *", buffer), len(self.info))[:] = self.info
+        return 1
 
     def xc_send_debug_keys(self, _xch: object, keys: bytes) -> int:
         assert keys == b"q"
@@ -137,26 +145,70 @@ def test_allow_reaches_c_as_0_or_1() -> None:
     ]
 
 
+def dom0_info(*, domid: int = 0, flags: int = 0x20, pages: int = 1 << 18, online: int = 1, highest: int = 0) -> bytes:
+    """A struct xen_domctl_getdomaininfo, up to max_vcpu_id."""
+    raw = bytearray(_MAX_VCPU_ID + 4)
+    for at, size, value in (
+        (0, 2, domid), (4, 4, flags), (8, 8, pages), (_ONLINE_VCPUS, 4, online), (_MAX_VCPU_ID, 4, highest),
+    ):  # fmt: skip
+        raw[at : at + size] = value.to_bytes(size, "little")
+    return bytes(raw)
+
+
+def refused(library: Library) -> str:
+    """The line with which the probe refuses."""
+    with pytest.raises(XenUnavailableError) as caught:
+        control(library)._probe()
+    return str(caught.value)
+
+
+def test_the_probe_is_satisfied_and_changes_nothing() -> None:
+    library = Library()
+    library.answers["xc_domain_ioport_permission"] = (-1, errno.ESRCH)
+    library.info = dom0_info()
+    control(library)._probe()
+    (name, (domid, *_)) = library.calls[0]
+    assert (name, domid) == ("xc_domain_ioport_permission", 0x7FF0), "a domain that cannot be"
+    assert [name for name, _ in library.calls] == ["xc_domain_ioport_permission"]
+
+
 @pytest.mark.parametrize(
-    ("number", "says"),
+    ("result", "number", "says"),
     [
-        (errno.ESRCH, ""),
         (
+            -1,
             errno.EACCES,
-            "libxenctrl.so.4.17 does not speak to the running Xen 4.17.7; install libxenmisc4.17 from the same",
+            "libxenctrl.so.4.17 is of another build than the running Xen 4.17.7, which refuses it; install",
         ),
-        (errno.EPERM, "run xlplug in dom0"),
+        (-1, errno.EPERM, "run xlplug in dom0"),
+        (-1, errno.ENOSYS, "xc_domain_ioport_permission of the running Xen's libxenctrl.so.4.17 is not as this xlplug"),
+        (-1, errno.EOPNOTSUPP, "use an xlplug that is newer"),
+        (0, 0, "use an xlplug that is newer"),
     ],
 )
-def test_the_probe(number: int, says: str) -> None:
+def test_a_probe_that_is_answered_otherwise(result: int, number: int, says: str) -> None:
     library = Library()
-    library.answers["xc_domain_ioport_permission"] = (-1, number)
-    ctrl = control(library)
-    if not says:
-        ctrl._probe()
-    else:
-        with pytest.raises(XenUnavailableError) as caught:
-            ctrl._probe()
-        assert says in str(caught.value)
-    (name, (domid, *_)) = library.calls[0]
-    assert (name, domid) == ("xc_domain_ioport_permission", 0x7FF0), "a domain that cannot be: it changes nothing"
+    library.answers["xc_domain_ioport_permission"] = (result, number)
+    library.info = dom0_info()
+    assert says in refused(library)
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        b"",
+        dom0_info(domid=1),
+        dom0_info(flags=1),
+        dom0_info(flags=4),
+        dom0_info(pages=0),
+        dom0_info(online=0),
+        dom0_info(online=2),
+        dom0_info()[:48] + bytes(8) + dom0_info()[48:],  # a field more before the vCPUs
+        dom0_info()[:8] + bytes(8) + dom0_info()[8:],  # and before the pages
+    ],
+)
+def test_a_structure_that_is_laid_out_otherwise(info: bytes) -> None:
+    library = Library()
+    library.answers["xc_domain_ioport_permission"] = (-1, errno.ESRCH)
+    library.info = info
+    assert "xc_domain_getinfolist of the running Xen's libxenctrl.so.4.17 is not as this xlplug" in refused(library)

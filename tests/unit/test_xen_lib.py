@@ -3,6 +3,7 @@
 
 import errno
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,57 @@ def test_who_may_call(tmp_path: Path, on_xen: pytest.MonkeyPatch) -> None:
 def test_an_absent_library_names_its_package() -> None:
     with pytest.raises(XenUnavailableError) as caught:
         lib.load_ctrl(4, 99)
-    assert str(caught.value) == "libxenctrl.so.4.99 is not installed; install it (Debian: libxenmisc4.99)"
+    assert re.fullmatch(
+        r"the running Xen's libxenctrl\.so\.4\.99 is not installed(, only Xen [0-9. and]+'s is)?; "
+        r"install it \(Debian: libxenmisc4\.99\)(, or boot Xen [0-9. or]+)?",
+        str(caught.value),
+    )
+
+
+class Installed:
+    """Stands in for ffi: only these sonames can be opened."""
+
+    error = ffi.error
+
+    def __init__(self, *sonames: str) -> None:
+        self.sonames = sonames
+
+    def dlopen(self, soname: str) -> str:
+        if soname in self.sonames:
+            return soname
+        raise OSError(f"cannot load library '{soname}': {soname}: cannot open shared object file: No such file")
+
+
+@pytest.mark.parametrize(
+    ("installed", "opened"),
+    [
+        (("libxenstore.so.4",), "libxenstore.so.4"),
+        (("libxenstore.so.3.0",), "libxenstore.so.3.0"),
+        (("libxenstore.so.3.0", "libxenstore.so.4"), "libxenstore.so.4"),
+    ],
+)
+def test_the_newest_libxenstore_that_is_there(
+    monkeypatch: pytest.MonkeyPatch, installed: tuple[str, ...], opened: str
+) -> None:
+    monkeypatch.setattr(lib, "ffi", Installed(*installed))
+    assert lib.load_stable("xenstore") == opened
+
+
+def test_no_libxenstore_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lib, "ffi", Installed())
+    with pytest.raises(XenUnavailableError) as caught:
+        lib.load_stable("xenstore")
+    assert str(caught.value) == (
+        "libxenstore.so.4 is not installed; install it (Debian: libxenstore4, with an old Xen libxenstore3.0)"
+    )
+
+
+def test_a_declared_function_that_a_library_has_not() -> None:
+    """cffi's own error, which is no AttributeError: seen with Xen 4.14's libxendevicemodel."""
+    libc = ffi.dlopen(None)
+    assert lib.has(libc, "free")
+    assert not lib.has(libc, "xendevicemodel_nr_vcpus")
+    assert not lib.has(libc, "undeclared")
 
 
 def test_a_library_that_lacks_another_is_not_called_absent(monkeypatch: pytest.MonkeyPatch) -> None:

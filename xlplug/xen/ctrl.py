@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """libxenctrl: the smallest possible use of an interface that changes with every Xen.
 
-Structures are read at offsets that hold from 4.14 on (xen/include/public/domctl.h); nothing else is assumed.
+Structures are read at offsets that hold from 4.14 on (xen/include/public/domctl.h).  No version is assumed to be right or
+wrong: whichever runs, its library is loaded, and then tried before anything is changed.
 """
 
 import errno
@@ -11,6 +12,7 @@ from xlplug.addr import DOMID_FIRST_RESERVED
 from xlplug.errors import XenError, XenUnavailableError
 from xlplug.host import MemRegion
 from xlplug.hypervisor import DomainInfo, HeldRights, check_domid
+from xlplug.xen import mismatch
 from xlplug.xen.lib import SYS_HYPERVISOR, Handle, QuietLogger, check, ffi, load_ctrl, require_dom0, running_version
 from xlplug.xen.qdump import parse_q
 
@@ -18,8 +20,10 @@ __all__ = ["XenCtrl"]
 
 #: xen_domctl_getdomaininfo.flags.  Source: xen/include/public/domctl.h, XEN_DOMINF_*.
 _DYING, _HVM, _SHUTDOWN, _PAUSED = 1, 2, 4, 8
-#: Room for xc_domaininfo_t: 104 bytes in 4.14, 112 since 4.16.
-_INFO_BYTES = 256
+#: Room for xc_domaininfo_t: 104 bytes in 4.14, 112 since 4.16, and a later Xen's may be larger.
+_INFO_BYTES = 1024
+#: Where it has nr_online_vcpus and max_vcpu_id.
+_ONLINE_VCPUS, _MAX_VCPU_ID = 64, 68
 _E820_BYTES = 20  # struct e820entry, packed: u64 addr, u64 size, u32 type
 _E820_MAX = 1024  # entries asked for; Xen itself keeps at most 1024 (E820MAX)
 _CHUNK = 1 << 18
@@ -55,22 +59,33 @@ class XenCtrl(Handle):
             raise
 
     def _probe(self) -> None:
-        """One harmless domctl: a library of another Xen gets EACCES before anything else is looked at.
+        """Two harmless calls: whether Xen understands the library, and whether we understand what it hands out.
 
-        A working xc_domain_getinfolist proves nothing: it is a sysctl, with a version of its own.
+        Xen answers EACCES to a library of another interface version before it looks at anything else, and ESRCH for a
+        domain that cannot be.  Domctls and sysctls have a version each: 4.17's xc_domain_getinfolist, a sysctl, works on
+        4.20, where its domctls do not; with 4.21's library on 4.20 it is the other way round.
         """
+        version = "{}.{}".format(*self.version)
         result = self._lib.xc_domain_ioport_permission(self._xch, DOMID_FIRST_RESERVED, 0x3B0, 1, 1)
         number = ffi.errno
-        if result == -1 and number == errno.EACCES:
-            major, minor = self.version
-            raise XenUnavailableError(
-                f"the installed libxenctrl.so.{major}.{minor} does not speak to the running Xen {self.version_text}",
-                hint=f"install libxenmisc{major}.{minor} from the same build as the running Xen, or reboot into it",
-            )
         if result == -1 and number == errno.EPERM:
             raise XenUnavailableError(
                 "Xen refuses this domain control calls", hint="run xlplug in dom0; look at the XSM policy"
             )
+        if result != -1 or number not in {errno.ESRCH, errno.EACCES}:
+            raise mismatch.incomplete(version, "xc_domain_ioport_permission")
+        if number == errno.EACCES:
+            raise mismatch.foreign(version, self.version_text)
+        try:
+            dom0 = self._raw_info(0)
+        except XenError as error:
+            if error.errno == errno.EACCES:
+                raise mismatch.foreign(version, self.version_text) from error
+            raise
+        online, highest = (int.from_bytes(dom0[at : at + 4], "little") for at in (_ONLINE_VCPUS, _MAX_VCPU_ID))
+        seen = _info(dom0)
+        if seen.domid or seen.dying or seen.shutdown or not seen.nr_pages or not 1 <= online <= highest + 1:
+            raise mismatch.incomplete(version, "xc_domain_getinfolist")
 
     def close(self) -> None:
         """Close the handle; doing it again does nothing."""
@@ -161,23 +176,16 @@ class XenCtrl(Handle):
 
     def _info(self, first: int) -> DomainInfo | None:
         """The first domain numbered ``first`` or more."""
+        raw = self._raw_info(first)
+        return _info(raw) if raw else None
+
+    def _raw_info(self, first: int) -> bytes:
+        """The structure of the first domain numbered ``first`` or more, with zeros after it; empty when there is none."""
         buffer = ffi.new("char[]", _INFO_BYTES)
         count = self._lib.xc_domain_getinfolist(self._xch, first, 1, ffi.cast("xc_domaininfo_t *", buffer))
         if check("xc_domain_getinfolist", count, lambda: f"first={first}") == 0:
-            return None
-        raw = bytes(ffi.buffer(buffer, _INFO_BYTES))
-        flags = int.from_bytes(raw[4:8], "little")
-        handle = raw[76:92].hex()
-        return DomainInfo(
-            domid=int.from_bytes(raw[0:2], "little"),
-            hvm=bool(flags & _HVM),
-            dying=bool(flags & _DYING),
-            paused=bool(flags & _PAUSED),
-            shutdown=bool(flags & _SHUTDOWN),
-            nr_pages=int.from_bytes(raw[8:16], "little"),
-            max_pages=int.from_bytes(raw[16:24], "little"),
-            uuid="-".join((handle[:8], handle[8:12], handle[12:16], handle[16:20], handle[20:])),
-        )
+            return b""
+        return bytes(ffi.buffer(buffer, _INFO_BYTES))
 
     def machine_memory_map(self) -> tuple[MemRegion, ...]:
         """The machine's own memory map (E820), which dom0's kernel does not show unchanged."""
@@ -232,3 +240,19 @@ class XenCtrl(Handle):
             if size[0] == 0:
                 return b"".join(text).decode("latin-1")
             text.append(bytes(ffi.buffer(buffer, size[0])))
+
+
+def _info(raw: bytes) -> DomainInfo:
+    """What is known of a struct xen_domctl_getdomaininfo."""
+    flags = int.from_bytes(raw[4:8], "little")
+    handle = raw[76:92].hex()
+    return DomainInfo(
+        domid=int.from_bytes(raw[0:2], "little"),
+        hvm=bool(flags & _HVM),
+        dying=bool(flags & _DYING),
+        paused=bool(flags & _PAUSED),
+        shutdown=bool(flags & _SHUTDOWN),
+        nr_pages=int.from_bytes(raw[8:16], "little"),
+        max_pages=int.from_bytes(raw[16:24], "little"),
+        uuid="-".join((handle[:8], handle[8:12], handle[12:16], handle[16:20], handle[20:])),
+    )

@@ -9,7 +9,7 @@ from typing import Any
 
 from xlplug.errors import XenUnavailableError
 from xlplug.hypervisor import check_domid
-from xlplug.xen.lib import Handle, QuietLogger, check, ffi, load_stable
+from xlplug.xen.lib import Handle, QuietLogger, check, ffi, has, load_stable
 
 __all__ = ["OPERATIONS", "DeviceModel"]
 
@@ -107,11 +107,9 @@ class DeviceModel(Handle):
     def _call(self, operation: str, domid: int, *arguments: object) -> None:
         name = f"xendevicemodel_{operation}"
         check_domid(name, domid)
-        try:
-            function = getattr(self._lib, name)
-        except AttributeError as error:
+        if not has(self._lib, name):
             raise XenUnavailableError(
                 f"the installed libxendevicemodel has no {name}", hint="it came with Xen 4.15; use a newer Xen"
-            ) from error
+            )
         shown = " ".join(str(a) for a in arguments if isinstance(a, int))
-        check(name, function(self._handle, domid, *arguments), f"domid={domid} {shown}".strip)
+        check(name, getattr(self._lib, name)(self._handle, domid, *arguments), f"domid={domid} {shown}".strip)

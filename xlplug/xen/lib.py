@@ -12,13 +12,15 @@ from types import TracebackType
 from typing import Any, NoReturn, Self, cast
 
 from xlplug.errors import XenError, XenUnavailableError
+from xlplug.xen import mismatch
 from xlplug.xen._ffi import ffi
-from xlplug.xen.protocols import CtrlLib, LibC, ToollogLib
+from xlplug.xen.protocols import CTRL_CALLS, CtrlLib, LibC, ToollogLib
 
 __all__ = [
     "SYS_HYPERVISOR",
     "check",
     "ffi",
+    "has",
     "libc",
     "load_ctrl",
     "load_stable",
@@ -80,33 +82,61 @@ def require_dom0(capabilities: str = _CAPABILITIES) -> None:
         raise XenUnavailableError("this is a guest domain", hint="run xlplug in dom0")
 
 
+#: Sonames in order of preference, and their Debian packages.  Xen 4.14's libxenstore has all that we call.
+_STABLE = {
+    "xenstore": (("libxenstore.so.4", "libxenstore4"), ("libxenstore.so.3.0", "libxenstore3.0")),
+    "xendevicemodel": (("libxendevicemodel.so.1", "libxendevicemodel1"),),
+    "xentoollog": (("libxentoollog.so.1", "libxentoollog1"),),
+}
+
+
 def _dlopen(soname: str, package: str) -> Any:  # noqa: ANN401 - cffi has no types
+    """The library, or None when it is not installed."""
     try:
         return ffi.dlopen(soname)
     except OSError as error:
         # The same words, after another soname, tell of a library that this one needs.
         if f"{soname}: cannot open shared object file" not in str(error):
             raise XenUnavailableError(f"{soname} cannot be loaded: {error}", hint=f"reinstall {package}") from error
-        raise XenUnavailableError(f"{soname} is not installed", hint=f"install it (Debian: {package})") from error
+        return None
 
 
 def load_ctrl(major: int, minor: int) -> CtrlLib:
-    """libxenctrl of exactly this Xen version.
+    """libxenctrl of exactly this Xen version, whichever that is, as long as it has every function that we call.
 
     Raises:
-        XenUnavailableError: it is not installed; the text names the Debian package.
+        XenUnavailableError: it is not installed, with the Debian package's name and which others are; or it cannot be
+            loaded; or it has no such function.
     """
-    return cast("CtrlLib", _dlopen(f"libxenctrl.so.{major}.{minor}", f"libxenmisc{major}.{minor}"))
+    version = f"{major}.{minor}"
+    library = _dlopen(f"libxenctrl.so.{version}", f"libxenmisc{version}")
+    if library is None:
+        raise mismatch.absent(version)
+    for name in CTRL_CALLS:
+        if not has(library, name):
+            raise mismatch.incomplete(version, name)
+    return cast("CtrlLib", library)
+
+
+def has(library: Any, name: str) -> bool:  # noqa: ANN401 - cffi has no types
+    """Whether a library has a function.  cffi raises its own error for a C name that is declared and not there."""
+    try:
+        getattr(library, name)
+    except (AttributeError, ffi.error):
+        return False
+    return True
 
 
 def load_stable(name: str) -> Any:  # noqa: ANN401 - cffi has no types
     """One of the libraries with a stable interface: "xenstore", "xendevicemodel" or "xentoollog"."""
-    soname, package = {
-        "xenstore": ("libxenstore.so.4", "libxenstore4"),
-        "xendevicemodel": ("libxendevicemodel.so.1", "libxendevicemodel1"),
-        "xentoollog": ("libxentoollog.so.1", "libxentoollog1"),
-    }[name]
-    return _dlopen(soname, package)
+    choices = _STABLE[name]
+    for soname, package in choices:
+        library = _dlopen(soname, package)
+        if library is not None:
+            return library
+    (soname, package), *others = choices
+    older = "".join(f", with an old Xen {other}" for _, other in others)
+    raise XenUnavailableError(f"{soname} is not installed", hint=f"install it (Debian: {package}{older})")
 
 
 def libc() -> LibC:
@@ -171,6 +201,6 @@ def _fail(call: str, number: int, detail: Callable[[], str] | str, hint: str) ->
 _HINTS = {
     errno.EPERM: "dom0 itself must hold the range, and nothing may map it twice; look at 'xl dmesg'",
     errno.ESRCH: "no such domain; see 'xl list'",
-    errno.EACCES: "libxenctrl and the running Xen do not fit; install the running Xen's libraries",
+    errno.EACCES: "the XSM policy forbids it; look at 'xl dmesg'",  # another Xen's library was found out on opening
     errno.EBUSY: "another mapping is in the way, or the domain is at its memory limit; look at 'xl dmesg'",
 }

@@ -7,7 +7,7 @@ Numbers are int, everything that cffi hands out is a `CData`.  The C declaration
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-__all__ = ["CData", "CtrlLib", "LibC", "StoreLib", "ToollogLib"]
+__all__ = ["CTRL_CALLS", "CData", "CtrlLib", "LibC", "StoreLib", "ToollogLib"]
 
 CData = Any  # cffi has one type for all C objects, and no stubs that tell them apart
 
@@ -44,6 +44,10 @@ class CtrlLib(Protocol):
     def xc_readconsolering(
         self, xch: CData, buffer: CData, nr_chars: CData, clear: int, incremental: int, index: CData, /
     ) -> int: ...
+
+
+#: Every function of libxenctrl that the package calls.
+CTRL_CALLS = tuple(name for name in vars(CtrlLib) if name.startswith("xc_"))
 
 
 class StoreLib(Protocol):

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.contract.versions import Behaviour, behaviour
 from xlplug.hypervisor import HeldRights
+from xlplug.xen.lib import running_version
 from xlplug.xen.qdump import parse_q
 
 VGA = "0000:00:01.0"  # the lab machine's emulated display
@@ -62,6 +64,12 @@ class Guests:
         if domid in self.made:
             self.made.remove(domid)
         sh("xl", "destroy", str(domid))
+
+
+@pytest.fixture(scope="session")
+def does() -> Behaviour:
+    """What the running Xen's version does."""
+    return behaviour(running_version()[:2])
 
 
 @pytest.fixture(scope="session", autouse=True)

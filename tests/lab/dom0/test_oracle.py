@@ -4,14 +4,7 @@
 from pathlib import Path
 
 from tests.lab.dom0.conftest import Guests, dump
-from xlplug.memxen import dom0_rights
 from xlplug.rangeset import RangeSet
-from xlplug.xen.lib import running_version
-
-
-def test_dom0_holds_what_the_hypervisor_in_memory_says() -> None:
-    major, minor, _ = running_version()
-    assert dump()[0] == dom0_rights((major, minor))
 
 
 def test_a_plain_guest_holds_nothing(guests: Guests) -> None:
