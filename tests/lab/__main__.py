@@ -10,7 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
-from tests.lab import tree, vm
+from tests.lab import stubdom, tree, vm
 
 EX_UNAVAILABLE, EX_SOFTWARE = 69, 70  # sysexits.h
 
@@ -33,6 +33,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that scratch folders go
     try:
         built = tree.get(options.release)
+        stubdom.get(built)
     except tree.BuildError as failed:
         print(f"lab: no {options.release} tree: {failed}", file=sys.stderr)
         return EX_UNAVAILABLE

@@ -13,7 +13,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -44,10 +44,9 @@ _PACKAGES = (
     "python3", "python3-cffi", "python3-pyudev", "python3-click", "python3-pytest", "udev", "kmod", "pciutils", "strace",
     "procps", "iproute2", "hostname",
 )  # fmt: skip
-_BUSYBOX = Path("/bin/busybox")
+BUSYBOX = Path("/bin/busybox")
 _MODULES = (
     "virtio_pci", "9p", "9pnet_virtio", "overlay", "xen-privcmd", "xenfs", "xen-evtchn", "xen-gntdev", "xen-gntalloc",
-    "xen-pciback",
 )  # fmt: skip
 
 
@@ -92,12 +91,12 @@ def missing_tools() -> str:
     """What keeps the lab from running here, in one sentence; empty when nothing does."""
     if os.geteuid() != 0:
         return "building the dom0 tree needs root"
-    needed = ("mmdebstrap", "qemu-system-x86_64", "busybox", "cpio", "setpriv")
+    needed = ("mmdebstrap", "qemu-system-x86_64", "busybox", "cpio", "setpriv", "as", "ld", "strip", "zstd", "tar")
     absent = [tool for tool in needed if shutil.which(tool) is None]
     if absent:
         return f"not installed: {', '.join(absent)}"
-    if b"/ld-linux" in _BUSYBOX.read_bytes():
-        return f"{_BUSYBOX} needs libraries, which an initramfs has not; install busybox-static"
+    if b"/ld-linux" in BUSYBOX.read_bytes():
+        return f"{BUSYBOX} needs libraries, which an initramfs has not; install busybox-static"
     return ""
 
 
@@ -207,9 +206,27 @@ def _initrd(root: Path, version: str, part: Path) -> None:
     stage = part / "initrd"
     for name in ("bin", "modules", "proc", "sys", "dev", "mnt"):
         (stage / name).mkdir(parents=True)
-    shutil.copy(_BUSYBOX, stage / "bin" / "busybox")
+    shutil.copy(BUSYBOX, stage / "bin" / "busybox")
+    copy_modules(root, version, _MODULES, stage / "modules")
+    shutil.copy(HERE / "init.sh", stage / "init")
+    (stage / "init").chmod(0o755)
+    with (part / "initrd.gz").open("wb") as out:
+        archive = subprocess.run(
+            ["sh", "-c", "find . | cpio -o -H newc --quiet | gzip -1"], cwd=stage, stdout=out, check=False
+        )
+    if archive.returncode:
+        raise BuildError("cpio failed")
+    shutil.rmtree(stage)
+
+
+def copy_modules(root: Path, version: str, names: Sequence[str], folder: Path) -> None:
+    """Kernel modules of a tree and all that they need, unpacked into ``folder``; its file ``order`` says how to load them.
+
+    Raises:
+        BuildError: the kernel has no such module.
+    """
     order: list[str] = []
-    for module in _MODULES:
+    for module in names:
         shown = subprocess.run(
             ["chroot", str(root), "modprobe", "-S", version, "--show-depends", module], capture_output=True, text=True
         )
@@ -224,14 +241,5 @@ def _initrd(root: Path, version: str, part: Path) -> None:
             if name not in order:
                 order.append(name)
                 data = file.read_bytes()
-                (stage / "modules" / name).write_bytes(lzma.decompress(data) if file.suffix == ".xz" else data)
-    (stage / "modules" / "order").write_text("\n".join(order) + "\n")
-    shutil.copy(HERE / "init.sh", stage / "init")
-    (stage / "init").chmod(0o755)
-    with (part / "initrd.gz").open("wb") as out:
-        archive = subprocess.run(
-            ["sh", "-c", "find . | cpio -o -H newc --quiet | gzip -1"], cwd=stage, stdout=out, check=False
-        )
-    if archive.returncode:
-        raise BuildError("cpio failed")
-    shutil.rmtree(stage)
+                (folder / name).write_bytes(lzma.decompress(data) if file.suffix == ".xz" else data)
+    (folder / "order").write_text("\n".join(order) + "\n")

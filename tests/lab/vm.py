@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.lab import stubdom
 from tests.lab.tree import Tree
 
 HERE = Path(__file__).parent
@@ -48,7 +49,10 @@ def command(tree: Tree, job: Path, out: Path, *, memory: int, devices: tuple[str
         "-append", "console=com1 dom0_mem=1024M loglvl=all guest_loglvl=all iommu=verbose conring_size=4M",
         "-initrd", f"{tree.kernel} console=hvc0 quiet panic=1,{tree.initrd}",
     ]  # fmt: skip
-    shares = (("root", tree.root, True), ("job", job, True), ("tree", REPO, True), ("out", out, False))
+    shares = (
+        ("root", tree.root, True), ("job", job, True), ("tree", REPO, True), ("stubdom", stubdom.get(tree), True),
+        ("out", out, False),
+    )  # fmt: skip
     for tag, path, readonly in shares:
         extra = ",readonly=on" if readonly else ""
         extra += ",multidevs=remap" if tag in ("root", "tree") else ""

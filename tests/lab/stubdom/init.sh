@@ -1,0 +1,40 @@
+#!/bin/busybox sh
+# shellcheck shell=dash
+# SPDX-License-Identifier: LGPL-2.1-only
+# First process of the lab's Linux stubdomain: starts the QEMU that libxl describes in xenstore, and its QMP proxy.
+# Whatever is printed here, QEMU's messages among it, goes to /var/log/xen/qemu-dm-NAME.log in dom0.
+/bin/busybox mkdir -p /proc /sys /dev /run /tmp
+/bin/busybox --install -s /bin
+export PATH=/bin:/usr/bin:/usr/libexec
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mount -t tmpfs tmpfs /run
+while read -r module; do
+	# Debian's kernel lets a domU's privcmd make no call on another domain, unless it is told to.
+	option=
+	[ "$module" = xen-privcmd.ko ] && option=unrestricted=1
+	insmod "/modules/$module" $option || echo "stubdom: insmod $module failed"
+done </modules/order
+mkdir -p /proc/xen && mount -t xenfs xenfs /proc/xen
+
+# QEMU's igd machine copies registers of the host bridge, and a stubdomain has none: an empty one, beside what pcifront adds.
+mkdir -p /run/pci/upper/0000:00:00.0 /run/pci/work
+head -c 256 /dev/zero >/run/pci/upper/0000:00:00.0/config
+mount -t overlay -o lowerdir=/sys/bus/pci/devices,upperdir=/run/pci/upper,workdir=/run/pci/work pci /sys/bus/pci/devices
+
+self=$(xenstore-read domid)
+guest=$(xenstore-read target)
+arguments=$(xenstore-read "/local/domain/$guest/vm")/image/dm-argv
+set --
+for number in $(xenstore-list "$arguments" | sort); do
+	set -- "$@" "$(xenstore-read "$arguments/$number")"
+done
+echo "stubdom: domain $self serves domain $guest"
+xen-qemu-system-i386 "$@" -chardev socket,id=qmp,path=/run/qmp,server=on,wait=off -mon chardev=qmp,mode=control &
+qemu=$!
+until [ -S /run/qmp ] || ! kill -0 "$qemu"; do sleep 0.1; done
+vchan-socket-proxy --mode=server 0 "/local/domain/$self/device-model/$guest/qmp-vchan" /run/qmp &
+wait "$qemu"
+echo "stubdom: QEMU ended with status $?"
+poweroff -f
