@@ -17,7 +17,7 @@ from tests.lab.tree import BUSYBOX, BuildError, Tree, copy_modules
 
 HERE = Path(__file__).parent
 _MODULES = (
-    "overlay", "xen-privcmd", "xenfs", "xen-evtchn", "xen-gntdev", "xen-gntalloc", "xen-pcifront", "xen-blkfront",
+    "xen-privcmd", "xenfs", "xen-evtchn", "xen-gntdev", "xen-gntalloc", "xen-pcifront", "xen-blkfront",
 )  # fmt: skip
 #: In the tree: what runs, and the firmware that QEMU loads into guests' ROMs.
 _PROGRAMS = (

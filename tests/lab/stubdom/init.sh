@@ -18,10 +18,15 @@ while read -r module; do
 done </modules/order
 mkdir -p /proc/xen && mount -t xenfs xenfs /proc/xen
 
-# QEMU's igd machine copies registers of the host bridge, and a stubdomain has none: an empty one, beside what pcifront adds.
-mkdir -p /run/pci/upper/0000:00:00.0 /run/pci/work
-head -c 256 /dev/zero >/run/pci/upper/0000:00:00.0/config
-mount -t overlay -o lowerdir=/sys/bus/pci/devices,upperdir=/run/pci/upper,workdir=/run/pci/work pci /sys/bus/pci/devices
+# QEMU's igd machine copies registers of the host bridge, and a stubdomain has none: an empty one in a folder of our own,
+# with a link for each device that pcifront may bring later (function 0 of bus 0).  An overlay would not show those.
+bus=/sys/bus/pci/devices
+mount -t tmpfs tmpfs $bus
+mkdir $bus/0000:00:00.0
+head -c 256 /dev/zero >$bus/0000:00:00.0/config
+for slot in 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d 0e 0f 10 11 12 13 14 15 16 17 18 19 1a 1b 1c 1d 1e 1f; do
+	ln -s "/sys/devices/pci-0/pci0000:00/0000:00:$slot.0" $bus
+done
 
 self=$(xenstore-read domid)
 guest=$(xenstore-read target)
