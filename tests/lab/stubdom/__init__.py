@@ -24,7 +24,7 @@ _PROGRAMS = (
     "/usr/libexec/xen-qemu-system-i386", "/usr/lib/xen-{xen}/bin/vchan-socket-proxy", "/usr/bin/xenstore-read",
     "/usr/bin/xenstore-list",
 )  # fmt: skip
-_DATA = ("/usr/share/seabios", "/usr/lib/ipxe/qemu")
+_DATA = ("usr/share/seabios", "usr/lib/ipxe/qemu", "usr/share/qemu/*.rom")  # where exactly differs by release
 #: Where a PV kernel's image has its payload.  Source: Linux, Documentation/arch/x86/boot.rst.
 _SETUP_SECTORS, _PAYLOAD = 0x1F1, 0x248
 
@@ -55,7 +55,9 @@ def get(tree: Tree) -> Path:
 def _run(*argv: str | Path, cwd: Path | None = None, data: bytes | None = None) -> bytes:
     done = subprocess.run([str(a) for a in argv], cwd=cwd, input=data, capture_output=True)
     if done.returncode:
-        raise BuildError(f"{argv[0]} failed ({done.returncode}): {done.stderr[-1500:].decode(errors='replace').strip()}")
+        raise BuildError(
+            f"{argv[0]} failed ({done.returncode}): {done.stderr[-1500:].decode(errors='replace').strip()}"
+        )
     return done.stdout
 
 
@@ -87,7 +89,8 @@ def _ramdisk(tree: Tree, part: Path) -> None:
     needed = set()
     for line in _run("chroot", tree.root, "ldd", *programs).decode().splitlines():
         needed.update(word for word in line.split() if word.startswith("/") and not word.endswith(":"))
-    wanted = [*programs, *sorted(needed), *_DATA]
+    data = [f"/{found.relative_to(tree.root)}" for pattern in _DATA for found in sorted(tree.root.glob(pattern))]
+    wanted = [*programs, *sorted(needed), *data]
     _run("tar", "-xf", "-", cwd=stage, data=_run("chroot", tree.root, "tar", "-chPf", "-", *wanted))
     shutil.copy(stage / programs[1].lstrip("/"), stage / "usr" / "bin")
     shutil.copy(HERE / "init.sh", stage / "init")
