@@ -22,7 +22,7 @@ _MODULES = (
 #: In the tree: what runs, and the firmware that QEMU loads into guests' ROMs.
 _PROGRAMS = (
     "/usr/libexec/xen-qemu-system-i386", "/usr/lib/xen-{xen}/bin/vchan-socket-proxy", "/usr/bin/xenstore-read",
-    "/usr/bin/xenstore-list",
+    "/usr/bin/xenstore-list", "/usr/bin/xenstore-write",
 )  # fmt: skip
 _DATA = ("usr/share/seabios", "usr/lib/ipxe/qemu", "usr/share/qemu/*.rom")  # where exactly differs by release
 #: Where a PV kernel's image has its payload.  Source: Linux, Documentation/arch/x86/boot.rst.

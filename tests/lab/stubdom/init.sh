@@ -28,6 +28,10 @@ for slot in 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d 0e 0f 10 11 12 13 14 15 16 17
 	ln -s "/sys/devices/pci-0/pci0000:00/0000:00:$slot.0" $bus
 done
 
+# From 8.2 the QEMU in dom0 connects our console only once we have said that we are ready; the kernel, whose console works
+# without saying anything in xenstore, never does.
+[ "$(xenstore-read console/state 2>/dev/null)" = 1 ] && xenstore-write console/state 3
+
 self=$(xenstore-read domid)
 guest=$(xenstore-read target)
 arguments=$(xenstore-read "/local/domain/$guest/vm")/image/dm-argv
@@ -36,6 +40,8 @@ for number in $(xenstore-list "$arguments" | sort); do
 	set -- "$@" "$(xenstore-read "$arguments/$number")"
 done
 echo "stubdom: domain $self serves domain $guest"
+# QEMU 10 reserves 384 MiB for its table of grant mappings and touches next to nothing of it.
+echo 1 >/proc/sys/vm/overcommit_memory
 xen-qemu-system-i386 "$@" -chardev socket,id=qmp,path=/run/qmp,server=on,wait=off -mon chardev=qmp,mode=control &
 qemu=$!
 until [ -S /run/qmp ] || ! kill -0 "$qemu"; do sleep 0.1; done
