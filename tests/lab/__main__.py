@@ -21,6 +21,7 @@ def main() -> int:
     parser.add_argument("--release", default="bookworm", choices=tuple(tree.RELEASES))
     parser.add_argument("--out", type=Path, default=vm.REPO / "build" / "lab")
     parser.add_argument("--timeout", type=int, default=900)
+    parser.add_argument("--memory", type=int, default=vm.MEMORY, help="of the machine, in MiB: dom0 has 1024 of it")
     parser.add_argument("--device", action="append", default=[], help="a -device for QEMU, repeatable")
     parser.add_argument("args", nargs="*", help="exec: a command; run: pytest's arguments")
     options = parser.parse_intermixed_args()
@@ -43,12 +44,13 @@ def main() -> int:
     script = shlex.join(options.args if options.what == "exec" else _pytest(options.args))
     try:
         if options.what == "shell":
-            return vm.shell(built, out=options.out, devices=devices)
+            return vm.shell(built, out=options.out, memory=options.memory, devices=devices)
         result = vm.run(
             built,
             script,
             out=options.out,
             timeout=options.timeout,
+            memory=options.memory,
             devices=devices,
             follow=True,
             libraries=tree.other_libraries(built.release),

@@ -21,6 +21,8 @@ HERE = Path(__file__).parent
 REPO = HERE.parents[1]
 #: Left over of a run's time for booting, the logs and powering off, once the job itself has been stopped.
 MARGIN = 60
+#: MiB of the machine: dom0's 1024, Xen's own, and some small guests, one of them with a stubdomain.
+MEMORY = 3072
 
 
 class LostVmError(Exception):
@@ -64,7 +66,7 @@ def command(tree: Tree, job: Path, out: Path, *, memory: int, devices: tuple[str
 
 
 def run(
-    tree: Tree, script: str, *, out: Path, timeout: int = 600, memory: int = 3072, devices: tuple[str, ...] = (),
+    tree: Tree, script: str, *, out: Path, timeout: int = 600, memory: int = MEMORY, devices: tuple[str, ...] = (),
     follow: bool = False,
     libraries: dict[str, Path] | None = None,
 ) -> Result:  # fmt: skip
@@ -147,7 +149,7 @@ def _wait(machine: "subprocess.Popen[bytes]", out: Path, deadline: float, *, fol
         time.sleep(0.2)
 
 
-def shell(tree: Tree, *, out: Path, memory: int = 3072, devices: tuple[str, ...] = ()) -> int:
+def shell(tree: Tree, *, out: Path, memory: int = MEMORY, devices: tuple[str, ...] = ()) -> int:
     """An interactive shell in dom0 on this terminal."""
     _empty(out)
     with tempfile.TemporaryDirectory() as scratch:
