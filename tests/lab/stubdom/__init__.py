@@ -21,9 +21,10 @@ _MODULES = (
 )  # fmt: skip
 #: In the tree: what runs, and the firmware that QEMU loads into guests' ROMs.
 _PROGRAMS = (
-    "/usr/libexec/xen-qemu-system-i386", "/usr/lib/xen-{xen}/bin/vchan-socket-proxy", "/usr/bin/xenstore-read",
-    "/usr/bin/xenstore-list", "/usr/bin/xenstore-write",
+    "/usr/lib/xen-{xen}/bin/vchan-socket-proxy", "/usr/bin/xenstore-read", "/usr/bin/xenstore-list",
+    "/usr/bin/xenstore-write",
 )  # fmt: skip
+_DEVICE_MODELS = ("/usr/libexec/xen-qemu-system-i386", "/usr/bin/qemu-system-i386")  # the latter on bullseye
 _DATA = ("usr/share/seabios", "usr/lib/ipxe/qemu", "usr/share/qemu/*.rom")  # where exactly differs by release
 #: Where a PV kernel's image has its payload.  Source: Linux, Documentation/arch/x86/boot.rst.
 _SETUP_SECTORS, _PAYLOAD = 0x1F1, 0x248
@@ -85,14 +86,16 @@ def _ramdisk(tree: Tree, part: Path) -> None:
     shutil.copy(BUSYBOX, stage / "bin" / "busybox")
     (version,) = (p.name for p in (tree.root / "lib" / "modules").iterdir())
     copy_modules(tree.root, version, _MODULES, stage / "modules")
-    programs = [program.format(xen=tree.release.xen) for program in _PROGRAMS]
+    device_model = next((path for path in _DEVICE_MODELS if (tree.root / path.lstrip("/")).exists()), _DEVICE_MODELS[0])
+    programs = [device_model, *(program.format(xen=tree.release.xen) for program in _PROGRAMS)]
     needed = set()
     for line in _run("chroot", tree.root, "ldd", *programs).decode().splitlines():
         needed.update(word for word in line.split() if word.startswith("/") and not word.endswith(":"))
     data = [f"/{found.relative_to(tree.root)}" for pattern in _DATA for found in sorted(tree.root.glob(pattern))]
     wanted = [*programs, *sorted(needed), *data]
     _run("tar", "-xf", "-", cwd=stage, data=_run("chroot", tree.root, "tar", "-chPf", "-", *wanted))
-    shutil.copy(stage / programs[1].lstrip("/"), stage / "usr" / "bin")
+    for name, program in zip(("device-model", "vchan-socket-proxy"), programs, strict=False):
+        (stage / "bin" / name).symlink_to(program)
     shutil.copy(HERE / "init.sh", stage / "init")
     (stage / "init").chmod(0o755)
     (part / "ramdisk").write_bytes(_run("sh", "-c", "find . | cpio -o -H newc --quiet", cwd=stage))

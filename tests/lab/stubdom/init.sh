@@ -5,7 +5,7 @@
 # Whatever is printed here, QEMU's messages among it, goes to /var/log/xen/qemu-dm-NAME.log in dom0.
 /bin/busybox mkdir -p /proc /sys /dev /run /tmp
 /bin/busybox --install -s /bin
-export PATH=/bin:/usr/bin:/usr/libexec
+export PATH=/bin:/usr/bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
@@ -42,7 +42,7 @@ done
 echo "stubdom: domain $self serves domain $guest"
 # QEMU 10 reserves 384 MiB for its table of grant mappings and touches next to nothing of it.
 echo 1 >/proc/sys/vm/overcommit_memory
-xen-qemu-system-i386 "$@" -chardev socket,id=qmp,path=/run/qmp,server=on,wait=off -mon chardev=qmp,mode=control &
+device-model "$@" -chardev socket,id=qmp,path=/run/qmp,server=on,wait=off -mon chardev=qmp,mode=control &
 qemu=$!
 until [ -S /run/qmp ] || ! kill -0 "$qemu"; do sleep 0.1; done
 vchan-socket-proxy --mode=server 0 "/local/domain/$self/device-model/$guest/qmp-vchan" /run/qmp &
