@@ -6,7 +6,7 @@ set -u
 cd "$(dirname "$0")/.." || exit 1
 what=${1:-all}
 python=${PYTHON:-python3}
-packages='gcc libc6-dev libxen-dev umockdev shellcheck python3-venv mmdebstrap qemu-system-x86 busybox-static cpio'
+packages='gcc libc6-dev libxen-dev umockdev shellcheck python3-venv mmdebstrap qemu-system-x86 busybox-static cpio binutils zstd'
 missed=''
 failed=''
 

@@ -10,7 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
-from tests.lab import tree, vm
+from tests.lab import stubdom, tree, vm
 
 EX_UNAVAILABLE, EX_SOFTWARE = 69, 70  # sysexits.h
 
@@ -21,6 +21,7 @@ def main() -> int:
     parser.add_argument("--release", default="bookworm", choices=tuple(tree.RELEASES))
     parser.add_argument("--out", type=Path, default=vm.REPO / "build" / "lab")
     parser.add_argument("--timeout", type=int, default=900)
+    parser.add_argument("--memory", type=int, default=vm.MEMORY, help="of the machine, in MiB: dom0 has 1024 of it")
     parser.add_argument("--device", action="append", default=[], help="a -device for QEMU, repeatable")
     parser.add_argument("args", nargs="*", help="exec: a command; run: pytest's arguments")
     options = parser.parse_intermixed_args()
@@ -34,6 +35,7 @@ def main() -> int:
     try:
         built = tree.get(options.release)
         libraries = tree.libraries() if options.what == "run" else {}
+        stubdom.get(built)
     except tree.BuildError as failed:
         print(f"lab: no {options.release} tree: {failed}", file=sys.stderr)
         return EX_UNAVAILABLE
@@ -43,12 +45,13 @@ def main() -> int:
     script = shlex.join(options.args if options.what == "exec" else _pytest(options.args))
     try:
         if options.what == "shell":
-            return vm.shell(built, out=options.out, devices=devices)
+            return vm.shell(built, out=options.out, memory=options.memory, devices=devices)
         result = vm.run(
             built,
             script,
             out=options.out,
             timeout=options.timeout,
+            memory=options.memory,
             devices=devices,
             follow=True,
             libraries=libraries,

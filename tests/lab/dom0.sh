@@ -37,6 +37,10 @@ step xenstored xenstored --pid-file /run/xenstored.pid
 step xenstored-socket sh -c 'until [ -S /run/xenstored/socket ]; do sleep 0.1; done'
 step init-dom0 "$(command -v xen-init-dom0 || echo /usr/lib/xen-"$xen"/bin/xen-init-dom0)"
 step xenconsoled xenconsoled --pid-file=/run/xenconsoled.pid
+# passthrough: a stubdomain sees the display at the address that dom0 sees it at, which is where QEMU looks for it.
+step pciback modprobe xen-pciback passthrough=1
+mkdir /stubdom
+step stubdom mount -t 9p -o trans=virtio,version=9p2000.L,msize=1048576,ro,cache=loose stubdom /stubdom
 printf '#!/bin/sh\nexec python3 -m xlplug "$@"\n' >/usr/local/bin/xlplug
 chmod +x /usr/local/bin/xlplug
 if [ -e /job/interactive ]; then

@@ -53,10 +53,9 @@ lib=/opt/python/lib/x86_64-linux-gnu:/opt/python/usr/lib/x86_64-linux-gnu
 exec /opt/python/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2 --argv0 "$0" \\
  --library-path "${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$lib" "$0.real" "$@"
 """
-_BUSYBOX = Path("/bin/busybox")
+BUSYBOX = Path("/bin/busybox")
 _MODULES = (
     "virtio_pci", "9p", "9pnet_virtio", "overlay", "xen-privcmd", "xenfs", "xen-evtchn", "xen-gntdev", "xen-gntalloc",
-    "xen-pciback",
 )  # fmt: skip
 
 
@@ -103,12 +102,12 @@ def missing_tools() -> str:
     """What keeps the lab from running here, in one sentence; empty when nothing does."""
     if os.geteuid() != 0:
         return "building the dom0 tree needs root"
-    needed = ("mmdebstrap", "qemu-system-x86_64", "busybox", "cpio", "setpriv")
+    needed = ("mmdebstrap", "qemu-system-x86_64", "busybox", "cpio", "setpriv", "as", "ld", "strip", "zstd", "tar")
     absent = [tool for tool in needed if shutil.which(tool) is None]
     if absent:
         return f"not installed: {', '.join(absent)}"
-    if b"/ld-linux" in _BUSYBOX.read_bytes():
-        return f"{_BUSYBOX} needs libraries, which an initramfs has not; install busybox-static"
+    if b"/ld-linux" in BUSYBOX.read_bytes():
+        return f"{BUSYBOX} needs libraries, which an initramfs has not; install busybox-static"
     return ""
 
 
@@ -268,9 +267,27 @@ def _initrd(root: Path, version: str, part: Path) -> None:
     stage = part / "initrd"
     for name in ("bin", "modules", "proc", "sys", "dev", "mnt"):
         (stage / name).mkdir(parents=True)
-    shutil.copy(_BUSYBOX, stage / "bin" / "busybox")
+    shutil.copy(BUSYBOX, stage / "bin" / "busybox")
+    copy_modules(root, version, _MODULES, stage / "modules")
+    shutil.copy(HERE / "init.sh", stage / "init")
+    (stage / "init").chmod(0o755)
+    with (part / "initrd.gz").open("wb") as out:
+        archive = subprocess.run(
+            ["sh", "-c", "find . | cpio -o -H newc --quiet | gzip -1"], cwd=stage, stdout=out, check=False
+        )
+    if archive.returncode:
+        raise BuildError("cpio failed")
+    shutil.rmtree(stage)
+
+
+def copy_modules(root: Path, version: str, names: Sequence[str], folder: Path) -> None:
+    """Kernel modules of a tree and all that they need, unpacked into ``folder``; its file ``order`` says how to load them.
+
+    Raises:
+        BuildError: the kernel has no such module.
+    """
     order: list[str] = []
-    for module in _MODULES:
+    for module in names:
         shown = subprocess.run(
             ["chroot", str(root), "modprobe", "-S", version, "--show-depends", module], capture_output=True, text=True
         )
@@ -285,14 +302,5 @@ def _initrd(root: Path, version: str, part: Path) -> None:
             if name not in order:
                 order.append(name)
                 data = file.read_bytes()
-                (stage / "modules" / name).write_bytes(lzma.decompress(data) if file.suffix == ".xz" else data)
-    (stage / "modules" / "order").write_text("\n".join(order) + "\n")
-    shutil.copy(HERE / "init.sh", stage / "init")
-    (stage / "init").chmod(0o755)
-    with (part / "initrd.gz").open("wb") as out:
-        archive = subprocess.run(
-            ["sh", "-c", "find . | cpio -o -H newc --quiet | gzip -1"], cwd=stage, stdout=out, check=False
-        )
-    if archive.returncode:
-        raise BuildError("cpio failed")
-    shutil.rmtree(stage)
+                (folder / name).write_bytes(lzma.decompress(data) if file.suffix == ".xz" else data)
+    (folder / "order").write_text("\n".join(order) + "\n")

@@ -14,12 +14,15 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.lab import stubdom
 from tests.lab.tree import Tree
 
 HERE = Path(__file__).parent
 REPO = HERE.parents[1]
 #: Left over of a run's time for booting, the logs and powering off, once the job itself has been stopped.
 MARGIN = 60
+#: MiB of the machine: dom0's 1024, Xen's own, and some small guests, one of them with a stubdomain.
+MEMORY = 3072
 
 
 class LostVmError(Exception):
@@ -48,7 +51,10 @@ def command(tree: Tree, job: Path, out: Path, *, memory: int, devices: tuple[str
         "-append", "console=com1 dom0_mem=1024M loglvl=all guest_loglvl=all iommu=verbose conring_size=4M",
         "-initrd", f"{tree.kernel} console=hvc0 quiet panic=1,{tree.initrd}",
     ]  # fmt: skip
-    shares = (("root", tree.root, True), ("job", job, True), ("tree", REPO, True), ("out", out, False))
+    shares = (
+        ("root", tree.root, True), ("job", job, True), ("tree", REPO, True), ("stubdom", stubdom.get(tree), True),
+        ("out", out, False),
+    )  # fmt: skip
     for tag, path, readonly in shares:
         extra = ",readonly=on" if readonly else ""
         extra += ",multidevs=remap" if tag in ("root", "tree") else ""
@@ -60,7 +66,7 @@ def command(tree: Tree, job: Path, out: Path, *, memory: int, devices: tuple[str
 
 
 def run(
-    tree: Tree, script: str, *, out: Path, timeout: int = 600, memory: int = 3072, devices: tuple[str, ...] = (),
+    tree: Tree, script: str, *, out: Path, timeout: int = 600, memory: int = MEMORY, devices: tuple[str, ...] = (),
     follow: bool = False,
     libraries: dict[str, Path] | None = None,
 ) -> Result:  # fmt: skip
@@ -143,7 +149,7 @@ def _wait(machine: "subprocess.Popen[bytes]", out: Path, deadline: float, *, fol
         time.sleep(0.2)
 
 
-def shell(tree: Tree, *, out: Path, memory: int = 3072, devices: tuple[str, ...] = ()) -> int:
+def shell(tree: Tree, *, out: Path, memory: int = MEMORY, devices: tuple[str, ...] = ()) -> int:
     """An interactive shell in dom0 on this terminal."""
     _empty(out)
     with tempfile.TemporaryDirectory() as scratch:

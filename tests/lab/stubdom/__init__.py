@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Builds the lab's Linux stubdomain and its test guest: a PV kernel, a ramdisk with QEMU, and vgaguest.S, assembled.
+
+Everything comes from a dom0 tree: the same kernel, QEMU and libraries of the same packages.  Cached beside the tree.
+"""
+
+import fcntl
+import hashlib
+import lzma
+import shutil
+import struct
+import subprocess
+import tempfile
+from pathlib import Path
+
+from tests.lab.tree import BUSYBOX, BuildError, Tree, copy_modules
+
+HERE = Path(__file__).parent
+_MODULES = (
+    "xen-privcmd", "xenfs", "xen-evtchn", "xen-gntdev", "xen-gntalloc", "xen-pcifront", "xen-blkfront",
+)  # fmt: skip
+#: In the tree: what runs, and the firmware that QEMU loads into guests' ROMs.
+_PROGRAMS = (
+    "/usr/lib/xen-{xen}/bin/vchan-socket-proxy", "/usr/bin/xenstore-read", "/usr/bin/xenstore-list",
+    "/usr/bin/xenstore-write",
+)  # fmt: skip
+_DEVICE_MODELS = ("/usr/libexec/xen-qemu-system-i386", "/usr/bin/qemu-system-i386")  # the latter on bullseye
+_DATA = ("usr/share/seabios", "usr/lib/ipxe/qemu", "usr/share/qemu/*.rom")  # where exactly differs by release
+#: Where a PV kernel's image has its payload.  Source: Linux, Documentation/arch/x86/boot.rst.
+_SETUP_SECTORS, _PAYLOAD = 0x1F1, 0x248
+
+
+def get(tree: Tree) -> Path:
+    """The folder with ``kernel``, ``ramdisk`` and ``vgaguest``, from the cache or built now (some seconds).
+
+    Raises:
+        BuildError: with the end of what the failing command said.
+    """
+    recipe = b"".join(file.read_bytes() for file in sorted(HERE.iterdir()) if file.is_file())
+    home = tree.root.parent.with_name(f"stubdom-{tree.root.parent.name}-{hashlib.sha256(recipe).hexdigest()[:12]}")
+    with home.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not home.exists():
+            print(f"lab: building {home}", flush=True)
+            for stale in home.parent.glob(f"{home.name}-*.part"):
+                shutil.rmtree(stale, ignore_errors=True)
+            part = Path(tempfile.mkdtemp(prefix=f"{home.name}-", suffix=".part", dir=home.parent))
+            part.chmod(0o755)
+            _kernel(tree, part)
+            _ramdisk(tree, part)
+            _guest(part)
+            part.rename(home)
+    return home
+
+
+def _run(*argv: str | Path, cwd: Path | None = None, data: bytes | None = None) -> bytes:
+    done = subprocess.run([str(a) for a in argv], cwd=cwd, input=data, capture_output=True)
+    if done.returncode:
+        raise BuildError(
+            f"{argv[0]} failed ({done.returncode}): {done.stderr[-1500:].decode(errors='replace').strip()}"
+        )
+    return done.stdout
+
+
+def _kernel(tree: Tree, part: Path) -> None:
+    """dom0's own kernel, unpacked and stripped here, because unpacking it in the emulated machine takes seconds."""
+    image = tree.kernel.read_bytes()
+    offset, length = struct.unpack_from("<II", image, _PAYLOAD)
+    start = (image[_SETUP_SECTORS] + 1) * 512 + offset
+    packed = image[start : start + length - 4]  # the last four bytes are the unpacked size
+    if packed.startswith(b"\xfd7zXZ"):
+        unpacked = lzma.decompress(packed)
+    elif packed.startswith(b"\x28\xb5\x2f\xfd"):
+        unpacked = _run("zstd", "-dc", data=packed)
+    else:
+        raise BuildError(f"{tree.kernel}: packed in a way that is neither xz nor zstd: {packed[:4].hex()}")
+    (part / "kernel").write_bytes(unpacked)
+    _run("strip", part / "kernel")
+
+
+def _ramdisk(tree: Tree, part: Path) -> None:
+    """Not packed: the emulated machine reads it faster than it would unpack it."""
+    stage = part / "stage"
+    for name in ("bin", "modules"):
+        (stage / name).mkdir(parents=True)
+    shutil.copy(BUSYBOX, stage / "bin" / "busybox")
+    (version,) = (p.name for p in (tree.root / "lib" / "modules").iterdir())
+    copy_modules(tree.root, version, _MODULES, stage / "modules")
+    device_model = next((path for path in _DEVICE_MODELS if (tree.root / path.lstrip("/")).exists()), _DEVICE_MODELS[0])
+    programs = [device_model, *(program.format(xen=tree.release.xen) for program in _PROGRAMS)]
+    needed = set()
+    for line in _run("chroot", tree.root, "ldd", *programs).decode().splitlines():
+        needed.update(word for word in line.split() if word.startswith("/") and not word.endswith(":"))
+    data = [f"/{found.relative_to(tree.root)}" for pattern in _DATA for found in sorted(tree.root.glob(pattern))]
+    wanted = [*programs, *sorted(needed), *data]
+    _run("tar", "-xf", "-", cwd=stage, data=_run("chroot", tree.root, "tar", "-chPf", "-", *wanted))
+    for name, program in zip(("device-model", "vchan-socket-proxy"), programs, strict=False):
+        (stage / "bin" / name).symlink_to(program)
+    shutil.copy(HERE / "init.sh", stage / "init")
+    (stage / "init").chmod(0o755)
+    (part / "ramdisk").write_bytes(_run("sh", "-c", "find . | cpio -o -H newc --quiet", cwd=stage))
+    shutil.rmtree(stage)
+
+
+def _guest(part: Path) -> None:
+    """An ELF file that Xen's domain builder loads where it would load hvmloader."""
+    _run("as", "--32", "-o", part / "vgaguest.o", HERE / "vgaguest.S")
+    _run("ld", "-m", "elf_i386", "-Ttext=0x100000", "-N", "-o", part / "vgaguest", part / "vgaguest.o")
+    (part / "vgaguest.o").unlink()
