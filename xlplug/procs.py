@@ -30,7 +30,7 @@ def creators(proc: str = "/proc") -> Iterator[Creator]:
         try:
             with open(f"{proc}/{pid}/cmdline", "rb") as file:
                 argv = [os.fsdecode(word) for word in file.read().split(b"\0")[:-1]]
-            create = parse_xl(argv[:8]) and parse_xl(argv)
+            create = parse_xl(argv)
             if create is None or create.dry_run:
                 continue
             folder = os.readlink(f"{proc}/{pid}/cwd")
