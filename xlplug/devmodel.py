@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from xlplug.errors import HostError
 
-__all__ = ["MARKER", "default_path", "domid_of", "executable", "is_ours", "passes_igd"]
+__all__ = ["MARKER", "default_path", "domid_of", "executable", "is_ours", "passes_igd", "real"]
 
 #: In the second line of our wrapper and of our front end of xl, whatever they are called.
 MARKER = b"# xlplug: "
@@ -35,7 +35,7 @@ def is_ours(path: str) -> bool:
     """Whether a program is one of our own hooks, which must never run itself."""
     try:
         with open(path, "rb") as file:
-            return file.read(256).partition(b"\n")[2].startswith(MARKER)
+            return file.read(512).partition(b"\n")[2].startswith(MARKER)
     except OSError:
         return False
 
@@ -60,6 +60,20 @@ def default_path(version: tuple[int, int], folders: tuple[str, ...] = _FOLDERS) 
     raise HostError(
         f"{name} does not tell which device model it starts", hint="set device_model_override in the domain's config"
     )
+
+
+def real(override: str) -> str:
+    """The program to become: a domain's own override, or libxl's default where that is "" or one of our wrappers.
+
+    Raises:
+        HostError: it cannot be found, or not be executed.
+        XenUnavailableError: the default is wanted, and this is no Xen.
+    """
+    if override and not is_ours(override):
+        return executable(override)
+    from xlplug.xen.lib import running_version
+
+    return executable(default_path(running_version()[:2]))
 
 
 def executable(path: str) -> str:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import xlplug
 from xlplug.create import real_xl, wrapper
-from xlplug.devmodel import is_ours
+from xlplug.devmodel import is_ours, real
 from xlplug.errors import EXIT_DONE, EXIT_REFUSED, HostError, XlplugError
 
 __all__ = ["install", "status", "uninstall"]
@@ -121,7 +121,7 @@ def status(config: str | None, extra: tuple[str, ...]) -> int:
     first = _first_xl()
     hooked = first is not None and is_ours(first)
     sys.stdout.write(f"xl:           {first or 'none in PATH'}{' (front end of xlplug)' if hooked else ''}\n")
-    for label, find in (("real xl:     ", real_xl), ("wrapper:     ", wrapper), ("device model:", _device_model)):
+    for label, find in (("real xl:     ", real_xl), ("wrapper:     ", wrapper), ("device model:", lambda: real(""))):
         try:
             sys.stdout.write(f"{label} {find()}\n")
         except XlplugError as error:
@@ -148,13 +148,6 @@ def _status_of(path: str, extra: tuple[str, ...]) -> None:
     own = config.device_model_override
     then = f", then the config's own {own}" if own and not is_ours(own) else ""
     sys.stdout.write(f"{path}: the wrapper would run{then}; what it would grant: xlplug plan {path}\n")
-
-
-def _device_model() -> str:
-    from xlplug.devmodel import default_path, executable
-    from xlplug.xen.lib import running_version
-
-    return executable(default_path(running_version()[:2]))
 
 
 def _first_xl() -> str | None:

@@ -12,7 +12,7 @@ ORDER = """
     vga igd pci_assign plan
     apply journal session render memxen
     recording sysfs udev hostmem xen xen._ffi xen.protocols xen.lib xen.qdump xen.ctrl xen.store xen.devicemodel xen._build live
-    xlcmd handover devmodel libvirt procs sources savefile hook guard
+    xlcmd become handover devmodel libvirt procs sources savefile hook guard
     commands create install argv _help cli __main__
 """.split()
 OWNERS = {
