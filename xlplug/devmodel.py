@@ -15,7 +15,8 @@ __all__ = ["MARKER", "default_path", "domid_of", "executable", "is_ours", "passe
 MARKER = b"# xlplug: "
 
 _FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib", "/usr/local/lib64")
-_PROGRAM = b"qemu-system-i386\0"  # how the default path ends.  Source: tools/configure.ac, qemu_xen_path
+#: How the default path ends.  Source: tools/configure.ac, qemu_xen_path, or what --with-system-qemu gave.
+_PROGRAMS = (b"qemu-system-i386", b"qemu-system-x86_64")
 
 
 def domid_of(arguments: list[str]) -> int | None:
@@ -53,10 +54,12 @@ def default_path(version: tuple[int, int], folders: tuple[str, ...] = _FOLDERS) 
                 data = file.read()
         except OSError:
             continue
-        at = data.find(_PROGRAM)
-        start = data.rfind(b"\0", 0, at) + 1
-        if at >= 0 and data[start : start + 1] == b"/":
-            return os.fsdecode(data[start : at + len(_PROGRAM) - 1])
+        at = data.find(b"qemu-system-")
+        while at >= 0:
+            text = data[data.rfind(b"\0", 0, at) + 1 : max(data.find(b"\0", at), at)]
+            if text.startswith(b"/") and text.endswith(_PROGRAMS):
+                return os.fsdecode(text)
+            at = data.find(b"qemu-system-", at + 1)
     raise HostError(
         f"{name} does not tell which device model it starts", hint="set device_model_override in the domain's config"
     )
