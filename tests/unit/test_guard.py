@@ -303,7 +303,7 @@ def test_a_signal_to_all_is_the_daemons_to_act_on(tmp_path: Path) -> None:
 
 def test_a_closed_guard_has_ended(tmp_path: Path) -> None:
     process, guard = run(tmp_path, "guard.close()")
-    output, error = process.communicate(timeout=10)
+    _, error = process.communicate(timeout=10)
     assert (process.returncode, error) == (0, "")
     assert (tmp_path / "log").read_text() == HELD + "unpause 5\n"
     with pytest.raises(ProcessLookupError):
