@@ -126,19 +126,30 @@ def one_line(text: str) -> str:
 
 def _complain(text: str) -> None:
     """To our log, and to where xl's user looks: our parent is a fork of xl (libxl_exec.c), with xl's own stderr."""
+    import select
+
     line = one_line(text)
     sys.stderr.write(line)
     sys.stderr.flush()
-    parent = f"/proc/{os.getppid()}/fd/2"
     try:
-        if os.path.samefile(parent, "/proc/self/fd/2"):
-            return
-        fd = os.open(parent, os.O_WRONLY | os.O_APPEND | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = _stderr_of(os.getppid())
     except OSError:
-        return  # a socket, or nobody there: libvirt's log has "see the device model's log"
+        return  # nobody there; libxl's own message names the device model's log
     try:
-        os.write(fd, line.encode())
+        # It is xl's own, so it cannot be made non-blocking; a reader that has stopped must not stop us.
+        if not os.path.sameopenfile(fd, 2) and select.select([], [fd], [], 1)[1]:
+            os.write(fd, line.encode())
     except OSError:
         pass
     finally:
         os.close(fd)
+
+
+def _stderr_of(pid: int) -> int:
+    """Shared with that process, so that in a file what it writes next comes behind ours; else opened again."""
+    from xlplug.procs import borrowed
+
+    try:
+        return borrowed(pid, 2)
+    except OSError:
+        return os.open(f"/proc/{pid}/fd/2", os.O_WRONLY | os.O_APPEND | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from tests.abi.oracle import require
-from xlplug.procs import Creator, creators
+from xlplug.procs import Creator, borrowed, creators
 
 Start = Callable[..., subprocess.Popen[bytes]]
 
@@ -103,3 +103,22 @@ def test_a_process_that_ends_meanwhile(tmp_path: Path) -> None:
     (tmp_path / "2" / "cmdline").write_bytes(b"xl\0create\0g.cfg\0")
     (tmp_path / "net").mkdir()
     assert list(creators(str(tmp_path))) == []
+
+
+def test_a_borrowed_descriptor_shares_its_offset(tmp_path: Path) -> None:
+    """A line of ours is not written over by what xl writes next."""
+    with (tmp_path / "log").open("wb") as file:
+        script = "echo one >&2; echo; read -r _; echo three >&2"
+        process = subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file)
+        assert process.stdout is not None
+        process.stdout.readline()
+        fd = borrowed(process.pid, 2)
+        assert not os.get_inheritable(fd)
+        os.write(fd, b"two\n")
+        os.close(fd)
+        process.communicate(b"\n")
+    assert (tmp_path / "log").read_text() == "one\ntwo\nthree\n"
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        borrowed(os.getpid(), 999)
+    with pytest.raises(ProcessLookupError):
+        borrowed(process.pid, 2)
