@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from xlplug import handover
-from xlplug.become import become
+from xlplug.become import become, first_environment
 from xlplug.devmodel import is_ours, real
 from xlplug.domcfg import DomainConfig
 from xlplug.errors import ConfigError, HostError, Refused
@@ -142,7 +142,7 @@ def _let_xl_reject(words: Sequence[str]) -> None:
     pid = os.posix_spawn(
         path,
         arguments,
-        os.environ,
+        first_environment(),
         file_actions=[(os.POSIX_SPAWN_DUP2, null, 1)],
         setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
     )

@@ -9,9 +9,8 @@ _SCRIPT = """#!/bin/dash
 while read -r key value; do
     case $key in Sig*) signals="$signals$key$value\n" ;; esac
 done </proc/$$/status
-set -- /proc/$$/fd/*
 fds=
-for fd; do
+for fd in /proc/$$/fd/*; do
     [ -e $fd ] && [ "$(readlink $fd)" != {base} ] && fds="$fds ${{fd##*/}}"
 done
 tr '\\000' '\\001' </proc/$$/cmdline >{base}.argv
