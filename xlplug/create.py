@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from xlplug import handover
-from xlplug.devmodel import default_path, executable, is_ours
+from xlplug.become import become, first_environment
+from xlplug.devmodel import is_ours, real
 from xlplug.domcfg import DomainConfig
 from xlplug.errors import ConfigError, HostError, Refused
 from xlplug.handover import Handover
@@ -46,9 +47,9 @@ def create(words: Sequence[str]) -> int:
     if not config.wants_legacy:
         _become_xl("create", words)
     program = wrapper()
-    _preflight(config)
-    _hand_over(Handover(data, asked.path, asked.extra, config.device_model_override or ""))
-    _become_xl("create", [*words, *_override(program, config)])
+    _preflight(config, asked.path)
+    offered = handover.offer(Handover(data, asked.path, asked.extra, config.device_model_override or ""))
+    _become_xl("create", [*words, *_override(program, config)], offered)
 
 
 def restore(words: Sequence[str]) -> int:
@@ -66,25 +67,23 @@ def restore(words: Sequence[str]) -> int:
         _become_xl("restore", words)
     path = asked.config or asked.checkpoint
     config = parse(data, path)
+    override = config.device_model_override or ""
+    if asked.config is None and is_ours(override) != config.wants_legacy:
+        # Not hooked; or hooked for what libxl does not save (xlplug_map_legacy).
+        raise ConfigError(
+            "the saved domain does not hold what is to be granted", path=path, hint="run: xl restore CONFIG FILE"
+        )
     if not config.wants_legacy:
         _become_xl("restore", words)
     program = wrapper()
-    _preflight(config)
-    override = config.device_model_override or ""
+    _preflight(config, path)
     if asked.config is None:
-        if not is_ours(override):
-            raise ConfigError(
-                "the saved domain was not created through xlplug", path=path, hint="run: xl restore CONFIG FILE"
-            )
-        _hand_over(Handover(data, path))
-        _become_xl("restore", words)
-    _hand_over(Handover(data, path, (), override))
+        _become_xl("restore", words, handover.offer(Handover(data, path)))
     # xl restore takes no k=v words, so it gets the file with ours at its end, from a descriptor.
     text = "".join(f"\n{line}" for line in _override(program, config))
-    fd = os.memfd_create("xlplug-config", 0)
-    os.write(fd, data + text.encode() + b"\n")
+    fd = handover.keep(data + text.encode() + b"\n")
     words[words.index(asked.config)] = f"/proc/self/fd/{fd}"
-    _become_xl("restore", words)
+    _become_xl("restore", words, handover.offer(Handover(data, path, (), override), fd))
 
 
 def real_xl() -> str:
@@ -117,29 +116,36 @@ def wrapper() -> str:
     raise HostError(f"there is no device model wrapper at {where}", hint="run 'xlplug hook install'")
 
 
-def _become_xl(subcommand: str, words: Sequence[str]) -> NoReturn:
+def _become_xl(subcommand: str, words: Sequence[str], offered: tuple[str, str] | None = None) -> NoReturn:
+    """Become xl, with a handover or without any: one for another domain may be in our environment."""
     path = real_xl()
-    options = os.environ.pop(XL_OPTIONS, "").split()
-    for name in (REAL_XL, WRAPPER):
-        os.environ.pop(name, None)
-    import signal
-
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)  # Python ignores them, and what is ignored survives exec
+    options = os.environ.get(XL_OPTIONS, "").split()
+    changes: dict[str, str | None] = dict.fromkeys((REAL_XL, XL_OPTIONS, WRAPPER, handover.VARIABLE))
+    if offered is not None:
+        changes[offered[0]] = offered[1]
     sys.stdout.flush()
     sys.stderr.flush()
     try:
-        os.execv(path, [path, *options, subcommand, *words])  # noqa: S606 - xl itself, no shell
+        become(path, [path, *options, subcommand, *words], changes)
     except OSError as error:
         raise HostError(f"{path}: {error.strerror}", hint="reinstall it (Debian: xen-utils)") from error
 
 
 def _let_xl_reject(words: Sequence[str]) -> None:
     """Let xl look at a config that we cannot read; when xl rejects it too, its words are all that is said."""
+    import signal
+
     path = real_xl()
     null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-    arguments = [path, "create", *words, "-n"]
-    pid = os.posix_spawn(path, arguments, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, null, 1)])
+    # -N is create's own -n, but stands where no other word can end the options.
+    arguments = [path, *os.environ.get(XL_OPTIONS, "").split(), "-N", "create", *words]
+    pid = os.posix_spawn(
+        path,
+        arguments,
+        first_environment(),
+        file_actions=[(os.POSIX_SPAWN_DUP2, null, 1)],
+        setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
+    )
     os.close(null)
     _, status = os.waitpid(pid, 0)
     code = os.waitstatus_to_exitcode(status)
@@ -147,17 +153,20 @@ def _let_xl_reject(words: Sequence[str]) -> None:
         sys.exit(code if code > 0 else 128 - code)
 
 
-def _preflight(config: DomainConfig) -> None:
+def _preflight(config: DomainConfig, path: str) -> None:
     """Everything that can be refused, before anything is created."""
+    if config.device_model_version != "qemu-xen":
+        raise ConfigError(
+            f"legacy rights are for device_model_version qemu-xen, and this is {config.device_model_version}",
+            path=path,
+            hint='write device_model_version="qemu-xen"',
+        )
+    real(config.device_model_override or "")
     from xlplug import live, session
     from xlplug.plan import build
     from xlplug.xen.ctrl import XenCtrl
-    from xlplug.xen.lib import running_version
     from xlplug.xen.store import XenStore
 
-    if not config.stubdom:
-        own = config.device_model_override
-        executable(own if own and not is_ours(own) else default_path(running_version()[:2]))
     with XenCtrl() as xen, XenStore() as store:
         made = build(config, live.snapshot(xen, store, config), granting=True, attach_later=True)
         for text in made.warnings:
@@ -166,11 +175,6 @@ def _preflight(config: DomainConfig) -> None:
             raise Refused(made.refusals)
         if made.steps:
             session.require_sole_vga(made, xen, xen.held())
-
-
-def _hand_over(what: Handover) -> None:
-    name, value = handover.offer(what)
-    os.environ[name] = value
 
 
 def _override(program: str, config: DomainConfig) -> list[str]:

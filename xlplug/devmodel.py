@@ -9,13 +9,14 @@ from itertools import pairwise
 
 from xlplug.errors import HostError
 
-__all__ = ["MARKER", "default_path", "domid_of", "executable", "is_ours", "passes_igd"]
+__all__ = ["MARKER", "default_path", "domid_of", "executable", "is_ours", "passes_igd", "real"]
 
 #: In the second line of our wrapper and of our front end of xl, whatever they are called.
 MARKER = b"# xlplug: "
 
 _FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib", "/usr/local/lib64")
-_PROGRAM = b"qemu-system-i386\0"  # how the default path ends.  Source: tools/configure.ac, qemu_xen_path
+#: How the default path ends.  Source: tools/configure.ac, qemu_xen_path, or what --with-system-qemu gave.
+_PROGRAMS = (b"qemu-system-i386", b"qemu-system-x86_64")
 
 
 def domid_of(arguments: list[str]) -> int | None:
@@ -35,7 +36,7 @@ def is_ours(path: str) -> bool:
     """Whether a program is one of our own hooks, which must never run itself."""
     try:
         with open(path, "rb") as file:
-            return file.read(256).partition(b"\n")[2].startswith(MARKER)
+            return file.read(512).partition(b"\n")[2].startswith(MARKER)
     except OSError:
         return False
 
@@ -53,13 +54,29 @@ def default_path(version: tuple[int, int], folders: tuple[str, ...] = _FOLDERS) 
                 data = file.read()
         except OSError:
             continue
-        at = data.find(_PROGRAM)
-        start = data.rfind(b"\0", 0, at) + 1
-        if at >= 0 and data[start : start + 1] == b"/":
-            return os.fsdecode(data[start : at + len(_PROGRAM) - 1])
+        at = data.find(b"qemu-system-")
+        while at >= 0:
+            text = data[data.rfind(b"\0", 0, at) + 1 : max(data.find(b"\0", at), at)]
+            if text.startswith(b"/") and text.endswith(_PROGRAMS):
+                return os.fsdecode(text)
+            at = data.find(b"qemu-system-", at + 1)
     raise HostError(
         f"{name} does not tell which device model it starts", hint="set device_model_override in the domain's config"
     )
+
+
+def real(override: str) -> str:
+    """The program to become: a domain's own override, or libxl's default where that is "" or one of our wrappers.
+
+    Raises:
+        HostError: it cannot be found, or not be executed.
+        XenUnavailableError: the default is wanted, and this is no Xen.
+    """
+    if override and not is_ours(override):
+        return executable(override)
+    from xlplug.xen.lib import running_version
+
+    return executable(default_path(running_version()[:2]))
 
 
 def executable(path: str) -> str:

@@ -184,7 +184,8 @@ class _Reader:
     def device_model_version(self) -> str:
         text = self.string("device_model_version")
         if text is None:
-            return "qemu-xen"
+            # libxl_create.c, libxl__domain_build_info_setdefault, up to 4.20; later a stubdomain has no default.
+            return "qemu-xen-traditional" if self.flag("device_model_stubdomain_override") else "qemu-xen"
         if text not in _VIDEORAM:
             raise self.bad("device_model_version", text, 'write "qemu-xen"')
         return text

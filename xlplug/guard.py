@@ -9,9 +9,12 @@ Pauses count (xen/common/domain.c, controller_pause_count): ours is one more bes
 """
 
 import contextlib
+import errno
 import os
 import signal
 import socket
+import sys
+from collections.abc import Iterable
 from typing import NoReturn, Protocol
 
 from xlplug.errors import EXIT_FAILED, StoreError, XenError, XlplugError
@@ -51,18 +54,23 @@ def recover(xen: Pauser, store: Store) -> list[str]:
     for name in store.list("/libxl"):
         if not name.isdecimal():
             continue
-        state = store.read(_node(int(name)))
+        domid = int(name)
+        state = store.read(_node(domid))
+        if not state:
+            continue
+        by_hand = f"if it stays paused: xl unpause {domid}"
         if state == _PAUSED:
-            with contextlib.suppress(XenError):
-                xen.unpause(int(name))
-            lines.append(f"domain {name}: unpaused; an earlier run was killed while it held it")
-        elif state:
+            try:
+                xen.unpause(domid)
+                lines.append(f"domain {domid}: unpaused; an earlier run was killed while it held it")
+            except XenError as error:
+                if error.errno != errno.ESRCH:
+                    why = f"an earlier run was killed while it held it, and it cannot be unpaused: {error.message}"
+                    lines.append(f"domain {domid}: {why}; {by_hand}")
+        else:
             # Killed between the note and the call.  Taking back a pause that is not ours would start the domain too early.
-            lines.append(
-                f"domain {name}: an earlier run was killed while {state} it; if it stays paused: xl unpause {name}"
-            )
-        if state:
-            store.remove(_node(int(name)))
+            lines.append(f"domain {domid}: an earlier run was killed while {state} it; {by_hand}")
+        _forget(domid, store)
     return lines
 
 
@@ -78,7 +86,11 @@ class Guard:
         theirs.close()
         self._pipe = ours
         self._answers = ours.makefile("r")
-        self._ask("ready")
+        try:
+            self._ask("ready")
+        except XlplugError:
+            self.close()
+            raise
 
     def __enter__(self) -> "Guard":
         return self
@@ -112,11 +124,11 @@ class Guard:
             os.waitpid(self._pid, 0)
 
     def _ask(self, words: str) -> None:
-        try:
+        answer = ""
+        with contextlib.suppress(OSError):  # it is gone, and may have said why
             self._pipe.sendall(f"{words}\n".encode())
+        with contextlib.suppress(OSError):
             answer = self._answers.readline().rstrip("\n")
-        except OSError:
-            answer = ""
         if not answer:
             raise GuardLostError("the process that pauses domains was killed", hint="restart 'xlplug watch'")
         if answer != "ok":
@@ -140,45 +152,78 @@ def _child(pipe: socket.socket) -> NoReturn:
         with contextlib.suppress(OSError):
             pipe.sendall(f"{' '.join(str(error).split())}\n".encode())
     finally:
+        if sys.exc_info()[0] is not None:
+            sys.excepthook(*sys.exc_info())
         os._exit(code)
 
 
-def serve(lines: "object", pipe: socket.socket, xen: Pauser, store: Store) -> None:
-    """Answer each line; at the end of them unpause whatever is still held."""
+def serve(lines: Iterable[str], pipe: socket.socket, xen: Pauser, store: Store) -> None:
+    """Answer each line; at the end of them, however it comes, unpause whatever is still held."""
     held: list[int] = []
-    for line in lines:  # type: ignore[attr-defined]
-        verb, _, number = line.strip().partition(" ")
-        answer = "ok"
-        try:
-            if verb == "pause":
-                _pause(int(number), xen, store)
-                held.append(int(number))
-            elif verb == "unpause" and int(number) in held:
-                held.remove(int(number))
-                _unpause(int(number), xen, store)
-        except XlplugError as error:
-            answer = " ".join(str(error).split())
-        try:
-            pipe.sendall(f"{answer}\n".encode())
-        except OSError:
-            break
-    for domid in held:
-        with contextlib.suppress(XlplugError):
-            _unpause(domid, xen, store)
-
-
-def _pause(domid: int, xen: Pauser, store: Store) -> None:
-    store.write(_node(domid), _PAUSING)
     try:
+        # A daemon killed with an answer unread gives no end but ECONNRESET (unix(7)); what is no text is not from it.
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            for line in lines:
+                try:
+                    answer = _answer(line.strip(), held, xen, store)
+                except XlplugError as error:
+                    answer = " ".join(str(error).split())
+                pipe.sendall(f"{answer}\n".encode())
+    finally:
+        for domid in tuple(held):
+            with contextlib.suppress(XlplugError):
+                _unpause(domid, held, xen, store)
+
+
+def _answer(line: str, held: list[int], xen: Pauser, store: Store) -> str:
+    verb, _, number = line.partition(" ")
+    if verb in ("pause", "unpause"):
+        if not (number.isascii() and number.isdecimal()):
+            return f"what is '{line}'?"
+        domid = int(number)
+        if verb == "unpause":
+            if domid in held:
+                _unpause(domid, held, xen, store)
+        elif domid in held:
+            return f"domain {domid} is paused already"  # one note cannot stand for two pauses
+        else:
+            _pause(domid, held, xen, store)
+    return "ok"
+
+
+def _pause(domid: int, held: list[int], xen: Pauser, store: Store) -> None:
+    try:
+        store.write(_node(domid), _PAUSING)
         xen.pause(domid)
-    except XenError:
+    except XlplugError:
         with contextlib.suppress(StoreError):
-            store.remove(_node(domid))
+            _forget(domid, store)
         raise
-    store.write(_node(domid), _PAUSED)
+    held.append(domid)
+    try:
+        store.write(_node(domid), _PAUSED)
+    except StoreError:
+        _unpause(domid, held, xen, store)
+        raise
 
 
-def _unpause(domid: int, xen: Pauser, store: Store) -> None:
-    store.write(_node(domid), _UNPAUSING)
-    xen.unpause(domid)
+def _unpause(domid: int, held: list[int], xen: Pauser, store: Store) -> None:
+    """Letting go matters more than the note of it."""
+    with contextlib.suppress(StoreError):
+        if store.read(_node(domid)) is not None:  # else libxl has destroyed the domain, and its nodes are not to return
+            store.write(_node(domid), _UNPAUSING)
+    try:
+        xen.unpause(domid)
+    except XenError as error:
+        if error.errno != errno.ESRCH:
+            raise
+    held.remove(domid)
+    with contextlib.suppress(StoreError):
+        _forget(domid, store)
+
+
+def _forget(domid: int, store: Store) -> None:
+    """Remove the note; also the domain's folder where our note alone had made it: libxl's is never empty."""
     store.remove(_node(domid))
+    if not store.list(f"/libxl/{domid}"):
+        store.remove(f"/libxl/{domid}")

@@ -15,12 +15,13 @@ from typing import NamedTuple
 
 from xlplug.errors import HostError
 
-__all__ = ["VARIABLE", "Handover", "offer", "peek", "take"]
+__all__ = ["VARIABLE", "Handover", "keep", "offer", "peek", "take"]
 
-VARIABLE = "XLPLUG_HANDOVER"  #: the environment variable that holds the descriptor's number
+VARIABLE = (
+    "XLPLUG_HANDOVER"  #: the environment variable that holds the descriptor's number, and those of `offer`'s others
+)
 _MAGIC = "xlplug-handover-1"
 _FIRST_FD = 64  # out of the way of what xl and QEMU expect at small numbers
-_MAX = 64 << 20  # bytes
 
 
 class Handover(NamedTuple):
@@ -32,30 +33,42 @@ class Handover(NamedTuple):
     device_model: str = ""
 
 
-def offer(handover: Handover) -> tuple[str, str]:
-    """Put it into a descriptor that survives exec; the environment variable to set, and its value."""
+def offer(handover: Handover, *others: int) -> tuple[str, str]:
+    """Put it into a descriptor that survives exec; the environment variable to set, and its value.
+
+    ``others`` are descriptors that xl needs and the device model must not see either.
+    """
     fields = (_MAGIC, handover.path, handover.device_model, str(len(handover.extra)), *handover.extra)
     head = b"".join(os.fsencode(field) + b"\0" for field in fields)
+    return VARIABLE, ",".join(map(str, (keep(head + handover.data), *others)))
+
+
+def keep(data: bytes) -> int:
+    """A descriptor that survives exec and from which these bytes can be read, for ever the same.
+
+    Raises:
+        HostError: no memory, or no descriptor.
+    """
     try:
         made = os.memfd_create("xlplug-config", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
         fd = fcntl.fcntl(made, fcntl.F_DUPFD, _FIRST_FD)
         os.close(made)
-        rest = memoryview(head + handover.data)
+        rest = memoryview(data)
         while rest:
             rest = rest[os.write(fd, rest) :]
         seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
     except OSError as error:
         raise HostError(
-            f"the config cannot be handed over: {error.strerror}", hint="free some memory in dom0"
+            f"the config cannot be handed over: {error.strerror}", hint="free some memory in dom0, see 'ulimit -n'"
         ) from error
-    return VARIABLE, str(fd)
+    return fd
 
 
 def take(environment: MutableMapping[str, str]) -> Handover | None:
     """What was handed over to this process, None where nothing was.
 
-    The variable is removed and the descriptor marked to be closed, so that the device model sees neither.
+    The variable is removed and the descriptors marked to be closed, so that the device model sees none of them.
 
     Raises:
         HostError: the variable names something else: it was set by hand.
@@ -64,9 +77,10 @@ def take(environment: MutableMapping[str, str]) -> Handover | None:
     if number is None:
         return None
     try:
-        fd = int(number)
-        os.set_inheritable(fd, False)
-        return _read(fd)
+        fds = [int(word) for word in number.split(",")]
+        for fd in fds:
+            os.set_inheritable(fd, False)
+        return _read(fds[0])
     except (OSError, ValueError, OverflowError) as error:
         raise HostError(
             f"{VARIABLE}={number} is no handover of 'xlplug create'", hint="start the domain with 'xl create'"
@@ -81,7 +95,8 @@ def peek(pid: int) -> Handover | None:
         for variable in variables:
             name, _, number = variable.partition(b"=")
             if name == VARIABLE.encode():
-                fd = os.open(f"/proc/{pid}/fd/{int(number)}", os.O_RDONLY | os.O_CLOEXEC)
+                path = f"/proc/{pid}/fd/{int(number.partition(b',')[0])}"
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # it may be anything, a pipe too
                 try:
                     return _read(fd)
                 finally:
@@ -93,7 +108,7 @@ def peek(pid: int) -> Handover | None:
 
 def _read(fd: int) -> Handover:
     """By position: the descriptor's offset is shared with every process that holds it."""
-    data = os.pread(fd, _MAX, 0)
+    data = os.pread(fd, os.fstat(fd).st_size, 0)
     magic, path, device_model, count, rest = data.split(b"\0", 4)
     if magic != _MAGIC.encode():
         raise ValueError(magic)

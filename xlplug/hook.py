@@ -13,7 +13,8 @@ from typing import NoReturn
 
 from xlplug import handover
 from xlplug.addr import Domid
-from xlplug.devmodel import default_path, domid_of, executable, is_ours, passes_igd
+from xlplug.become import become
+from xlplug.devmodel import domid_of, passes_igd, real
 from xlplug.errors import EXIT_FAILED, ConfigError, Refused, XlplugError
 from xlplug.sources import Found, being_created, from_handover
 
@@ -29,22 +30,20 @@ __all__ = ["main", "one_line"]
 def main(argv: list[str]) -> NoReturn:
     """Run as the wrapper, with the command line of the device model."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+        if signal.getsignal(number) is signal.SIG_DFL:  # what is ignored stays so, here and in the device model
+            signal.signal(number, _interrupt)
     try:
         program = _prepare(argv[1:])
+        try:
+            become(program, [program, *argv[1:]], {handover.VARIABLE: None})
+        except OSError as error:
+            _complain(f"{program}: {error.strerror}; reinstall the device model")
     except XlplugError as error:
         _complain(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        _complain("interrupted; nothing was changed")
-        sys.exit(EXIT_FAILED)
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)  # Python ignores the last two, and what is ignored survives exec
-    try:
-        os.execv(program, [program, *argv[1:]])  # noqa: S606 - the device model itself, no shell
-    except OSError as error:
-        _complain(f"{program}: {error.strerror}; reinstall the device model")
-        sys.exit(EXIT_FAILED)
+        _complain("interrupted; what was granted goes with the domain")
+    sys.exit(EXIT_FAILED)
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:
@@ -55,12 +54,7 @@ def _prepare(arguments: list[str]) -> str:
     """Grant whatever the domain needs; the device model to become."""
     offered = handover.take(os.environ)
     config = None if offered is None else from_handover(offered)
-    program = offered.device_model if offered is not None else ""
-    if not program or is_ours(program):
-        from xlplug.xen.lib import running_version
-
-        program = default_path(running_version()[:2])
-    executable(program)
+    program = real("" if offered is None else offered.device_model)
     domid = domid_of(arguments)
     if domid is None or (config is not None and not config.wants_legacy):
         return program
@@ -69,19 +63,36 @@ def _prepare(arguments: list[str]) -> str:
     from xlplug.xen.store import XenStore
 
     with XenCtrl() as xen, XenStore() as store, live.locked():
-        target, stubdom = live.target_and_stubdom(domid, store)
-        if config is None:
-            igd = passes_igd(arguments if stubdom is None else live.device_model_arguments(target, store))
-            config = _look_up(target, xen, store, igd=igd).config
-        _grant(config, target, stubdom, xen, store)
+        _serve(Domid(domid), arguments, config, xen, store)
     return program
 
 
-def _look_up(target: Domid, xen: "XenCtrl", store: "XenStore", *, igd: bool) -> Found:
+def _serve(
+    domid: Domid, arguments: list[str], config: "DomainConfig | None", xen: "XenCtrl", store: "XenStore"
+) -> None:
+    """Grant for the domain that the device model serves; ``config`` is what was handed over."""
+    from xlplug import live
+
+    target, stubdom = live.target_and_stubdom(domid, store)
+    name = store.read(f"/local/domain/{target}/name") or ""
+    if config is None:
+        igd = passes_igd(arguments if stubdom is None else live.device_model_arguments(target, store))
+        config = _look_up(target, name, xen, igd=igd).config
+    elif config.name != name:
+        # A script that xl has started for one domain, and that creates another, hands the first one's on.
+        raise ConfigError(
+            f"the config handed over is for '{config.name}'",
+            path=f"domain {target} ({name})",
+            hint="start it with 'xl create' through the xlplug front end (see 'xlplug hook status')",
+        )
+    if config.wants_legacy:
+        _grant(config, target, stubdom, xen, store)
+
+
+def _look_up(target: Domid, name: str, xen: "XenCtrl", *, igd: bool) -> Found:
     info = xen.domain_info(target)
     if info is None:
         raise Refused((f"domain {target} does not exist; see 'xl list'",))
-    name = store.read(f"/local/domain/{target}/name") or ""
     found = being_created(name, info.uuid, igd=igd)
     if found is None:
         raise ConfigError(
@@ -115,19 +126,30 @@ def one_line(text: str) -> str:
 
 def _complain(text: str) -> None:
     """To our log, and to where xl's user looks: our parent is a fork of xl (libxl_exec.c), with xl's own stderr."""
+    import select
+
     line = one_line(text)
     sys.stderr.write(line)
     sys.stderr.flush()
-    parent = f"/proc/{os.getppid()}/fd/2"
     try:
-        if os.path.samefile(parent, "/proc/self/fd/2"):
-            return
-        fd = os.open(parent, os.O_WRONLY | os.O_APPEND | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = _stderr_of(os.getppid())
     except OSError:
-        return  # a socket, or nobody there: libvirt's log has "see the device model's log"
+        return  # nobody there; libxl's own message names the device model's log
     try:
-        os.write(fd, line.encode())
+        # It is xl's own, so it cannot be made non-blocking; a reader that has stopped must not stop us.
+        if not os.path.sameopenfile(fd, 2) and select.select([], [fd], [], 1)[1]:
+            os.write(fd, line.encode())
     except OSError:
         pass
     finally:
         os.close(fd)
+
+
+def _stderr_of(pid: int) -> int:
+    """Shared with that process, so that in a file what it writes next comes behind ours; else opened again."""
+    from xlplug.procs import borrowed
+
+    try:
+        return borrowed(pid, 2)
+    except OSError:
+        return os.open(f"/proc/{pid}/fd/2", os.O_WRONLY | os.O_APPEND | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """``xlplug hook``: puts the front end of xl and the device model wrapper in place, says what would run, and removes them.
 
-Nothing is touched but what the manifest names, ``PREFIX/lib/xlplug/manifest``: one "sha256  path" a line, as sha256sum writes
-and checks it, and in comments the folders that were made for them.  Xen's own files stay where the package manager knows
-them, so there is nothing to divert.
+Nothing is touched but the files of the manifest, ``PREFIX/lib/xlplug/manifest``: one "sha256  path" a line, as sha256sum
+writes and checks it, and a comment for each folder that had to be made.  Xen's own files stay where the package manager
+knows them, so there is nothing to divert.
 """
 
 import contextlib
@@ -15,11 +15,12 @@ from typing import NamedTuple
 
 import xlplug
 from xlplug.create import real_xl, wrapper
-from xlplug.devmodel import is_ours
+from xlplug.devmodel import is_ours, real
 from xlplug.errors import EXIT_DONE, EXIT_REFUSED, HostError, XlplugError
 
 __all__ = ["install", "status", "uninstall"]
 
+_MADE = "# made "  # a comment to sha256sum
 _PACKAGE = Path(xlplug.__file__).resolve().parent
 _FOLDERS = (_PACKAGE / "_hooks", _PACKAGE.parent / "hooks")  # an installed package's, a checkout's
 
@@ -42,6 +43,13 @@ class _Layout(NamedTuple):
         return self.prefix / "lib" / "xlplug" / "manifest"
 
 
+class _Manifest(NamedTuple):
+    """Digests by path, and the folders that were made, outermost first; empty where nothing is installed."""
+
+    files: dict[Path, str]
+    folders: tuple[Path, ...] = ()
+
+
 def install(prefix: str) -> int:
     """Put both files below ``prefix``; again over an older version of ours.
 
@@ -49,31 +57,43 @@ def install(prefix: str) -> int:
         HostError: something else is there, or it cannot be written; nothing is left behind.
     """
     layout = _Layout(Path(os.path.abspath(prefix)))
+    if any(char in str(layout.prefix) for char in '"\\\n'):
+        raise HostError(f"{str(layout.prefix)!r} cannot be written in an xl config", hint="give another --prefix")
     known = _manifest(layout)
     wanted = {layout.wrapper: _wrapper_text(), layout.front_end: _front_end_text(layout)}
     for path in wanted:
-        if os.path.lexists(path) and (path not in known.files or not is_ours(str(path))):
+        if not os.path.lexists(path):
+            continue
+        if path not in known.files:
             raise HostError(f"{path} is there already and not xlplug's", hint="give another --prefix")
-        if path.exists() and _digest(path.read_bytes()) != known.files[path]:
+        if _changed(path, known.files[path]):
             raise HostError(f"{path} was changed since it was installed", hint="save your changes, then remove it")
-    written: list[Path] = []
     made: list[Path] = []
+    parts: dict[Path, Path] = {}
+    placed: list[Path] = []
     try:
         for path in (*wanted, layout.manifest):
             _make_folders(path.parent, made)
-        for path, data in wanted.items():
-            _replace(path, data, 0o755)
-            written.append(path)
-        files = {path: _digest(data) for path, data in wanted.items()}
-        _replace(layout.manifest, str(_Manifest(files, (*known.folders, *made))).encode(), 0o644)
+        lines = [f"{_digest(data)}  {path}" for path, data in wanted.items()]
+        lines += [f"{_MADE}{folder}" for folder in (*known.folders, *made)]
+        text = "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
+        # All is written before anything is replaced: a full disk leaves an older version whole.
+        for path, data, mode in (*((p, d, 0o755) for p, d in wanted.items()), (layout.manifest, text, 0o644)):
+            parts[path] = _write_beside(path, data, mode)
+        for path in tuple(parts):
+            parts[path].replace(path)
+            del parts[path]
+            placed.append(path)
     except OSError as error:
-        if not known.files:
-            for path in written:
-                path.unlink(missing_ok=True)
-            for folder in reversed(made):
+        for path in (*parts.values(), *(placed if not known.files else ())):
+            with contextlib.suppress(OSError):
+                path.unlink()
+        for folder in reversed(made):
+            with contextlib.suppress(OSError):
                 folder.rmdir()
         raise HostError(
-            f"{error.filename}: {error.strerror}", hint="run it as root, or give a --prefix that can be written"
+            f"{error.filename or layout.prefix}: {error.strerror}",
+            hint="run it as root, or give a --prefix that can be written",
         ) from error
     for path in wanted:
         sys.stdout.write(f"installed {path}\n")
@@ -86,7 +106,7 @@ def install(prefix: str) -> int:
 
 
 def uninstall(prefix: str) -> int:
-    """Remove what the manifest names, folders if they are empty; 1 when a file had been changed and stays.
+    """Remove what the manifest names, and the folders that become empty; 1 when a file had been changed and stays.
 
     Raises:
         HostError: nothing is installed there, or it cannot be removed.
@@ -100,11 +120,12 @@ def uninstall(prefix: str) -> int:
     code = EXIT_DONE
     try:
         for path, digest in known.files.items():
-            if path.exists() and _digest(path.read_bytes()) != digest:
-                sys.stdout.write(f"left in place, because it was changed: {path}\n")
-                code = EXIT_REFUSED
-                continue
-            path.unlink(missing_ok=True)
+            if os.path.lexists(path):
+                if _changed(path, digest):
+                    sys.stdout.write(f"left in place, because it was changed: {path}\n")
+                    code = EXIT_REFUSED
+                    continue
+                path.unlink()
             sys.stdout.write(f"removed {path}\n")
         layout.manifest.unlink()
     except OSError as error:
@@ -120,7 +141,11 @@ def status(config: str | None, extra: tuple[str, ...]) -> int:
     first = _first_xl()
     hooked = first is not None and is_ours(first)
     sys.stdout.write(f"xl:           {first or 'none in PATH'}{' (front end of xlplug)' if hooked else ''}\n")
-    for label, find in (("real xl:     ", real_xl), ("wrapper:     ", wrapper), ("device model:", _device_model)):
+    for label, find in (
+        ("real xl:     ", real_xl),
+        ("wrapper:     ", lambda: _wrapper_of(first) if hooked and first else wrapper()),
+        ("device model:", lambda: real("")),
+    ):
         try:
             sys.stdout.write(f"{label} {find()}\n")
         except XlplugError as error:
@@ -149,13 +174,6 @@ def _status_of(path: str, extra: tuple[str, ...]) -> None:
     sys.stdout.write(f"{path}: the wrapper would run{then}; what it would grant: xlplug plan {path}\n")
 
 
-def _device_model() -> str:
-    from xlplug.devmodel import default_path, executable
-    from xlplug.xen.lib import running_version
-
-    return executable(default_path(running_version()[:2]))
-
-
 def _first_xl() -> str | None:
     for folder in os.environ.get("PATH", os.defpath).split(":"):
         path = f"{folder or '.'}/xl"
@@ -174,12 +192,34 @@ def _template(name: str) -> bytes:
 
 
 def _wrapper_text() -> bytes:
-    """Our wrapper for the interpreter that runs now, which finds the package even where that is not installed."""
+    """Our wrapper for the interpreter that runs now, which finds the package even where that is not installed.
+
+    Raises:
+        HostError: the interpreter's path cannot stand in a first line (execve(2): no spaces, and 255 bytes).
+    """
+    import site
+
+    first = f"#!{sys.executable} -I"
+    if not sys.executable or len(first.encode()) > 255 or len(first.split()) != 2:
+        raise HostError(f"{sys.executable!r} cannot start a script", hint="run xlplug with /usr/bin/python3")
     lines = _template("device-model").decode().split("\n")
-    lines[0] = f"#!{sys.executable} -I"
-    if _PACKAGE.parent.name not in ("site-packages", "dist-packages"):
+    lines[0] = first
+    if str(_PACKAGE.parent) not in site.getsitepackages():  # a checkout, or the user's own: -I looks in neither
         lines.insert(lines.index("import sys") + 1, f"\nsys.path.insert(0, {str(_PACKAGE.parent)!r})")
     return "\n".join(lines).encode()
+
+
+def _wrapper_of(front_end: str) -> str:
+    """The wrapper that an installed front end names."""
+    import shlex
+
+    for line in Path(front_end).read_text().splitlines():
+        if line.startswith("wrapper="):
+            path = shlex.split(line)[0].removeprefix("wrapper=")
+            if os.access(path, os.X_OK) and is_ours(path):
+                return path
+            raise HostError(f"there is no device model wrapper at {path}", hint="run 'xlplug hook install'")
+    return wrapper()
 
 
 def _front_end_text(layout: _Layout) -> bytes:
@@ -196,38 +236,35 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "'\\''") + "'"
 
 
-class _Manifest(NamedTuple):
-    """What was installed: digests of files by path, and the folders made for them, outermost first."""
-
-    files: dict[Path, str]
-    folders: tuple[Path, ...] = ()
-
-    def __str__(self) -> str:
-        folders = "".join(f"{_FOLDER}{path}\n" for path in self.folders)
-        return folders + "".join(f"{digest}  {path}\n" for path, digest in self.files.items())
-
-
-_FOLDER = "# made "  # a comment to sha256sum
-
-
 def _manifest(layout: _Layout) -> _Manifest:
-    """What is installed; empty where nothing is."""
     try:
-        lines = layout.manifest.read_text().splitlines()
-    except FileNotFoundError:
+        lines = layout.manifest.read_text("utf-8", "surrogateescape").splitlines()
+    except (FileNotFoundError, NotADirectoryError):
         return _Manifest({})
     except OSError as error:
         raise HostError(f"{error.filename}: {error.strerror}", hint="run it as root") from error
     files, folders = {}, []
+    ours = (layout.wrapper, layout.front_end)
     for line in lines:
-        if line.startswith(_FOLDER):
-            folders.append(Path(line.removeprefix(_FOLDER)))
-            continue
-        digest, _, path = line.partition("  ")
-        if Path(path) not in (layout.wrapper, layout.front_end):
-            raise HostError(f"{layout.manifest} names {path or line!r}, which is not xlplug's", hint="remove that line")
-        files[Path(path)] = digest
+        digest, _, name = line.partition("  ")
+        path = Path(line.removeprefix(_MADE)) if line.startswith(_MADE) else Path(name)
+        if line.startswith(_MADE) and any(path in each.parents for each in ours):
+            folders.append(path)
+        elif path in ours:
+            files[path] = digest
+        else:
+            raise HostError(f"{layout.manifest} names {name or line!r}, which is not xlplug's", hint="remove that line")
     return _Manifest(files, tuple(folders))
+
+
+def _changed(path: Path, digest: str) -> bool:
+    """Whether something else is at a path where a file with that digest was installed."""
+    try:
+        return path.is_symlink() or _digest(path.read_bytes()) != digest
+    except IsADirectoryError:
+        return True
+    except OSError as error:
+        raise HostError(f"{error.filename}: {error.strerror}", hint="run it as root") from error
 
 
 def _make_folders(folder: Path, made: list[Path]) -> None:
@@ -240,15 +277,16 @@ def _make_folders(folder: Path, made: list[Path]) -> None:
         made.append(each)
 
 
-def _replace(path: Path, data: bytes, mode: int) -> None:
-    """Write whole or not at all."""
+def _write_beside(path: Path, data: bytes, mode: int) -> Path:
+    """A new file in the same folder, whole or not at all, to be renamed."""
     part = path.with_name(f"{path.name}.xlplug-new")
     try:
         part.write_bytes(data)
         part.chmod(mode)
-        part.replace(path)
-    finally:
+    except OSError:
         part.unlink(missing_ok=True)
+        raise
+    return part
 
 
 def _digest(data: bytes) -> str:

@@ -17,6 +17,7 @@ FOLDERS = ("/run/libvirt/libxl", "/etc/libvirt/libxl")
 #: KiB by unit.  Source: libvirt's "Domain XML format", memory: KiB is the default.
 _KIB = {"b": 1 / 1024, "bytes": 1 / 1024, "KB": 1000 / 1024, "k": 1, "KiB": 1, "MB": 1e6 / 1024, "M": 1 << 10}
 _KIB |= {"MiB": 1 << 10, "GB": 1e9 / 1024, "G": 1 << 20, "GiB": 1 << 20}
+_KIB |= {"TB": 1e12 / 1024, "T": 1 << 30, "TiB": 1 << 30}
 
 
 def find(name: str, uuid: str, folders: tuple[str, ...] = FOLDERS) -> tuple[bytes, str] | None:
@@ -60,10 +61,11 @@ def from_xml(data: bytes, path: str, *, gfx_passthru: bool) -> DomainConfig:
             where = device.find("source/address")
             try:
                 fields = {} if where is None else where.attrib
-                numbers = [int(fields.get(key, default), 0) for key, default in _ADDRESS]
-            except ValueError:
+                segment, bus, slot, function = (int(fields.get(key, default), 0) for key, default in _ADDRESS)
+                bdf = Bdf.parse(f"{segment:04x}:{bus:02x}:{slot:02x}.{function:x}")
+            except (ValueError, ConfigError):
                 raise ConfigError("a <hostdev> without a PCI address", path=path, hint="correct it") from None
-            pci.append(PciAssignment(Bdf(*numbers)))  # managed ones are bound to pciback before libxl is called
+            pci.append(PciAssignment(bdf))  # managed ones are bound to pciback before libxl is called
     return DomainConfig(
         name=domain.findtext("name", ""),
         type={"hvm": "hvm", "xenpvh": "pvh"}.get(kind, "pv"),

@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 from xlplug.xlcmd import Create, parse_xl
 
-__all__ = ["Creator", "creators"]
+__all__ = ["Creator", "borrowed", "creators"]
+
+_SYS_PIDFD_GETFD = 438  # Linux 5.6 and later, the same for every architecture
 
 
 class Creator(NamedTuple):
@@ -24,19 +26,38 @@ class Creator(NamedTuple):
 
 
 def creators(proc: str = "/proc") -> Iterator[Creator]:
-    """Every ``xl create`` with a configuration file, the latest process first."""
-    pids = sorted((int(name) for name in os.listdir(proc) if name.isdecimal()), reverse=True)
-    for pid in pids:
+    """Every ``xl create`` of this user with a configuration file, the latest first.
+
+    Another user's process may be called anything, and must not tell root what to grant.
+    """
+    found = []
+    for pid in (int(name) for name in os.listdir(proc) if name.isdecimal()):
+        folder = f"{proc}/{pid}"
         try:
-            with open(f"{proc}/{pid}/cmdline", "rb") as file:
-                argv = [os.fsdecode(word) for word in file.read().split(b"\0")[:-1]]
-            create = parse_xl(argv[:8]) and parse_xl(argv)
-            if create is None or create.dry_run:
+            if os.stat(folder).st_uid != os.geteuid():
                 continue
-            folder = os.readlink(f"{proc}/{pid}/cwd")
-            yield Creator(pid, create, os.path.join(folder, create.path), _started(f"{proc}/{pid}"))
+            with open(f"{folder}/cmdline", "rb") as file:
+                create = parse_xl([os.fsdecode(word) for word in file.read().split(b"\0")[:-1]])
+            if create is not None and not create.dry_run:
+                found.append(Creator(pid, create, _path(folder, create.path), _started(folder)))
         except (OSError, ValueError, IndexError):
             continue  # it ended meanwhile
+    yield from sorted(found, key=lambda creator: (creator.started, creator.pid), reverse=True)
+
+
+def _path(folder: str, path: str) -> str:
+    """The config's path as this process finds the same file."""
+    start, _, descriptor = path.rpartition("/")
+    if path == "/dev/stdin" or start in ("/dev/fd", "/proc/self/fd"):
+        return f"{folder}/fd/{0 if path == '/dev/stdin' else descriptor}"
+    if path.startswith("/"):
+        return path
+    where = os.readlink(f"{folder}/cwd")
+    if where == "/":  # xl's daemon has gone there (daemon(3)); its environment still tells where it was called
+        with open(f"{folder}/environ", "rb") as file:
+            names = [word[4:] for word in file.read().split(b"\0") if word.startswith(b"PWD=")]
+        where = os.fsdecode(names[0]) if names else where
+    return os.path.join(where, path)
 
 
 def _started(folder: str) -> float:
@@ -45,3 +66,22 @@ def _started(folder: str) -> float:
         ticks = int(file.read().rpartition(")")[2].split()[19])
     booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     return booted + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def borrowed(pid: int, number: int) -> int:
+    """Another process's descriptor, as if inherited: what is written moves its offset too.  Closed by exec.
+
+    Raises:
+        OSError: it has none of that number, or this is not allowed, or an old Linux.
+    """
+    from xlplug.xen.lib import ffi, libc
+
+    pidfd = os.pidfd_open(pid)
+    try:
+        arguments = (ffi.cast("int", pidfd), ffi.cast("int", number), ffi.cast("unsigned int", 0))
+        fd = libc().syscall(_SYS_PIDFD_GETFD, *arguments)
+        if fd < 0:
+            raise OSError(ffi.errno, os.strerror(ffi.errno))
+    finally:
+        os.close(pidfd)
+    return fd

@@ -11,9 +11,11 @@ from xlplug.errors import ConfigError
 
 TYPE_CHECKING = False  # typing's, without importing typing for it
 if TYPE_CHECKING:
+    from typing import BinaryIO
+
     from xlplug.handover import Handover
 
-__all__ = ["MAX_BYTES", "Found", "being_created", "from_handover", "parse", "read_as_xl"]
+__all__ = ["MAX_BYTES", "Found", "being_created", "from_handover", "open_plain", "parse", "read_as_xl"]
 
 MAX_BYTES = 64 << 20
 _SLACK = 1.0  # seconds by which a file may seem newer than the xl that read it: clocks of different precision
@@ -38,8 +40,10 @@ def parse(data: bytes, path: str, extra: Sequence[str] = ()) -> DomainConfig:
 
         try:
             value = json.loads(data.rstrip(b"\0"))
-        except ValueError as error:
-            raise ConfigError(f"neither an xl config nor JSON ({error})", path=path) from error
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(
+                f"neither an xl config nor JSON ({error})", path=path, hint="give the path of an xl config"
+            ) from error
         return from_libxl(value, path=path)
     from xlplug import xlcfg
 
@@ -50,14 +54,32 @@ def read_as_xl(path: str) -> bytes | None:
     """A config file's bytes, None where xl cannot read it either: it takes plain files only, and /dev/null as empty.
 
     Source: tools/libs/light/libxl_utils.c, libxl_read_file_contents; tools/xl/xl_vmcontrol.c, create_domain.
+
+    Raises:
+        ConfigError: more than `MAX_BYTES`.
     """
     if path == "/dev/null":
         return b""
     try:
-        with open(path, "rb") as file:
-            return file.read(MAX_BYTES) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else None
+        file = open_plain(path)
+        if file is None:
+            return None
+        with file:
+            data = file.read(MAX_BYTES + 1)
     except OSError:
         return None
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"more than {MAX_BYTES >> 20} MiB", path=path, hint="give the path of an xl config")
+    return data
+
+
+def open_plain(path: str) -> "BinaryIO | None":
+    """A plain file, opened; None for anything else, which is neither waited for nor read: what is read is gone."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        return None
+    return os.fdopen(fd, "rb")
 
 
 def from_handover(handover: "Handover") -> DomainConfig:
@@ -83,18 +105,26 @@ def being_created(name: str, uuid: str, *, igd: bool) -> Found | None:
             if config.name == name:
                 return Found(config, offered.path, hooked=True)
             continue
-        data = read_as_xl(creator.config)
-        if data is None:
-            continue
         try:
+            data = read_as_xl(creator.config)
+            if data is None:
+                continue
             config = parse(data, creator.config, creator.create.extra)
         except ConfigError:
             continue  # that of another domain: xl has accepted this one's
         if config.name != name:
             continue
-        if creator.config != "/dev/null" and os.stat(creator.config).st_mtime > creator.started + _SLACK:
+        if creator.config != "/dev/null" and _modified(creator.config) > creator.started + _SLACK:
             raise ConfigError(
                 "changed since xl read it", path=creator.config, hint=f"destroy {name} and create it again"
             )
         return Found(config, creator.config)
     return None
+
+
+def _modified(path: str) -> float:
+    """When the file's content was last changed, in seconds since the epoch; just now where it is gone."""
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return float("inf")

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """The command lines of ``xl create`` and ``xl restore``, read as xl reads them.  Pure.
 
-Source: tools/xl/xl_vmcontrol.c, main_create; tools/xl/xl_saverestore.c, main_restore; the same from 4.14 to 4.23.
+Source: tools/xl/xl_vmcontrol.c, main_create; tools/xl/xl_saverestore.c, main_restore; the same from 4.14 to 4.23.  Options
+end at the first other word: xl has called getopt with "+" before, and glibc keeps to that (xl.c, main).
 """
 
 from typing import NamedTuple
@@ -43,7 +44,7 @@ def parse_create(words: list[str]) -> Create | None:
     if words and not words[0].startswith("-") and "=" not in words[0]:
         path, words = words[0], words[1:]
     try:
-        options, rest = getopt.gnu_getopt(words, _SHORT, _LONG)
+        options, rest = getopt.getopt(words, _SHORT, _LONG)
     except getopt.GetoptError:
         return None
     dry_run = False
@@ -69,7 +70,7 @@ def parse_restore(words: list[str]) -> Restore | None:
     import getopt
 
     try:
-        options, rest = getopt.gnu_getopt(words, "FcpdeVAh", ["vncviewer", "vncviewer-autopass", "help"])
+        options, rest = getopt.getopt(words, "FcpdeVAh", ["vncviewer", "vncviewer-autopass", "help"])
     except getopt.GetoptError:
         return None
     if not 1 <= len(rest) <= 2 or any(name in ("-h", "--help") for name, _ in options):
@@ -78,17 +79,17 @@ def parse_restore(words: list[str]) -> Restore | None:
 
 
 def parse_xl(argv: list[str]) -> Create | None:
-    """A whole command line (``xl -v create …``, also through an interpreter or a wrapper); None for other subcommands.
+    """A process's whole command line (``xl -v create …``); None for another subcommand, program, or ``xl -N``.
 
     xl takes any prefix of a subcommand that fits one only.
     """
-    for i, word in enumerate(argv):
-        if word.rpartition("/")[2] != "xl":
-            continue
-        for j, following in enumerate(argv[i + 1 :], i + 1):
-            if following.startswith("-"):
-                continue
-            return parse_create(argv[j + 1 :]) if is_create(following) else None
+    if not argv or argv[0].rpartition("/")[2] != "xl":
+        return None
+    for i, word in enumerate(argv[1:], 1):
+        if not word.startswith("-"):
+            return parse_create(argv[i + 1 :]) if is_create(word) else None
+        if "N" in word:
+            return None
     return None
 
 

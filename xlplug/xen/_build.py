@@ -17,8 +17,8 @@ def generate(target: Path) -> None:
     from cffi import FFI
 
     ffi = FFI()
-    # Not of a Xen library: an opaque type, and two names of libc.
-    ffi.cdef("struct e820entry; void free(void *); extern FILE *stderr;")
+    # Not of a Xen library: an opaque type, and three names of libc.
+    ffi.cdef("struct e820entry; void free(void *); extern FILE *stderr; long syscall(long number, ...);")
     seen: set[str] = set()
     for name in LIBRARIES:
         lines = []

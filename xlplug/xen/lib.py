@@ -140,7 +140,7 @@ def load_stable(name: str) -> Any:  # noqa: ANN401 - cffi has no types
 
 
 def libc() -> LibC:
-    """The C library, for the two names that xen/_build.py declares of it."""
+    """The C library, for the names that xen/_build.py declares of it."""
     return cast("LibC", ffi.dlopen(None))
 
 

@@ -75,8 +75,9 @@ class ToollogLib(Protocol):
 
 
 class LibC(Protocol):
-    """The two names of libc that xen/_build.py declares."""
+    """The names of libc that xen/_build.py declares."""
 
     stderr: CData
 
     def free(self, pointer: CData, /) -> None: ...
+    def syscall(self, number: int, *arguments: CData) -> int: ...

@@ -58,6 +58,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
     yield one
     if one.process.poll() is None:
         assert one.stop() == 0
+    one.notify.close()
     assert "Traceback" not in one.log.read_text()
 
 

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Stand-ins for xl and QEMU: tiny programs that write down how they were started."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+# Dash blocks signals while it waits for a child and holds the script open, so: builtins first, and not that descriptor.
+_SCRIPT = """#!/bin/dash
+while read -r key value; do
+    case $key in Sig*) signals="$signals$key$value\n" ;; esac
+done </proc/$$/status
+fds=
+for fd in /proc/$$/fd/*; do
+    [ -e $fd ] && [ "$(readlink $fd)" != {base} ] && fds="$fds ${{fd##*/}}"
+done
+tr '\\000' '\\001' </proc/$$/cmdline >{base}.argv
+tr '\\000' '\\001' </proc/$$/environ >{base}.environment
+printf "$signals" >{base}.signals
+echo $$ >{base}.pid
+echo $fds >{base}.fds
+{then}
+"""
+
+
+class Record(NamedTuple):
+    """How a recorder was started: ``argv`` without the interpreter, descriptors open, masks of signals as in /proc."""
+
+    argv: list[str]
+    environment: dict[str, str]
+    ignored: int
+    blocked: int
+    fds: list[int]
+    pid: int
+
+
+class Recorder(NamedTuple):
+    path: str
+
+    @property
+    def ran(self) -> bool:
+        return Path(f"{self.path}.fds").exists()
+
+    def read(self) -> Record:
+        def text(kind: str) -> str:
+            return Path(f"{self.path}.{kind}").read_bytes().decode("utf-8", "surrogateescape")
+
+        variables = dict(word.split("=", 1) for word in text("environment").split("\1")[:-1])
+        masks = dict(line.split(":") for line in text("signals").splitlines())
+        return Record(
+            text("argv").split("\1")[1:-1],
+            variables,
+            int(masks["SigIgn"], 16),
+            int(masks["SigBlk"], 16),
+            sorted(int(word) for word in text("fds").split()),
+            int(text("pid")),
+        )
+
+
+def recorder(path: Path, then: str = "exit 0") -> Recorder:
+    """A program at ``path`` that records how it is started, then does ``then``."""
+    path.write_text(_SCRIPT.format(base=path, then=then))
+    path.chmod(0o755)
+    return Recorder(str(path))

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""A configuration on its way through an unmodified xl: real memfds, real exec."""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from xlplug.errors import HostError
+from xlplug.handover import VARIABLE, Handover, keep, offer, peek, take
+
+BIG = Handover(b"# \0 x\xff\n" * 150_000, "/etc/xen/g.cfg")  # over a megabyte, and no text
+
+
+def given(handover: Handover, *others: int) -> dict[str, str]:
+    return dict([offer(handover, *others)])
+
+
+@pytest.mark.parametrize(
+    "handover",
+    [
+        Handover(b"", ""),
+        Handover(b'name="g"\n', "g.cfg", ("memory=64", 'name="a b"'), "/opt/qemu"),
+        Handover(b"\0\0tail\0", "/dev/null", ("a=",)),
+        Handover(b"x", "/tmp/caf\udce9.cfg", ("k='\udcff'",)),  # not UTF-8
+        BIG,
+    ],
+)
+def test_what_is_offered_is_taken(handover: Handover) -> None:
+    environment = given(handover)
+    assert take(environment) == handover
+    assert environment == {}
+
+
+def test_nothing_offered_is_nothing_taken() -> None:
+    assert take({"PATH": "/bin"}) is None
+    assert peek(os.getpid()) is None
+
+
+def test_the_descriptor_is_high_sealed_and_gone_after_the_wrapper() -> None:
+    other = keep(b"for xl alone")
+    environment = given(Handover(b"data", "p"), other)
+    fd, also = (int(word) for word in environment[VARIABLE].split(","))
+    assert fd >= 64
+    assert also == other >= 64
+    assert os.get_inheritable(fd)
+    with pytest.raises(PermissionError):
+        os.write(fd, b"changed")
+    with pytest.raises(PermissionError):
+        os.ftruncate(fd, 0)
+    assert fcntl.fcntl(fd, fcntl.F_GET_SEALS) == 15  # F_SEAL_SEAL, SHRINK, GROW, WRITE
+    take(environment)
+    assert not os.get_inheritable(fd)
+    assert not os.get_inheritable(other)
+
+
+def test_it_is_taken_again_and_again() -> None:
+    """By the probe, by the device model, and by those of each reboot: they share one offset."""
+    environment = given(BIG)
+    for _ in range(3):
+        script = "import os; from xlplug.handover import take; print(len(take(os.environ).data))"
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            env=os.environ | environment,
+            close_fds=False,
+            capture_output=True,
+            text=True,
+        )
+        assert done.stdout == f"{len(BIG.data)}\n", done.stderr
+
+
+def test_peek_reads_another_process() -> None:
+    environment = given(BIG)
+    script = "import os, time; os.write(1, b'.'); time.sleep(60)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], env=os.environ | environment, close_fds=False, stdout=subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        with process.stdout as output:
+            output.read(1)
+        assert peek(process.pid) == BIG
+    finally:
+        process.kill()
+        process.wait()
+    assert peek(process.pid) is None
+
+
+@pytest.mark.parametrize(
+    "value", ["", "x", "-1", "999999", "64,", "99999999999999999999", "\N{ARABIC-INDIC DIGIT TWO}"]
+)
+def test_a_variable_set_by_hand(value: str) -> None:
+    with pytest.raises(HostError, match=f"{VARIABLE}=.* is no handover"):
+        take({VARIABLE: value})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"xlplug-handover-1", b"xlplug-handover-0\0p\0\0000\0data", b"xlplug-handover-1\0p\0\0002\0one",
+     b"xlplug-handover-1\0p\0\0x\0data", b"xlplug-handover-1\0p\0\0-1\0data", b'name="g"\n'],
+)  # fmt: skip
+def test_a_descriptor_of_something_else(content: bytes) -> None:
+    fd = os.memfd_create("other")
+    os.write(fd, content)
+    with pytest.raises(HostError, match="is no handover"):
+        take({VARIABLE: str(fd)})
+    os.close(fd)
+
+
+def test_peek_never_waits() -> None:
+    """The variable may name a pipe without a writer: watching must go on."""
+    pipe, end = os.pipe()
+    os.set_inheritable(pipe, True)
+    process = subprocess.Popen(["sleep", "60"], env={VARIABLE: str(pipe)}, close_fds=False)
+    os.close(end)
+    try:
+        assert peek(process.pid) is None
+    finally:
+        process.kill()
+        process.wait()
+        os.close(pipe)
+
+
+def test_what_cannot_be_handed_over_is_said() -> None:
+    script = """
+import json, resource
+from xlplug.errors import HostError
+from xlplug.handover import Handover, offer
+resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
+try:
+    offer(Handover(b"", "p"))
+except HostError as error:
+    print(json.dumps(str(error)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert json.loads(done.stdout).startswith("the config cannot be handed over: "), done.stderr
