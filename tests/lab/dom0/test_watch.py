@@ -49,6 +49,7 @@ class Daemon:
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
+        assert self.notify.recv(100) == b"STOPPING=1"
         return self.process.wait(30)
 
 
@@ -102,7 +103,7 @@ def test_a_new_guest_is_granted_before_its_device_model_starts(daemon: Daemon, c
 
 
 def test_a_display_plugged_in_later(daemon: Daemon, config: Path) -> None:
-    add(config, 'gfx_passthru="igd"\n')
+    add(config, 'gfx_passthru="igd"\npassthrough="enabled"\n')  # xl's own need for plugging a device in later
     assert sh("xl", "create", "-p", str(config)).returncode == 0
     domid = domid_of(config.stem)
     assert domid is not None
