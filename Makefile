@@ -5,7 +5,7 @@ IN = $(VENV)/bin
 # Byte-compiled modules are part of what is measured and shipped.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test unit lab lab-test bench clean
+.PHONY: demo test unit lab lab-test bench bench-lab install clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.runtime
@@ -35,6 +35,10 @@ lab:
 bench: $(VENV)/.test
 	@$(IN)/python -m benchmarks
 
+# What the hook adds to xl create, on the real Xen.
+bench-lab: $(VENV)/.test
+	@$(IN)/python -m tests.lab exec --release $(RELEASE) --out build/bench-$(RELEASE) -- python3 -m benchmarks.dom0
+
 $(VENV)/.runtime: pyproject.toml
 	@echo 'setting up a private environment in $(VENV)'
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("xlplug needs Python 3.11 or newer; try make PYTHON=python3.11")'
@@ -46,6 +50,18 @@ $(VENV)/.runtime: pyproject.toml
 $(VENV)/.test: $(VENV)/.runtime
 	@$(IN)/pip install -q -e '.[test]' 2>build/pip.log || { cat build/pip.log >&2; exit 1; }
 	@touch $@
+
+# For dom0 and for packagers: no pip, nothing compiled.  PYTHON's own folder for modules, and a program that it runs.
+PREFIX = /usr/local
+MODULES = $(shell $(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+install:
+	install -d $(DESTDIR)$(MODULES)/xlplug/xen/decl $(DESTDIR)$(MODULES)/xlplug/_hooks $(DESTDIR)$(PREFIX)/bin
+	install -m 644 xlplug/*.py xlplug/py.typed $(DESTDIR)$(MODULES)/xlplug/
+	install -m 644 xlplug/xen/*.py $(DESTDIR)$(MODULES)/xlplug/xen/
+	install -m 644 xlplug/xen/decl/*.h $(DESTDIR)$(MODULES)/xlplug/xen/decl/
+	install -m 644 hooks/xl hooks/device-model hooks/xlplug-watch.service $(DESTDIR)$(MODULES)/xlplug/_hooks/
+	printf '#!%s\nfrom xlplug.__main__ import main\n\nmain()\n' "$$(command -v $(PYTHON))" >$(DESTDIR)$(PREFIX)/bin/xlplug
+	chmod 755 $(DESTDIR)$(PREFIX)/bin/xlplug
 
 clean:
 	rm -rf build

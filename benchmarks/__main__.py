@@ -6,9 +6,11 @@ Each ratio's two sides are timed in turn (A B A B …) and the medians compared,
 
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -44,12 +46,12 @@ TYPICAL = (
 )
 
 
-def process(command: list[str]) -> Callable[[], float]:
+def process(command: list[str], environment: dict[str, str] | None = None) -> Callable[[], float]:
     """A whole process's wall time in seconds."""
 
     def once() -> float:
         began = time.perf_counter()
-        subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+        subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=True, env=environment)
         return time.perf_counter() - began
 
     return once
@@ -77,6 +79,29 @@ def startup() -> None:
         ("xlplug grant on a recorded host", [*XLPLUG, "grant", "7", "--recorded", str(RECORDED)], "goal 4"),
     ):
         line(f"{what} / python3 -c pass", *ratio(process(command), bare, 30), goal)
+
+
+def front_end() -> None:
+    """``hooks/xl`` and ``xlplug create`` for a config that needs nothing, up to the real xl, which is /bin/true here."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        plain = TYPICAL.replace(b'gfx_passthru = "igd"', b"gfx_passthru = 0")
+        (folder / "plain.cfg").write_bytes(plain)
+        shutil.copy("/bin/true", folder / "xl")
+        program = folder / "xlplug"
+        program.write_text(f'#!/bin/sh\nexec {PYTHON} -m xlplug "$@"\n')
+        program.chmod(0o755)
+        environment = {**os.environ, "PATH": f"{folder}:/usr/bin:/bin"}
+        command = [str(ROOT / "hooks" / "xl"), "create", str(folder / "plain.cfg")]
+        bare = process([PYTHON, "-c", "pass"])
+        line(
+            "xl create, nothing needed, to xl / python3 -c pass",
+            *ratio(process(command, environment), bare, 30),
+            "goal 4",
+        )
+        command[1:] = ["list"]
+        shell = process(["/bin/sh", "-c", "exit"])
+        line("xl list, to xl / sh -c exit", *ratio(process(command, environment), shell, 30), "")
 
 
 def libxlu(data: bytes) -> Callable[[], float] | None:
@@ -147,5 +172,6 @@ if __name__ == "__main__":
     print(f"python: {PYTHON}")
     print(f"{'':<58} {'ours':>12} {'other':>12} {'ratio':>10}")
     startup()
+    front_end()
     parser()
     domains()

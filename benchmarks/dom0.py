@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""``make bench-lab``: what the hook adds to ``xl create``, and the wrapper's own time, in the lab's dom0.
+
+Everything is emulated there, so that only the ratios mean anything: both sides of each are timed in turn.
+"""
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.__main__ import line, ratio
+from xlplug.handover import VARIABLE, Handover, offer
+
+VGA = "0000:00:01.0"
+FRONT_END, WRAPPER = "/usr/local/sbin/xl", "/usr/local/lib/xlplug/device-model"
+BASE = 'type="hvm"\nmemory=64\nvcpus=1\nvnc=0\nvga="none"\n'
+NEEDS = {
+    "a config that needs nothing": "",
+    "a config with ioports=": 'ioports=["2f8-2ff"]\n',
+    "a config with a display": f'gfx_passthru="igd"\npci=["{VGA}"]\n',
+}
+
+
+def quiet(*argv: str, **options: object) -> None:
+    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options)  # type: ignore[call-overload]
+
+
+def creation(xl: str, path: Path) -> Callable[[], float]:
+    """``xl create -p`` alone; what is made is destroyed outside the time."""
+
+    def once() -> float:
+        began = time.perf_counter()
+        quiet(xl, "create", "-p", str(path))
+        took = time.perf_counter() - began
+        quiet("xl", "destroy", path.stem)
+        return took
+
+    return once
+
+
+def wrapper(config: str, domid: int) -> Callable[[], float]:
+    """The wrapper from its start to exec, with /bin/true in the device model's place."""
+    name, value = offer(Handover(config.encode(), "bench.cfg", (), "/bin/true"))
+    environment = {**os.environ, name: value}
+    fd = int(value.split(",")[0])
+
+    def once() -> float:
+        quiet("xlplug", "revoke", str(domid))
+        began = time.perf_counter()
+        quiet(WRAPPER, "-xen-domid", str(domid), env=environment, pass_fds=(fd,))
+        return time.perf_counter() - began
+
+    return once
+
+
+def process(*argv: str) -> Callable[[], float]:
+    def once() -> float:
+        began = time.perf_counter()
+        quiet(*argv)
+        return time.perf_counter() - began
+
+    return once
+
+
+def main() -> None:
+    assert VARIABLE not in os.environ
+    subprocess.run(["modprobe", "xen-pciback"], check=False)
+    subprocess.run(["xl", "pci-assignable-add", VGA], check=True, capture_output=True)
+    quiet("xlplug", "hook", "install")
+    stock = str(shutil.which("xl"))
+    folder = Path(tempfile.mkdtemp())
+    print(f"{'in the lab':<58} {'ours':>12} {'other':>12} {'ratio':>10}")
+    bare = process(sys.executable, "-c", "pass")
+    for what, text in NEEDS.items():
+        path = folder / "bench.cfg"
+        path.write_text(f'name="bench"\n{BASE}{text}')
+        quiet(stock, "create", "-p", str(path))
+        domid = int(subprocess.run([stock, "domid", "bench"], capture_output=True, text=True, check=True).stdout)
+        line(
+            f"device-model up to exec, {what} / python3 -c pass",
+            *ratio(wrapper(path.read_text(), domid), bare, 10),
+            "goal 4",
+        )
+        quiet(stock, "destroy", "bench")
+    for what, text in NEEDS.items():
+        path = folder / "bench.cfg"
+        path.write_text(f'name="bench"\n{BASE}{text}')
+        mine, other = creation(FRONT_END, path), creation(stock, path)
+        mine(), other()
+        pairs = [(mine(), other()) for _ in range(5)]
+        added = statistics.median(a - b for a, b in pairs)
+        a, b = (statistics.median(side) for side in zip(*pairs, strict=True))
+        print(
+            f"{f'xl create, {what}':<58} {a * 1e3:9.0f} ms {b * 1e3:9.0f} ms   added {added * 1e3:.0f} ms", flush=True
+        )
+    quiet("xlplug", "hook", "uninstall")
+
+
+if __name__ == "__main__":
+    main()
