@@ -35,7 +35,7 @@ install_packages
 make --no-print-directory PYTHON="$python" build/venv/.test || exit 1
 
 if [ "$what" != lab ]; then
-	[ "${CI:-}" = true ] && export XLPLUG_REQUIRE=abi,umockdev,lint
+	[ "${CI:-}" = true ] && export XLPLUG_REQUIRE=abi,umockdev,lint,wheel,root
 	build/venv/bin/python -m pytest >build/unit.log 2>&1
 	status=$?
 	cat build/unit.log

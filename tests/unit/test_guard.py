@@ -315,7 +315,9 @@ def test_a_killed_guard_is_said(tmp_path: Path) -> None:
         tmp_path, "import os; os.kill(guard._pid, 9); os.waitpid(guard._pid, 0)\ntry: guard.pause(7)\n"
         "except Exception as error: print(error)\nguard.close()",
     )  # fmt: skip
-    output, error = process.communicate(timeout=10)
+    assert process.stdout is not None
+    output = process.stdout.read()  # communicate() would miss what readline() has read ahead
+    _, error = process.communicate(timeout=10)
     assert (output, error) == ("the process that pauses domains was killed; restart 'xlplug watch'\n", "")
 
 

@@ -177,8 +177,8 @@ def test_the_unit_is_one() -> None:
     unit.optionxform = str  # type: ignore[assignment,method-assign]
     unit.read(HOOKS / "xlplug-watch.service")
     assert unit.sections() == ["Unit", "Service", "Install"]
-    # The guard lets go by itself: a signal to all would be the end of it too, were it not ignored.
-    assert unit["Service"]["KillMode"] == "mixed"
+    # The guard lets go by itself, if it lives: "mixed" would kill it as soon as the daemon is dead.
+    assert unit["Service"]["KillMode"] == "process"
     assert unit["Service"]["Type"] == "notify"
     assert unit["Service"]["Restart"] == "always"
     if shutil.which("systemd-analyze"):

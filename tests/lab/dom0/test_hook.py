@@ -324,7 +324,7 @@ def test_saved_and_restored(config: Path, tmp_path: Path) -> None:
         destroy(config.stem)
 
 
-def test_twenty_in_a_row_and_five_at_once(tmp_path: Path) -> None:
+def test_many_in_a_row_and_five_at_once(tmp_path: Path) -> None:
     before = guests_of_xen()
 
     def path(i: int) -> Path:
@@ -332,7 +332,8 @@ def test_twenty_in_a_row_and_five_at_once(tmp_path: Path) -> None:
         config.write_text(f'name="many{i}"\n{BASE}{IGD if i == 0 else INERT}')
         return config
 
-    for i in range(1, 21):
+    rounds = 20 if running_version()[:2] <= (4, 17) else 5  # one release does for the long run
+    for i in range(1, rounds + 1):
         done = xl("create", "-p", str(path(i)))
         assert done.returncode == 0, done.stderr
         assert "ioport_mapping" in journal(domid_of(f"many{i}") or 0)
