@@ -22,8 +22,16 @@ echo $fds >{base}.fds
 """
 
 
+# SIGCANCEL and SIGSETXID of glibc (nptl/internal-signals.h).
+_INTERNAL = 1 << (32 - 1) | 1 << (33 - 1)
+
+
 class Record(NamedTuple):
-    """How a recorder was started: ``argv`` without the interpreter, descriptors open, masks of signals as in /proc."""
+    """How a recorder was started: ``argv`` without the interpreter, descriptors open, masks of signals as in /proc.
+
+    Without signals 32 and 33: they are the C library's own, whose posix_spawn has them ignored in what it starts (GNU make
+    uses it), and nobody can set them back.
+    """
 
     argv: list[str]
     environment: dict[str, str]
@@ -49,7 +57,7 @@ class Recorder(NamedTuple):
         return Record(
             text("argv").split("\1")[1:-1],
             variables,
-            int(masks["SigIgn"], 16),
+            int(masks["SigIgn"], 16) & ~_INTERNAL,
             int(masks["SigBlk"], 16),
             sorted(int(word) for word in text("fds").split()),
             int(text("pid")),
