@@ -22,6 +22,7 @@ Options:
 Commands:
   config   Parse xl configs as xl does; one JSON object a line.
   create   Do what xl create does, with the grants arranged.
+  doctor   Check this dom0, and configs: what is wrong, and what to do.
   grant    Grant a domain, and its stubdomain, what its display needs.
   hook     Install, inspect or remove the hook into xl create.
   plan     Print what would be granted for a config, and why.

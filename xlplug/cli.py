@@ -116,6 +116,20 @@ def record_domain(domid: str, output: str) -> None:
     _exit(commands.record_domain, domid, output)
 
 
+@main.command("doctor")
+@click.argument("configs", metavar="[CONFIG]...", nargs=-1)
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("--strict", is_flag=True, help="Warnings are failures, too.")
+def doctor_(configs: tuple[str, ...], form: str, strict: bool) -> None:
+    """Check this dom0, and configs: what is wrong, and what to do.
+
+    Changes nothing. Exit status 1 when there is a failure.
+    """
+    from xlplug.doctor import DoctorOptions, doctor
+
+    _exit(doctor, DoctorOptions(configs, form, strict))
+
+
 @main.command("create", context_settings=_AS_XL)
 @click.argument("words", metavar="CONFIG [KEY=VALUE]... [xl's options]", nargs=-1, type=click.UNPROCESSED)
 def create_(words: tuple[str, ...]) -> None:

@@ -21,7 +21,12 @@ from xlplug.savefile import config_in
 from xlplug.sources import parse, read_as_xl
 from xlplug.xlcmd import parse_create, parse_restore
 
-__all__ = ["REAL_XL", "WRAPPER", "create", "real_xl", "restore", "wrapper"]
+TYPE_CHECKING = False  # typing's, without importing typing for it
+if TYPE_CHECKING:
+    from xlplug.host import HostSnapshot
+    from xlplug.plan import Plan
+
+__all__ = ["REAL_XL", "WRAPPER", "create", "device_model", "real_xl", "rehearse", "restore", "wrapper"]
 
 #: Set by the front end: the xl that it stands before, the options before the subcommand, and the wrapper beside it.
 REAL_XL, XL_OPTIONS, WRAPPER = "XLPLUG_XL", "XLPLUG_XL_OPTIONS", "XLPLUG_DEVICE_MODEL"
@@ -155,26 +160,42 @@ def _let_xl_reject(words: Sequence[str]) -> None:
 
 def _preflight(config: DomainConfig, path: str) -> None:
     """Everything that can be refused, before anything is created."""
-    if config.device_model_version != "qemu-xen":
-        raise ConfigError(
-            f"legacy rights are for device_model_version qemu-xen, and this is {config.device_model_version}",
-            path=path,
-            hint='write device_model_version="qemu-xen"',
-        )
-    real(config.device_model_override or "")
+    device_model(config, path)
     from xlplug import live, session
-    from xlplug.plan import build
     from xlplug.xen.ctrl import XenCtrl
     from xlplug.xen.store import XenStore
 
     with XenCtrl() as xen, XenStore() as store:
-        made = build(config, live.snapshot(xen, store, config), granting=True, attach_later=True)
+        made = rehearse(config, live.snapshot(xen, store, config))
         for text in made.warnings:
             sys.stderr.write(f"xlplug: warning: {text}\n")
         if made.refusals:
             raise Refused(made.refusals)
         if made.steps:
             session.require_sole_vga(made, xen, xen.held())
+
+
+def device_model(config: DomainConfig, path: str) -> str:
+    """The program that our wrapper will become for a configuration.
+
+    Raises:
+        ConfigError: it asks for another kind of device model.
+        HostError, XenUnavailableError: there is none.
+    """
+    if config.device_model_version != "qemu-xen":
+        raise ConfigError(
+            f"legacy rights are for device_model_version qemu-xen, and this is {config.device_model_version}",
+            path=path,
+            hint='write device_model_version="qemu-xen"',
+        )
+    return real(config.device_model_override or "")
+
+
+def rehearse(config: DomainConfig, host: "HostSnapshot") -> "Plan":
+    """The plan as it is made before the domain is there."""
+    from xlplug.plan import build
+
+    return build(config, host, granting=True, attach_later=True)
 
 
 def _override(program: str, config: DomainConfig) -> list[str]:

@@ -5,11 +5,12 @@ Source of the command line: tools/libs/light/libxl_dm.c, libxl__build_device_mod
 """
 
 import os
+from collections.abc import Callable
 from itertools import pairwise
 
 from xlplug.errors import HostError
 
-__all__ = ["MARKER", "default_path", "domid_of", "executable", "is_ours", "passes_igd", "real"]
+__all__ = ["MARKER", "default_path", "domid_of", "executable", "firmware_folder", "is_ours", "passes_igd", "real"]
 
 #: In the second line of our wrapper and of our front end of xl, whatever they are called.
 MARKER = b"# xlplug: "
@@ -47,22 +48,53 @@ def default_path(version: tuple[int, int], folders: tuple[str, ...] = _FOLDERS) 
     Raises:
         HostError: the library is not where libraries are, or has no such string.
     """
-    name = f"libxenlight.so.{version[0]}.{version[1]}"
+    text = _built_in(version, folders, lambda text: text.startswith(b"/") and text.endswith(_PROGRAMS), b"qemu-system-")
+    if text is not None:
+        return text
+    raise HostError(
+        f"{_library(version)} does not tell which device model it starts",
+        hint="set device_model_override in the domain's config",
+    )
+
+
+def firmware_folder(version: tuple[int, int], folders: tuple[str, ...] = _FOLDERS) -> str:
+    """Where libxl of this Xen looks for stubdomains that no configuration names: built into the library, too.
+
+    Source: tools/libs/light/libxl_paths.c, libxl__xenfirmwaredir_path; XEN_LIB_DIR/boot by tools/configure.ac.
+
+    Raises:
+        HostError: the library is not where libraries are, or has no such string.
+    """
+    text = _built_in(version, folders, lambda text: text.startswith(b"/") and text.endswith(b"/boot"), b"/boot\0")
+    if text is not None:
+        return text
+    raise HostError(
+        f"{_library(version)} does not tell where stubdomains are",
+        hint="set stubdomain_kernel and stubdomain_ramdisk in the domain's config",
+    )
+
+
+def _library(version: tuple[int, int]) -> str:
+    return f"libxenlight.so.{version[0]}.{version[1]}"
+
+
+def _built_in(
+    version: tuple[int, int], folders: tuple[str, ...], fits: Callable[[bytes], bool], part: bytes
+) -> str | None:
+    """The first string in the library that has ``part``, and fits."""
     for folder in folders:
         try:
-            with open(f"{folder}/{name}", "rb") as file:
+            with open(f"{folder}/{_library(version)}", "rb") as file:
                 data = file.read()
         except OSError:
             continue
-        at = data.find(b"qemu-system-")
+        at = data.find(part)
         while at >= 0:
             text = data[data.rfind(b"\0", 0, at) + 1 : max(data.find(b"\0", at), at)]
-            if text.startswith(b"/") and text.endswith(_PROGRAMS):
+            if fits(text):
                 return os.fsdecode(text)
-            at = data.find(b"qemu-system-", at + 1)
-    raise HostError(
-        f"{name} does not tell which device model it starts", hint="set device_model_override in the domain's config"
-    )
+            at = data.find(part, at + 1)
+    return None
 
 
 def real(override: str) -> str:

@@ -18,7 +18,7 @@ from xlplug.create import real_xl, wrapper
 from xlplug.devmodel import is_ours, real
 from xlplug.errors import EXIT_DONE, EXIT_REFUSED, HostError, XlplugError
 
-__all__ = ["install", "status", "uninstall"]
+__all__ = ["first_xl", "install", "installed", "prefix_of", "program_of", "status", "uninstall", "wrapper_of"]
 
 _MADE = "# made "  # a comment to sha256sum
 _PACKAGE = Path(xlplug.__file__).resolve().parent
@@ -97,7 +97,7 @@ def install(prefix: str) -> int:
         ) from error
     for path in wanted:
         sys.stdout.write(f"installed {path}\n")
-    first = _first_xl()
+    first = first_xl()
     if first != str(layout.front_end):
         sys.stdout.write(
             f"not yet in use: {first or 'no xl'} comes first in PATH; put {layout.front_end.parent} before it\n"
@@ -138,12 +138,12 @@ def uninstall(prefix: str) -> int:
 
 def status(config: str | None, extra: tuple[str, ...]) -> int:
     """What ``xl create`` would run here; with a config, what it would run and grant for that; 1 when nothing hooks it."""
-    first = _first_xl()
+    first = first_xl()
     hooked = first is not None and is_ours(first)
     sys.stdout.write(f"xl:           {first or 'none in PATH'}{' (front end of xlplug)' if hooked else ''}\n")
     for label, find in (
         ("real xl:     ", real_xl),
-        ("wrapper:     ", lambda: _wrapper_of(first) if hooked and first else wrapper()),
+        ("wrapper:     ", lambda: wrapper_of(first) if hooked and first else wrapper()),
         ("device model:", lambda: real("")),
     ):
         try:
@@ -174,7 +174,8 @@ def _status_of(path: str, extra: tuple[str, ...]) -> None:
     sys.stdout.write(f"{path}: the wrapper would run{then}; what it would grant: xlplug plan {path}\n")
 
 
-def _first_xl() -> str | None:
+def first_xl() -> str | None:
+    """The xl that PATH finds."""
     for folder in os.environ.get("PATH", os.defpath).split(":"):
         path = f"{folder or '.'}/xl"
         if os.access(path, os.X_OK) and not os.path.isdir(path):
@@ -209,17 +210,67 @@ def _wrapper_text() -> bytes:
     return "\n".join(lines).encode()
 
 
-def _wrapper_of(front_end: str) -> str:
-    """The wrapper that an installed front end names."""
+def wrapper_of(front_end: str) -> str:
+    """The wrapper that an installed front end names.
+
+    Raises:
+        HostError: there is none.
+    """
+    path = _set_in(front_end, "wrapper")
+    if path is None:
+        return wrapper()
+    if os.access(path, os.X_OK) and is_ours(path):
+        return path
+    raise HostError(f"there is no device model wrapper at {path}", hint="run 'xlplug hook install'")
+
+
+def program_of(front_end: str) -> str:
+    """The xlplug that a front end starts, found in PATH where it has no folder.
+
+    Raises:
+        HostError: there is none.
+    """
+    import shutil
+
+    name = _set_in(front_end, "xlplug") or "xlplug"
+    path = shutil.which(name)
+    if path is None:
+        raise HostError(f"{front_end} starts {name}, which is missing", hint="run 'xlplug hook install' again")
+    return path
+
+
+def _set_in(front_end: str, variable: str) -> str | None:
+    """What a front end sets a variable to."""
     import shlex
 
-    for line in Path(front_end).read_text().splitlines():
-        if line.startswith("wrapper="):
-            path = shlex.split(line)[0].removeprefix("wrapper=")
-            if os.access(path, os.X_OK) and is_ours(path):
-                return path
-            raise HostError(f"there is no device model wrapper at {path}", hint="run 'xlplug hook install'")
-    return wrapper()
+    for line in Path(front_end).read_text("utf-8", "surrogateescape").splitlines():
+        if line.startswith(f"{variable}="):
+            return shlex.split(line)[0].removeprefix(f"{variable}=")
+    return None
+
+
+def prefix_of(front_end: str) -> str:
+    """The prefix that a front end was installed below, if it was installed."""
+    return str(Path(front_end).parent.parent)
+
+
+def installed(prefix: str) -> dict[str, str]:
+    """How each file of the manifest below ``prefix`` is now: "", "missing", "changed" or "not executable".
+
+    Empty where nothing is installed.
+
+    Raises:
+        HostError: the manifest or a file cannot be read, or the manifest names what is not ours.
+    """
+    found = {}
+    for path, digest in _manifest(_Layout(Path(os.path.abspath(prefix)))).files.items():
+        if not os.path.lexists(path):
+            found[str(path)] = "missing"
+        elif _changed(path, digest):
+            found[str(path)] = "changed"
+        else:
+            found[str(path)] = "" if os.access(path, os.X_OK) else "not executable"
+    return found
 
 
 def _front_end_text(layout: _Layout) -> bytes:

@@ -14,7 +14,9 @@ from tests.abi.oracle import require
 DECL = Path(xlplug.xen.__file__).parent / "decl"
 #: Headers, and what stands between the "cffi-only" marks said again as assertions.
 LIBRARIES = {
-    "xenctrl": (["xenctrl.h"], ["sizeof(xen_pfn_t) == 8", "sizeof(struct e820entry) == 20", "sizeof(xc_domaininfo_t) <= 256"]),
+    "xenctrl": (["xenctrl.h"], ["sizeof(xen_pfn_t) == 8", "sizeof(struct e820entry) == 20", "sizeof(xc_domaininfo_t) <= 256",
+        "sizeof(xc_physinfo_t) <= 256", "offsetof(xc_physinfo_t, capabilities) == 28", "XEN_SYSCTL_PHYSCAP_hvm == 1",
+        "XEN_SYSCTL_PHYSCAP_directio == 4"]),
     "xentoollog": (["stdio.h", "xentoollog.h"], ["XTL_NONE == 0", "XTL_DEBUG == 1", "XTL_ERROR == 8", "XTL_CRITICAL == 9"]),
     "xenstore": (["xenstore.h"], ["sizeof(struct xs_permissions) == 8", "offsetof(struct xs_permissions, perms) == 4"]),
     "xendevicemodel": (

@@ -9,12 +9,12 @@ import xlplug
 ROOT = Path(xlplug.__file__).parent
 ORDER = """
     errors addr rangeset bdf grant host xlcfg pcispec domcfg hypervisor firmware
-    vga igd pci_assign plan
+    vga igd pci_assign plan facts checks
     apply journal session render memxen
     recording sysfs udev hostmem
     xen xen._ffi xen.protocols xen.mismatch xen.lib xen.qdump xen.ctrl xen.store xen.devicemodel xen._build live
     xlcmd become handover devmodel libvirt procs sources savefile hook guard watcher watch
-    commands create install argv _help cli __main__
+    commands create install survey doctor argv _help cli __main__
 """.split()
 OWNERS = {
     "pyudev": {"udev"},

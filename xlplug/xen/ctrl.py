@@ -7,13 +7,26 @@ wrong: whichever runs, its library is loaded, and then tried before anything is 
 
 import errno
 from collections.abc import Sequence
+from typing import cast
 
 from xlplug.addr import DOMID_FIRST_RESERVED
 from xlplug.errors import XenError, XenUnavailableError
 from xlplug.host import MemRegion
 from xlplug.hypervisor import DomainInfo, HeldRights, check_domid
 from xlplug.xen import mismatch
-from xlplug.xen.lib import SYS_HYPERVISOR, Handle, QuietLogger, check, ffi, load_ctrl, require_dom0, running_version
+from xlplug.xen.lib import (
+    SYS_HYPERVISOR,
+    Handle,
+    QuietLogger,
+    check,
+    ffi,
+    has,
+    load_ctrl,
+    require_dom0,
+    running_capabilities,
+    running_version,
+)
+from xlplug.xen.protocols import PhysinfoLib
 from xlplug.xen.qdump import parse_q
 
 __all__ = ["XenCtrl"]
@@ -24,6 +37,9 @@ _DYING, _HVM, _SHUTDOWN, _PAUSED = 1, 2, 4, 8
 _INFO_BYTES = 1024
 #: Where it has nr_online_vcpus and max_vcpu_id.
 _ONLINE_VCPUS, _MAX_VCPU_ID = 64, 68
+#: struct xen_sysctl_physinfo up to its capabilities, eight u32, and two bits of these.
+_PHYSINFO_BYTES = 32
+_HVM_CAPABLE, _DIRECTIO = 1, 4
 _E820_BYTES = 20  # struct e820entry, packed: u64 addr, u64 size, u32 type
 _E820_MAX = 1024  # entries asked for; Xen itself keeps at most 1024 (E820MAX)
 _CHUNK = 1 << 18
@@ -198,6 +214,24 @@ class XenCtrl(Handle):
             start, size = (int.from_bytes(raw[at + i : at + i + 8], "little") for i in (0, 8))
             regions.append(MemRegion(start, start + size, int.from_bytes(raw[at + 16 : at + 20], "little")))
         return tuple(regions)
+
+    def directio(self) -> bool | None:
+        """Whether Xen can give PCI devices to guests: it uses an IOMMU.  None where this Xen's answer is not understood.
+
+        Xen reports it since 4.13 as it does now (xen/include/public/sysctl.h, XEN_SYSCTL_PHYSCAP_directio).
+        """
+        if not has(self._lib, "xc_physinfo"):
+            return None
+        buffer = ffi.new("char[]", _INFO_BYTES)
+        library = cast("PhysinfoLib", self._lib)
+        check("xc_physinfo", library.xc_physinfo(self._xch, ffi.cast("xc_physinfo_t *", buffer)))
+        raw = bytes(ffi.buffer(buffer, _PHYSINFO_BYTES))
+        numbers = [int.from_bytes(raw[at : at + 4], "little") for at in range(0, _PHYSINFO_BYTES, 4)]
+        threads, cores, cpus, highest, nodes, highest_node, _, capabilities = numbers
+        known = threads and cores and 1 <= cpus <= highest + 1 and 1 <= nodes <= highest_node + 1
+        if not known or bool(capabilities & _HVM_CAPABLE) != ("hvm-" in running_capabilities()):
+            return None
+        return bool(capabilities & _DIRECTIO)
 
     def held(self) -> dict[int, HeldRights]:
         """Every domain's rights from the ``q`` debug key, which Xen prints before the call returns.

@@ -7,7 +7,7 @@ Numbers are int, everything that cffi hands out is a `CData`.  The C declaration
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-__all__ = ["CTRL_CALLS", "CData", "CtrlLib", "LibC", "StoreLib", "ToollogLib"]
+__all__ = ["CTRL_CALLS", "CData", "CtrlLib", "LibC", "PhysinfoLib", "StoreLib", "ToollogLib"]
 
 CData = Any  # cffi has one type for all C objects, and no stubs that tell them apart
 
@@ -46,7 +46,13 @@ class CtrlLib(Protocol):
     ) -> int: ...
 
 
-#: Every function of libxenctrl that the package calls.
+class PhysinfoLib(Protocol):
+    """libxenctrl's call that only `xlplug doctor` makes: a library without it serves everything else."""
+
+    def xc_physinfo(self, xch: CData, info: CData, /) -> int: ...
+
+
+#: Every function of libxenctrl that must be there.
 CTRL_CALLS = tuple(name for name in vars(CtrlLib) if name.startswith("xc_"))
 
 

@@ -2,6 +2,7 @@
 typedef struct xc_interface_core xc_interface;
 typedef unsigned long xen_pfn_t;
 typedef struct xen_domctl_getdomaininfo xc_domaininfo_t;
+typedef struct xen_sysctl_physinfo xc_physinfo_t;
 
 xc_interface *xc_interface_open(struct xentoollog_logger *logger, struct xentoollog_logger *dombuild_logger, unsigned open_flags);
 int xc_interface_close(xc_interface *xch);
@@ -19,3 +20,4 @@ int xc_send_debug_keys(xc_interface *xch, const char *keys);
 int xc_readconsolering(xc_interface *xch, char *buffer, unsigned int *pnr_chars, int clear, int incremental, uint32_t *pindex);
 int xc_domain_getinfolist(xc_interface *xch, uint32_t first_domain, unsigned int max_domains, xc_domaininfo_t *info);
 int xc_get_machine_memory_map(xc_interface *xch, struct e820entry entries[], uint32_t max_entries);
+int xc_physinfo(xc_interface *xch, xc_physinfo_t *info);
