@@ -8,7 +8,7 @@ concerns a domain's plan is not judged here again: the plan's own warnings and r
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from xlplug.facts import Broken, ConfigFacts, Facts, Hook, Named, Reading, Unread
+from xlplug.facts import Broken, ConfigFacts, Facts, Hook, Reading, Unread
 from xlplug.host import PciDevice
 from xlplug.vga import VENDOR_INTEL, owns_legacy_vga
 
@@ -44,11 +44,11 @@ def worst(findings: Iterable[Finding]) -> str:
     return max((finding.status for finding in findings), key=STATUSES.index, default=OK)
 
 
-def _wrong(name: str, found: Unread | Broken) -> Finding:
+def _wrong(name: str, found: Unread | Broken, what: str = "") -> Finding:
     """What could not be told is a warning: it may be in order.  What was tried and does not work is a failure."""
     if isinstance(found, Broken):
         return Finding(FAILURE, name, found.why, found.advice)
-    return Finding(WARNING, name, f"cannot be told: {found.why}", found.advice)
+    return Finding(WARNING, name, f"{what}{' ' if what else ''}cannot be told: {found.why}", found.advice)
 
 
 def _is(reading: Reading[Any]) -> bool:
@@ -69,7 +69,9 @@ def root(facts: Facts) -> Iterator[Finding]:
     if facts.euid == 0:
         yield Finding(OK, "root", "running as root")
     else:
-        yield Finding(FAILURE, "root", f"not root (euid {facts.euid}): Xen can be changed by root only", "run it with sudo")
+        yield Finding(
+            FAILURE, "root", f"not root (euid {facts.euid}): Xen can be changed by root only", "run it with sudo"
+        )
 
 
 def python(facts: Facts) -> Iterator[Finding]:
@@ -131,7 +133,10 @@ def store(facts: Facts) -> Iterator[Finding]:
         yield _wrong("xenstored", facts.store)
     elif facts.store != "0":
         yield Finding(
-            FAILURE, "xenstored", "it answers, but has no record of dom0", "run xen-init-dom0 (systemctl start xen-init-dom0)"
+            FAILURE,
+            "xenstored",
+            "it answers, but has no record of dom0",
+            "run xen-init-dom0 (systemctl start xen-init-dom0)",
         )
     else:
         yield Finding(OK, "xenstored", "it answers")
@@ -250,7 +255,7 @@ def hook(facts: Facts) -> Iterator[Finding]:
     if isinstance(facts.hook, Unread | Broken):
         yield _wrong("hook", facts.hook)
         return
-    yield _first_xl(facts.hook)
+    yield _first_xl(facts.hook, watched=isinstance(facts.watcher, int))
     yield from _files(facts.hook)
     yield _there("real xl", facts.hook.real_xl)
     if facts.hook.hooked:
@@ -260,17 +265,19 @@ def hook(facts: Facts) -> Iterator[Finding]:
     yield _there("device model", facts.hook.device_model)
 
 
-def _first_xl(found: Hook) -> Finding:
+def _first_xl(found: Hook, *, watched: bool) -> Finding:
     if found.first is None:
         return Finding(FAILURE, "hook", "no xl in PATH", "install it (Debian: xen-utils), or correct PATH")
     if found.hooked:
         return Finding(OK, "hook", f"'xl create' runs {found.first}, the front end of xlplug")
-    installed = isinstance(found.files, tuple) and bool(found.files)
-    if installed:
+    if not isinstance(found.files, Unread | Broken) and found.files:
         advice = f"put {found.prefix}/sbin before {found.first.rpartition('/')[0] or '/'} in PATH"
     else:
-        advice = "run 'xlplug hook install'; or use 'xlplug watch'"
-    return Finding(FAILURE, "hook", f"'xl create' is not hooked: it runs {found.first}", advice)
+        advice = "run 'xlplug hook install', or 'xlplug watch' as a service"
+    text = f"'xl create' is not hooked: it runs {found.first}"
+    if watched:
+        return Finding(WARNING, "hook", f"{text}; only 'xlplug watch' grants", advice)
+    return Finding(FAILURE, "hook", text, advice)
 
 
 def _files(found: Hook) -> Iterator[Finding]:
@@ -333,16 +340,16 @@ def _config(facts: ConfigFacts, host: Facts) -> Iterator[Finding]:
     if not config.wants_legacy:
         yield Finding(OK, name, "needs no legacy range: the real xl runs unchanged")
     else:
-        yield from _wanted(facts, host)
+        yield _wanted(facts)
     if isinstance(facts.plan, Unread | Broken):
-        yield _wrong(name, facts.plan)
+        yield _wrong(name, facts.plan, "what would be granted")
         return
     for text in facts.plan.refusals:
         yield Finding(FAILURE, name, *_said(text))
     for text in facts.plan.warnings:
         yield Finding(WARNING, name, *_said(text))
     if isinstance(facts.sole_vga, Unread | Broken):
-        yield _wrong(name, facts.sole_vga)
+        yield _wrong(name, facts.sole_vga, "whether another domain holds the VGA ports")
     if config.type == "hvm" and config.pci and config.maxmem > config.memory and not facts.plan.steps:
         # With steps the plan itself refuses.  Source: tools/libs/light/libxl_create.c, initiate_domain_create (pod_enabled).
         yield Finding(
@@ -358,15 +365,11 @@ def _config(facts: ConfigFacts, host: Facts) -> Iterator[Finding]:
     yield from _stubdomain(facts)
 
 
-def _wanted(facts: ConfigFacts, host: Facts) -> Iterator[Finding]:
-    """A domain that is ours to serve: the device model that will, and by which way."""
+def _wanted(facts: ConfigFacts) -> Finding:
+    """A domain that is ours to serve, and the device model that will."""
     if isinstance(facts.device_model, Unread | Broken):
-        yield _wrong(facts.path, facts.device_model)
-    else:
-        yield Finding(OK, facts.path, f"needs legacy ranges; the device model is {facts.device_model}")
-    hooked = isinstance(host.hook, Hook) and host.hook.hooked
-    if isinstance(host.hook, Hook) and not hooked and isinstance(host.watcher, int):
-        yield Finding(WARNING, facts.path, "'xl create' is not hooked: only 'xlplug watch' will serve it")
+        return _wrong(facts.path, facts.device_model, "the device model")
+    return Finding(OK, facts.path, f"needs legacy ranges; its device model is {facts.device_model}")
 
 
 def _routing(facts: ConfigFacts, host: Facts) -> Iterator[Finding]:
@@ -388,7 +391,7 @@ def _stubdomain(facts: ConfigFacts) -> Iterator[Finding]:
         if found is None:
             continue
         if isinstance(found, Unread | Broken):
-            yield _wrong(facts.path, found)
+            yield _wrong(facts.path, found, f"the stubdomain's {what}")
         else:
             yield Finding(OK, facts.path, f"stubdomain {what} {found}")
 

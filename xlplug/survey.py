@@ -19,7 +19,7 @@ from xlplug import create, devmodel, hostmem, install, sysfs
 from xlplug.addr import Domid
 from xlplug.bdf import Bdf
 from xlplug.domcfg import DomainConfig
-from xlplug.errors import ConfigError, HostError, Refused, XenUnavailableError, XlplugError
+from xlplug.errors import ConfigError, HostError, Refused, XlplugError
 from xlplug.facts import (
     Broken,
     ConfigFacts,
@@ -97,10 +97,10 @@ def _open_store() -> AbstractContextManager[Store]:
 LIVE = Doors(_open_xen, _open_store, lib.load_ctrl, lib.load_stable)
 
 
-def survey(configs: Sequence[str] = (), places: Places = Places(), doors: Doors = LIVE) -> Facts:
+def survey(configs: Sequence[str] = (), places: Places | None = None, doors: Doors = LIVE) -> Facts:
     """Look at everything once."""
     with contextlib.ExitStack() as stack:
-        return _Survey(places, doors, stack).facts(configs)
+        return _Survey(places or Places(), doors, stack).facts(configs)
 
 
 def _tried(call: Callable[..., T], *arguments: object) -> T | Unread | Broken:
@@ -129,17 +129,33 @@ class _Survey:
         self.doors = doors
         self.stack = stack
         self.euid = doors.euid()
-        self.version = _tried(lib.running_version, places.sys_hypervisor)
+        self.version = self._version()
         self.control = self._control()
         self.blocked = self._blocked()
-        self.xen: Reading[OpenXen] = self.blocked or _tried(self._open, doors.xen)
+        self.library = self._ctrl_library()
+        self.xen = self._open_xen()
         self.answer: Reading[str] = self.blocked or _answer(doors.store)
         self.store: Reading[Store] = (
-            Unread("xenstored does not answer") if isinstance(self.answer, Unread | Broken) else _tried(self._open, doors.store)
+            Unread("xenstored does not answer")
+            if isinstance(self.answer, Unread | Broken)
+            else _tried(self._open, doors.store)
         )
 
     def _open(self, door: Callable[[], AbstractContextManager[T]]) -> T:
         return self.stack.enter_context(door())
+
+    def _open_xen(self) -> Reading[OpenXen]:
+        if self.blocked:
+            return self.blocked
+        if isinstance(self.library, Unread | Broken):
+            return Unread("without its library Xen cannot be asked")
+        return _tried(self._open, self.doors.xen)
+
+    def _version(self) -> Reading[tuple[int, int, str]]:
+        found = _tried(lib.running_version, self.places.sys_hypervisor)
+        if isinstance(found, Broken):  # a recording is no help here
+            return found._replace(advice=found.advice.removesuffix(", or use --recorded"))
+        return found
 
     def _control(self) -> Reading[bool]:
         if isinstance(self.version, Unread | Broken):
@@ -148,9 +164,7 @@ class _Survey:
             with open(self.places.capabilities, encoding="ascii", errors="replace") as file:
                 return "control_d" in file.read()
         except OSError as error:
-            return Broken(
-                f"{self.places.capabilities}: {error.strerror}", "mount it: mount -t xenfs xenfs /proc/xen"
-            )
+            return Broken(f"{self.places.capabilities}: {error.strerror}", "mount it: mount -t xenfs xenfs /proc/xen")
 
     def _blocked(self) -> Unread | None:
         if isinstance(self.version, Unread | Broken):
@@ -175,8 +189,10 @@ class _Survey:
             version_text=known[2] if known else "",
             control=self.control,
             nodes=self._nodes(),
-            library=self._ctrl_library(),
-            domctl=self.xen if isinstance(self.xen, Unread | Broken) else _tried(lambda xen: len(xen.domains()), self.xen),
+            library=self.library,
+            domctl=self.xen
+            if isinstance(self.xen, Unread | Broken)
+            else _tried(lambda xen: len(xen.domains()), self.xen),
             libraries=tuple(
                 Named(f"lib{name}", self._stable_library(name)) for name in ("xenstore", "xendevicemodel", "xentoollog")
             ),
@@ -188,7 +204,7 @@ class _Survey:
             arbiter=_tried(_first_bytes, f"{self.places.dev}/vga_arbiter"),
             dev_mem=self._dev_mem(),
             firmware=self._firmware(host, memory),
-            hook=_tried(_hook, self.places.prefix, known is not None),
+            hook=_tried(lambda: _hook(self.places.prefix, on_xen=known is not None)),
             watcher=_tried(_watcher, self.places.proc),
             configs=tuple(self._config(path, host) for path in paths),
         )
@@ -264,7 +280,9 @@ class _Survey:
         try:
             names = os.listdir(self.places.pciback)
         except FileNotFoundError:
-            return Broken("the xen-pciback driver is not loaded, so that no device is assignable", "modprobe xen-pciback")
+            return Broken(
+                "the xen-pciback driver is not loaded, so that no device is assignable", "modprobe xen-pciback"
+            )
         except OSError as error:
             return Unread(f"{self.places.pciback}: {error.strerror}")
         found = []
@@ -287,7 +305,8 @@ class _Survey:
 
     def _firmware(self, host: Reading[HostSnapshot], memory: Reading[tuple[MemRegion, ...]]) -> Reading[Firmware]:
         if isinstance(memory, Unread | Broken):
-            return Unread(f"the machine's memory map was not read ({memory.why})", memory.advice)
+            why = memory.why if isinstance(memory, Unread) else "Xen refuses it"
+            return Unread(f"the machine's memory map was not read: {why}")
         if isinstance(host, Unread | Broken):
             return host
         read = []
@@ -306,7 +325,7 @@ class _Survey:
     ) -> Reading[HostSnapshot]:
         """What plans are made with."""
         if isinstance(devices, Unread | Broken):
-            return _because(devices)
+            return Unread("the host's PCI functions were not read")
         regions = () if isinstance(memory, Unread | Broken) else memory
         opregion, vbios, notes = hostmem.read_firmware(devices, regions, f"{self.places.dev}/mem")
         info = None
@@ -330,7 +349,7 @@ class _Survey:
             config,
             plan,
             self._device_model(config, path),
-            _because(plan) if isinstance(plan, Unread | Broken) else self._sole_vga(plan),
+            True if isinstance(plan, Unread | Broken) else self._sole_vga(plan),
             _tried_hotplug(path),
             *images,
         )
@@ -368,9 +387,9 @@ class _Survey:
         )
 
 
-def _because(reading: Unread | Broken) -> Unread:
-    """Not read, since something that it needs is not there; that has its own line, with what to do."""
-    return Unread(reading.why)
+def _because(reading: Unread | Broken, short: str = "Xen cannot be asked") -> Unread:
+    """Not read, since something that it needs is not there; what is broken has its own line, with what to do."""
+    return reading if isinstance(reading, Unread) else Unread(short)
 
 
 #: What libxl takes where a configuration names none.  Source: tools/libs/light/libxl_create.c.
@@ -441,8 +460,8 @@ def _answer(door: Callable[[], AbstractContextManager[Store]]) -> Reading[str]:
     if pid == 0:
         try:
             found = _tried(_ask, door)
-            kind = {Broken: b"B", Unread: b"U"}.get(type(found), b"=")
-            parts = found if isinstance(found, tuple) else (found,)
+            kind = b"B" if isinstance(found, Broken) else b"U" if isinstance(found, Unread) else b"="
+            parts = (found,) if isinstance(found, str) else found
             os.write(write_end, kind + "\0".join(parts).encode("utf-8", "surrogateescape"))
         finally:
             os._exit(0)
@@ -494,7 +513,7 @@ def _first_bytes(path: str) -> str:
 # the hook -------------------------------------------------------------------------------------------------------------
 
 
-def _hook(prefix: str, on_xen: bool) -> Hook:  # noqa: FBT001
+def _hook(prefix: str, *, on_xen: bool) -> Hook:
     first = install.first_xl()
     hooked = first is not None and devmodel.is_ours(first)
     if hooked and first is not None:
@@ -511,7 +530,7 @@ def _hook(prefix: str, on_xen: bool) -> Hook:  # noqa: FBT001
         real_xl=_tried(create.real_xl),
         program=_tried(install.program_of, first) if hooked else Unread("no front end is in use"),
         wrapper=wrapper,
-        ran=_because(wrapper) if isinstance(wrapper, Unread | Broken) else _tried(_ran, wrapper),
+        ran=_because(wrapper, "there is no wrapper") if isinstance(wrapper, Unread | Broken) else _tried(_ran, wrapper),
         device_model=_tried(devmodel.real, "") if on_xen else Unread("no Xen runs here"),
     )
 
