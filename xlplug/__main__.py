@@ -27,8 +27,12 @@ def main() -> None:
         if not sys.stdout.isatty() or os.get_terminal_size().columns >= 82:
             sys.stdout.write(TEXT)
             sys.exit(0)
-    from xlplug import cli
-
+    try:
+        from xlplug import cli
+    except ModuleNotFoundError as error:
+        if error.name != "click":
+            raise
+        sys.exit("xlplug: Python's click is not installed; install it (Debian: python3-click)")
     cli.main(prog_name="xlplug")
 
 

@@ -36,7 +36,6 @@ from xlplug.host import HostSnapshot, MemRegion, PciDevice, XenInfo
 from xlplug.hypervisor import DomainInfo, HeldRights, Store
 from xlplug.plan import Plan
 from xlplug.sources import parse, read_as_xl
-from xlplug.xen import lib
 
 __all__ = ["LIVE", "Doors", "Places", "survey"]
 
@@ -52,7 +51,7 @@ _ARBITER_BYTES = 1024
 class Places(NamedTuple):
     """Where things are on a dom0."""
 
-    sys_hypervisor: str = lib.SYS_HYPERVISOR
+    sys_hypervisor: str = "/sys/hypervisor"
     capabilities: str = "/proc/xen/capabilities"
     proc: str = "/proc"
     dev: str = "/dev"
@@ -94,7 +93,20 @@ def _open_store() -> AbstractContextManager[Store]:
     return XenStore()
 
 
-LIVE = Doors(_open_xen, _open_store, lib.load_ctrl, lib.load_stable)
+def _load_ctrl(major: int, minor: int) -> object:
+    from xlplug.xen.lib import load_ctrl
+
+    return load_ctrl(major, minor)
+
+
+def _load_stable(name: str) -> object:
+    from xlplug.xen.lib import load_stable
+
+    return load_stable(name)
+
+
+#: Imported when they are used: without cffi there is still much to tell.
+LIVE = Doors(_open_xen, _open_store, _load_ctrl, _load_stable)
 
 
 def survey(configs: Sequence[str] = (), places: Places | None = None, doors: Doors = LIVE) -> Facts:
@@ -111,8 +123,15 @@ def _tried(call: Callable[..., T], *arguments: object) -> T | Unread | Broken:
         return Broken(_message(error), error.hint)
     except OSError as error:
         return Unread(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error))
+    except ImportError as error:
+        return Unread(f"without a Python module: {error}")
     except Exception as error:  # noqa: BLE001 - one damaged fact must not take the report away
         return Unread(f"{type(error).__name__}: {error}", "report this as a bug of xlplug")
+
+
+def _flat(reading: Reading[Reading[T]]) -> Reading[T]:
+    """mypy's view of a reading that itself may have failed: the same value."""
+    return reading
 
 
 def _message(error: XlplugError) -> str:
@@ -129,7 +148,7 @@ class _Survey:
         self.doors = doors
         self.stack = stack
         self.euid = doors.euid()
-        self.version = self._version()
+        self.version: Reading[tuple[int, int, str]] = _flat(_tried(self._version))
         self.control = self._control()
         self.blocked = self._blocked()
         self.library = self._ctrl_library()
@@ -152,23 +171,29 @@ class _Survey:
         return _tried(self._open, self.doors.xen)
 
     def _version(self) -> Reading[tuple[int, int, str]]:
-        found = _tried(lib.running_version, self.places.sys_hypervisor)
+        from xlplug.xen.lib import running_version
+
+        found = _tried(running_version, self.places.sys_hypervisor)
         if isinstance(found, Broken):  # a recording is no help here
             return found._replace(advice=found.advice.removesuffix(", or use --recorded"))
         return found
 
     def _control(self) -> Reading[bool]:
         if isinstance(self.version, Unread | Broken):
-            return Unread("no Xen runs here")
+            return self._no_xen()
         try:
             with open(self.places.capabilities, encoding="ascii", errors="replace") as file:
                 return "control_d" in file.read()
         except OSError as error:
             return Broken(f"{self.places.capabilities}: {error.strerror}", "mount it: mount -t xenfs xenfs /proc/xen")
 
+    def _no_xen(self) -> Unread:
+        """Why nothing of Xen can be told, where its version cannot."""
+        return Unread("no Xen runs here" if isinstance(self.version, Broken) else "Xen's version is not known")
+
     def _blocked(self) -> Unread | None:
         if isinstance(self.version, Unread | Broken):
-            return Unread("no Xen runs here")
+            return self._no_xen()
         if self.euid != 0:
             return Unread("only root can try it", "run it with sudo")
         if self.control is not True:
@@ -217,7 +242,7 @@ class _Survey:
             Named("privcmd", self._usable((door,), "modprobe xen-privcmd")),
             Named("xenbus", self._usable((socket, bus), "start it: systemctl start xenstored")),
         )
-        return tuple(Named(n.name, Unread("no Xen runs here")) for n in nodes) if not self._on_xen() else nodes
+        return tuple(Named(n.name, self._no_xen()) for n in nodes) if not self._on_xen() else nodes
 
     def _on_xen(self) -> bool:
         return not isinstance(self.version, Unread | Broken)
@@ -236,7 +261,7 @@ class _Survey:
 
     def _ctrl_library(self) -> Reading[str]:
         if isinstance(self.version, Unread | Broken):
-            return Unread("no Xen runs here")
+            return self._no_xen()
         major, minor, _ = self.version
         found = _tried(self.doors.ctrl, major, minor)
         return found if isinstance(found, Unread | Broken) else f"libxenctrl.so.{major}.{minor} has every call"
@@ -331,7 +356,7 @@ class _Survey:
         info = None
         if not isinstance(self.version, Unread | Broken):
             major, minor, text = self.version
-            info = XenInfo((major, minor), text, lib.running_capabilities(self.places.sys_hypervisor))
+            info = XenInfo((major, minor), text)
         return HostSnapshot(os.uname().nodename, devices, regions, opregion, vbios, info, notes=notes)
 
     # configurations
@@ -356,7 +381,7 @@ class _Survey:
 
     def _device_model(self, config: DomainConfig, path: str) -> Reading[str]:
         if isinstance(self.version, Unread | Broken) and not config.device_model_override:
-            return Unread("no Xen runs here")
+            return self._no_xen()
         return _tried(create.device_model, config, path)
 
     def _sole_vga(self, plan: Plan) -> Reading[bool]:
@@ -378,7 +403,7 @@ class _Survey:
         return True
 
     def _stubdom_images(self, config: DomainConfig) -> tuple[Reading[str], Reading[str]]:
-        folder: Reading[str] = Unread("no Xen runs here")
+        folder: Reading[str] = self._no_xen()
         if not isinstance(self.version, Unread | Broken):
             folder = _tried(devmodel.firmware_folder, self.version[:2])
         return (
