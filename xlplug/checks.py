@@ -225,20 +225,17 @@ def _arbiter(line: Reading[str]) -> str:
 
 def firmware(facts: Facts) -> Iterator[Finding]:
     """/dev/mem, where a display's OpRegion or VBIOS has to be read through it."""
-    needed = [
-        f"{device.bdf}'s {'OpRegion' if device.vendor == VENDOR_INTEL else 'VBIOS'}"
-        for device in _displays(facts)
-        if device.vendor == VENDOR_INTEL or (device.boot_vga and device.rom is not None)
-    ]
+    needed = any(d.vendor == VENDOR_INTEL or (d.boot_vga and d.rom is not None) for d in _displays(facts))
+    wanted = needed or not _is(facts.devices)
     if isinstance(facts.dev_mem, Unread | Broken):
-        if needed or not _is(facts.devices):
+        if wanted:
             yield _wrong("/dev/mem", facts.dev_mem)
         else:
             yield Finding(OK, "/dev/mem", "not readable, and no display here needs it")
     else:
-        yield Finding(OK, "/dev/mem", "readable" if needed else "readable; no display here needs it")
+        yield Finding(OK, "/dev/mem", "readable" if wanted else "readable; no display here needs it")
     if isinstance(facts.firmware, Unread | Broken):
-        if needed or not _is(facts.devices):
+        if wanted:
             yield _wrong("firmware", facts.firmware)
         return
     for text in facts.firmware.read:
