@@ -530,7 +530,7 @@ def _read_until_closed(fd: int, seconds: float) -> bytes:
 def _first_bytes(path: str) -> str:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        return os.read(fd, _ARBITER_BYTES).decode("ascii", "replace").strip()
+        return os.read(fd, _ARBITER_BYTES).decode("ascii", "replace").partition("\n")[0]  # it repeats itself for ever
     finally:
         os.close(fd)
 

@@ -273,7 +273,7 @@ CASES: list[tuple[dict[str, Any], dict[str, tuple[str, str, str]]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("facts", "expected"), CASES, ids=lambda value: ",".join(value))
+@pytest.mark.parametrize(("facts", "expected"), CASES, ids=",".join)
 def test_each_check(facts: dict[str, Any], expected: dict[str, tuple[str, str, str]]) -> None:
     assert findings(**facts) == expected
 
