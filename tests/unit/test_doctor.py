@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -205,36 +205,198 @@ GONE = XenUnavailableError("libx is not installed", hint="install it")
 @pytest.mark.parametrize(
     ("damage", "name", "status", "text", "advice"),
     [
-        (lambda d: (d.folder / "hypervisor/type").unlink(), "xen", FAILURE, "this machine does not run on Xen", "boot the Xen entry of the boot menu"),
-        (lambda d: d.write("hypervisor/version/minor", "x"), "xen", FAILURE, "{f}/hypervisor/version does not tell Xen's version", "mount sysfs on /sys"),
-        (lambda d: d.write("hypervisor/version/minor", "9"), "xen", "warning", "Xen 4.9.7 is older than 4.14, the oldest that xlplug was tried with", "upgrade Xen"),
-        (lambda d: (d.folder / "capabilities").unlink(), "dom0", FAILURE, "{f}/capabilities: No such file or directory", "mount it: mount -t xenfs xenfs /proc/xen"),
+        (
+            lambda d: (d.folder / "hypervisor/type").unlink(),
+            "xen",
+            FAILURE,
+            "this machine does not run on Xen",
+            "boot the Xen entry of the boot menu",
+        ),
+        (
+            lambda d: d.write("hypervisor/version/minor", "x"),
+            "xen",
+            FAILURE,
+            "{f}/hypervisor/version does not tell Xen's version",
+            "mount sysfs on /sys",
+        ),
+        (
+            lambda d: d.write("hypervisor/version/minor", "9"),
+            "xen",
+            "warning",
+            "Xen 4.9.7 is older than 4.14, the oldest that xlplug was tried with",
+            "upgrade Xen",
+        ),
+        (
+            lambda d: (d.folder / "capabilities").unlink(),
+            "dom0",
+            FAILURE,
+            "{f}/capabilities: No such file or directory",
+            "mount it: mount -t xenfs xenfs /proc/xen",
+        ),
         (lambda d: d.write("capabilities", ""), "dom0", FAILURE, "this is a guest domain", "run xlplug in dom0"),
-        (lambda d: (d.folder / "dev/xen/privcmd").unlink(), "privcmd", FAILURE, "{f}/dev/xen/privcmd is missing", "modprobe xen-privcmd"),
-        (lambda d: (d.folder / "socket").unlink(), "xenbus", FAILURE, "neither {f}/socket nor {f}/dev/xen/xenbus is there", "start it: systemctl start xenstored"),
-        (lambda d: setattr(d, "doors", d.doors._replace(ctrl=raising(GONE))), "libxenctrl", FAILURE, "libx is not installed", "install it"),
-        (lambda d: setattr(d, "doors", d.doors._replace(xen=raising(GONE))), "domain control", FAILURE, "libx is not installed", "install it"),
-        (lambda d: setattr(d, "doors", d.doors._replace(stable=raising(GONE))), "libxendevicemodel", FAILURE, "libx is not installed", "install it"),
-        (lambda d: setattr(d.xen, "broken", "domains"), "domain control", FAILURE, "domains: EPERM (Operation not permitted)", "look"),
-        (lambda d: setattr(d.xen, "broken", "directio"), "iommu", FAILURE, "directio: EPERM (Operation not permitted)", "look"),
-        (lambda d: setattr(d.xen, "direct", False), "iommu", FAILURE, "Xen uses no IOMMU, so that no HVM guest can have a PCI device", None),
-        (lambda d: setattr(d.xen, "direct", None), "iommu", "warning", "cannot be told: this Xen's xc_physinfo is not as this xlplug knows it", "see virt_caps in 'xl info'"),
-        (lambda d: d.store.remove("/local/domain/0/domid"), "xenstored", FAILURE, "it answers, but has no record of dom0", None),
-        (lambda d: setattr(d, "doors", d.doors._replace(store=raising(StoreError("no", hint="start")))), "xenstored", FAILURE, "no", "start"),
-        (lambda d: setattr(d, "doors", d.doors._replace(store=raising(OSError(13, "Denied")))), "xenstored", "warning", "cannot be told: Denied", ""),
-        (lambda d: (d.folder / "pciback").rename(d.folder / "away"), "pciback", FAILURE, "the xen-pciback driver is not loaded, so that no device is assignable", "modprobe xen-pciback"),
-        (lambda d: (d.folder / "devices").rename(d.folder / "away"), "displays", "warning", "cannot be told: {f}/devices: No such file or directory", ""),
-        (lambda d: d.write("devices/0000:00:03.0/class", "what"), "pci", "warning", "a PCI function cannot be read: 0000:00:03.0: ValueError: invalid literal for int() with base 16: 'what'", "see 'lspci -D' and dom0's kernel log"),
-        (lambda d: (d.folder / "prefix/sbin/xl").unlink(), "hook", FAILURE, "'xl create' is not hooked: it runs {t}/bin/xl", "put {f}/prefix/sbin before {t}/bin in PATH"),
-        (lambda d: (d.folder / "prefix/lib/xlplug/device-model").unlink(), "wrapper", FAILURE, "there is no device model wrapper at {f}/prefix/lib/xlplug/device-model", "run 'xlplug hook install'"),
-        (lambda d: (d.folder / "prefix/lib/xlplug/device-model").unlink(), "hook files", FAILURE, "{f}/prefix/lib/xlplug/device-model is missing", "run 'xlplug hook install' again"),
-        (lambda d: (d.folder / "prefix/lib/xlplug/device-model").chmod(0o644), "hook files", FAILURE, "{f}/prefix/lib/xlplug/device-model is not executable", "run 'xlplug hook install' again"),
-        (lambda d: d.write("prefix/lib/xlplug/manifest", "0  /etc/passwd\n"), "hook files", FAILURE, "{f}/prefix/lib/xlplug/manifest names '/etc/passwd', which is not xlplug's", "remove that line"),
-        (lambda d: (d.folder / "prefix/lib/xlplug/manifest").unlink(), "hook files", "warning", "{f}/prefix/sbin/xl is in no manifest below {f}/prefix", None),
-        (lambda d: d.folder.parent.joinpath("bin/xl").unlink(), "real xl", FAILURE, "no xl in PATH", "install it (Debian: xen-utils), or correct PATH"),
-        (lambda d: (d.folder / "proc").rmdir(), "watcher", "warning", "cannot be told: {f}/proc: No such file or directory", ""),
+        (
+            lambda d: (d.folder / "dev/xen/privcmd").unlink(),
+            "privcmd",
+            FAILURE,
+            "{f}/dev/xen/privcmd is missing",
+            "modprobe xen-privcmd",
+        ),
+        (
+            lambda d: (d.folder / "socket").unlink(),
+            "xenbus",
+            FAILURE,
+            "neither {f}/socket nor {f}/dev/xen/xenbus is there",
+            "start it: systemctl start xenstored",
+        ),
+        (
+            lambda d: setattr(d, "doors", d.doors._replace(ctrl=raising(GONE))),
+            "libxenctrl",
+            FAILURE,
+            "libx is not installed",
+            "install it",
+        ),
+        (
+            lambda d: setattr(d, "doors", d.doors._replace(xen=raising(GONE))),
+            "domain control",
+            FAILURE,
+            "libx is not installed",
+            "install it",
+        ),
+        (
+            lambda d: setattr(d, "doors", d.doors._replace(stable=raising(GONE))),
+            "libxendevicemodel",
+            FAILURE,
+            "libx is not installed",
+            "install it",
+        ),
+        (
+            lambda d: setattr(d.xen, "broken", "domains"),
+            "domain control",
+            FAILURE,
+            "domains: EPERM (Operation not permitted)",
+            "look",
+        ),
+        (
+            lambda d: setattr(d.xen, "broken", "directio"),
+            "iommu",
+            FAILURE,
+            "directio: EPERM (Operation not permitted)",
+            "look",
+        ),
+        (
+            lambda d: setattr(d.xen, "direct", False),
+            "iommu",
+            FAILURE,
+            "Xen uses no IOMMU, so that no HVM guest can have a PCI device",
+            None,
+        ),
+        (
+            lambda d: setattr(d.xen, "direct", None),
+            "iommu",
+            "warning",
+            "cannot be told: this Xen's xc_physinfo is not as this xlplug knows it",
+            "see virt_caps in 'xl info'",
+        ),
+        (
+            lambda d: d.store.remove("/local/domain/0/domid"),
+            "xenstored",
+            FAILURE,
+            "it answers, but has no record of dom0",
+            None,
+        ),
+        (
+            lambda d: setattr(d, "doors", d.doors._replace(store=raising(StoreError("no", hint="start")))),
+            "xenstored",
+            FAILURE,
+            "no",
+            "start",
+        ),
+        (
+            lambda d: setattr(d, "doors", d.doors._replace(store=raising(OSError(13, "Denied")))),
+            "xenstored",
+            "warning",
+            "cannot be told: Denied",
+            "",
+        ),
+        (
+            lambda d: (d.folder / "pciback").rename(d.folder / "away"),
+            "pciback",
+            FAILURE,
+            "the xen-pciback driver is not loaded, so that no device is assignable",
+            "modprobe xen-pciback",
+        ),
+        (
+            lambda d: (d.folder / "devices").rename(d.folder / "away"),
+            "displays",
+            "warning",
+            "cannot be told: {f}/devices: No such file or directory",
+            "",
+        ),
+        (
+            lambda d: d.write("devices/0000:00:03.0/class", "what"),
+            "pci",
+            "warning",
+            "a PCI function cannot be read: 0000:00:03.0: ValueError: invalid literal for int() with base 16: 'what'",
+            "see 'lspci -D' and dom0's kernel log",
+        ),
+        (
+            lambda d: (d.folder / "prefix/sbin/xl").unlink(),
+            "hook",
+            FAILURE,
+            "'xl create' is not hooked: it runs {t}/bin/xl",
+            "put {f}/prefix/sbin before {t}/bin in PATH",
+        ),
+        (
+            lambda d: (d.folder / "prefix/lib/xlplug/device-model").unlink(),
+            "wrapper",
+            FAILURE,
+            "there is no device model wrapper at {f}/prefix/lib/xlplug/device-model",
+            "run 'xlplug hook install'",
+        ),
+        (
+            lambda d: (d.folder / "prefix/lib/xlplug/device-model").unlink(),
+            "hook files",
+            FAILURE,
+            "{f}/prefix/lib/xlplug/device-model is missing",
+            "run 'xlplug hook install' again",
+        ),
+        (
+            lambda d: (d.folder / "prefix/lib/xlplug/device-model").chmod(0o644),
+            "hook files",
+            FAILURE,
+            "{f}/prefix/lib/xlplug/device-model is not executable",
+            "run 'xlplug hook install' again",
+        ),
+        (
+            lambda d: d.write("prefix/lib/xlplug/manifest", "0  /etc/passwd\n"),
+            "hook files",
+            FAILURE,
+            "{f}/prefix/lib/xlplug/manifest names '/etc/passwd', which is not xlplug's",
+            "remove that line",
+        ),
+        (
+            lambda d: (d.folder / "prefix/lib/xlplug/manifest").unlink(),
+            "hook files",
+            "warning",
+            "{f}/prefix/sbin/xl is in no manifest below {f}/prefix",
+            None,
+        ),
+        (
+            lambda d: d.folder.parent.joinpath("bin/xl").unlink(),
+            "real xl",
+            FAILURE,
+            "no xl in PATH",
+            "install it (Debian: xen-utils), or correct PATH",
+        ),
+        (
+            lambda d: (d.folder / "proc").rmdir(),
+            "watcher",
+            "warning",
+            "cannot be told: {f}/proc: No such file or directory",
+            "",
+        ),
     ],
-)  # fmt: skip
+)
 def test_each_damage(
     dom0: Dom0, tmp_path: Path, damage: Callable[[Dom0], object], name: str, status: str, text: str, advice: str | None
 ) -> None:
@@ -290,9 +452,13 @@ def test_a_xenstored_that_never_answers(dom0: Dom0, monkeypatch: pytest.MonkeyPa
     ("first", "after", "text"),
     [
         ("#!/nonexistent/python3 -I", "", "{w} wants /nonexistent/python3: No such file or directory"),
-        ("#!{python} -I", "sys.path.insert(0, '/nonexistent')", "{w} does not start: ModuleNotFoundError: No module named 'xlplug'"),
+        (
+            "#!{python} -I",
+            "sys.path.insert(0, '/nonexistent')",
+            "{w} does not start: ModuleNotFoundError: No module named 'xlplug'",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_wrapper_that_does_not_start(dom0: Dom0, first: str, after: str, text: str, tmp_path: Path) -> None:
     """Its Python has been upgraded, or xlplug has gone from where it was."""
     path = Path(dom0.places.prefix) / "lib" / "xlplug" / "device-model"
@@ -403,10 +569,10 @@ def xlplug(*words: str, **env: str) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def config(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("doctor") / "pl\nain.cfg"
     path.write_text('name="p"\n')
-    yield str(path)
+    return str(path)
 
 
 def test_text_and_json_agree(config: str) -> None:
