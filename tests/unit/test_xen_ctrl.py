@@ -212,3 +212,61 @@ def test_a_structure_that_is_laid_out_otherwise(info: bytes) -> None:
     library.answers["xc_domain_ioport_permission"] = (-1, errno.ESRCH)
     library.info = info
     assert "xc_domain_getinfolist of the running Xen's libxenctrl.so.4.17 is not as this xlplug" in refused(library)
+
+
+def physinfo(capabilities: int, *, cpus: int = 2, highest: int = 3, nodes: int = 1, threads: int = 1) -> bytes:
+    numbers = (threads, 2, cpus, highest, nodes, 0, 2_000_000, capabilities)
+    return b"".join(number.to_bytes(4, "little") for number in numbers)
+
+
+class Physinfo(Library):
+    """One whose xc_physinfo is as newer than 4.12, or any other bytes."""
+
+    def __init__(self, raw: bytes) -> None:
+        super().__init__()
+        self.raw = raw
+
+    def xc_physinfo(self, _xch: object, buffer: Any) -> int:
+        ffi.buffer(ffi.cast("char *", buffer), len(self.raw))[:] = self.raw
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("raw", "hvm", "expected"),
+    [
+        (physinfo(0x0F), True, True),
+        (physinfo(0x0B), True, False),
+        (physinfo(0x06), False, True),
+        (physinfo(0x02), False, False),
+        # Of a Xen that lays it out otherwise, or gives the bits other meanings.
+        (physinfo(0x0E), True, None),
+        (physinfo(0x0F), False, None),
+        (physinfo(0x0F, cpus=0), True, None),
+        (physinfo(0x0F, cpus=5), True, None),
+        (physinfo(0x0F, nodes=0), True, None),
+        (physinfo(0x0F, threads=0), True, None),
+        (bytes(32), True, None),
+        (b"\xff" * 32, True, None),
+    ],
+)
+def test_an_iommu_is_told_only_where_the_answer_is_understood(
+    monkeypatch: pytest.MonkeyPatch, raw: bytes, *, hvm: bool, expected: bool | None
+) -> None:
+    text = "xen-3.0-x86_64 hvm-3.0-x86_64" if hvm else "xen-3.0-x86_64"
+    monkeypatch.setattr("xlplug.xen.ctrl.running_capabilities", lambda: text)
+    assert control(Physinfo(raw)).directio() is expected
+
+
+def test_an_iommu_that_cannot_be_asked_for() -> None:
+    class Without(Library):
+        def __getattr__(self, name: str) -> Callable[..., int]:
+            if name == "xc_physinfo":
+                raise AttributeError(name)
+            return super().__getattr__(name)
+
+    assert control(Without()).directio() is None
+    library = Library()
+    library.answers["xc_physinfo"] = (-1, errno.EACCES)
+    with pytest.raises(XenError) as caught:
+        control(library).directio()
+    assert caught.value.errno == errno.EACCES

@@ -111,7 +111,6 @@ def test_the_iommu_as_xl_sees_it() -> None:
     assert ("hvm_directio" in line.split()) == (doctor().of("iommu")[0][0] == "ok")
 
 
-@pytest.mark.smoke
 def test_text(config: Path) -> None:
     done = subprocess.run(
         ["xlplug", "doctor", "--strict", str(config)], capture_output=True, text=True, env={**os.environ, **FIRST}
@@ -207,7 +206,6 @@ def test_another_release_s_library(tmp_path: Path, version: str) -> None:
     assert [f[1] for f in found.findings if f[0] == "failure"] == ["domain control"]
 
 
-@pytest.mark.smoke
 def test_the_library_is_gone() -> None:
     with instead():
         found = doctor()
@@ -229,7 +227,6 @@ def test_an_unprivileged_user() -> None:
         assert found.of(name)[0][0] == "ok", name
 
 
-@pytest.mark.smoke
 def test_xenstored_hangs() -> None:
     """Stopped, not killed: it cannot be started a second time in one boot."""
     pid = int(Path("/run/xenstored.pid").read_text())
