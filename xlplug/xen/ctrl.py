@@ -40,6 +40,7 @@ _ONLINE_VCPUS, _MAX_VCPU_ID = 64, 68
 #: struct xen_sysctl_physinfo up to its capabilities, eight u32, and two bits of these.
 _PHYSINFO_BYTES = 32
 _HVM_CAPABLE, _DIRECTIO = 1, 4
+_MAX_CPUS = 16384  # more than any Xen is built for: xen/arch/Kconfig, NR_CPUS
 _E820_BYTES = 20  # struct e820entry, packed: u64 addr, u64 size, u32 type
 _E820_MAX = 1024  # entries asked for; Xen itself keeps at most 1024 (E820MAX)
 _CHUNK = 1 << 18
@@ -228,7 +229,7 @@ class XenCtrl(Handle):
         raw = bytes(ffi.buffer(buffer, _PHYSINFO_BYTES))
         numbers = [int.from_bytes(raw[at : at + 4], "little") for at in range(0, _PHYSINFO_BYTES, 4)]
         threads, cores, cpus, highest, nodes, highest_node, _, capabilities = numbers
-        known = threads and cores and 1 <= cpus <= highest + 1 and 1 <= nodes <= highest_node + 1
+        known = threads and cores and 1 <= cpus <= highest + 1 <= _MAX_CPUS and 1 <= nodes <= highest_node + 1
         if not known or bool(capabilities & _HVM_CAPABLE) != ("hvm-" in running_capabilities()):
             return None
         return bool(capabilities & _DIRECTIO)
