@@ -64,6 +64,7 @@ def plan_text(plan: Plan) -> str:
             "Granted by libxl itself (never undone by xlplug)",
             table((g.grantee, _range(g.kind, g.range), g.reason, str(g.device or "")) for g in plan.by_libxl),
         ),
+        ("Notes", [f"  {text}" for text in plan.notes]),
         ("Warnings", [f"  {text}" for text in plan.warnings]),
         ("REFUSED: nothing of this will be done", [f"  {text}" for text in plan.refusals]),
     ]
@@ -126,6 +127,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
             }
             for g in plan.by_libxl
         ],
+        "notes": list(plan.notes),
         "warnings": list(plan.warnings),
         "refusals": list(plan.refusals),
     }
