@@ -28,6 +28,7 @@ __all__ = [
     "STUBDOM",
     "TARGET",
     "Right",
+    "Room",
     "Step",
 ]
 
@@ -80,14 +81,22 @@ class Right(NamedTuple):
     device: Bdf | None = None
 
 
+class Room(NamedTuple):
+    """A domain's page counts before RAM is populated, and what max_pages is raised to, which may be what it is."""
+
+    nr_pages: int
+    max_pages: int
+    raised: int
+
+
 class Step(NamedTuple):
     """One call to Xen.
 
     ``first`` and ``nr`` (a length) are on the machine side (mfns or ports; gfns for populate_physmap); ``first_guest`` is the
     gfn or guest port of a mapping, None otherwise.  ``domid`` is None while planning ahead of creation.  ``kept`` is the
     part of the range that the undo leaves in place, because libxl grants it too or it was held before us: permissions
-    are a set, not a count (xen/common/rangeset.c), so a blind revoke would take libxl's as well.  ``limits``, of
-    populate_physmap only, are max_pages before and after, where there is no room without a raise.
+    are a set, not a count (xen/common/rangeset.c), so a blind revoke would take libxl's as well.  ``before``, of
+    populate_physmap only, is what the undo must find again.
     """
 
     op: str
@@ -100,7 +109,7 @@ class Step(NamedTuple):
     first_guest: int | None = None
     kept: RangeSet = RangeSet()
     add: bool = True
-    limits: tuple[int, int] | None = None
+    before: Room | None = None
 
     @property
     def kind(self) -> str:

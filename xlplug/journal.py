@@ -4,10 +4,11 @@
 libxl removes that node with the domain.  It is written before the first hypercall, so that a run which is killed can be
 finished or undone by the next one.  ``state`` is "applying", "applied" or "undoing"; ``steps/NNN`` holds a step each:
 
-    op grantee domid first count first_guest kept device limits
+    op grantee domid first count first_guest kept device before
 
-numbers in hexadecimal, ``-`` for none, ``kept`` as inclusive ranges joined by commas, ``limits`` as ``before-after``.  Reasons
-are not kept.  ``dm`` is the domain of the device model that is told what was done (see publication.py), where one is.
+numbers in hexadecimal, ``-`` for none, ``kept`` as inclusive ranges joined by commas, ``before`` as three numbers joined by
+commas (see `Room`).  Reasons are not kept.  ``dm`` is the domain of the device model that is told what was done (see
+publication.py), where one is.
 """
 
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from typing import NamedTuple
 from xlplug.addr import Domid
 from xlplug.bdf import Bdf
 from xlplug.errors import StoreError, XlplugError
-from xlplug.grant import OPS, STUBDOM, TARGET, Step
+from xlplug.grant import OPS, STUBDOM, TARGET, Room, Step
 from xlplug.hypervisor import Store
 from xlplug.rangeset import RangeSet
 
@@ -83,13 +84,16 @@ def _format(step: Step) -> str:
     kept = ",".join(f"{r.start:x}-{r.last:x}" for r in step.kept) or "-"
     guest = "-" if step.first_guest is None else f"{step.first_guest:x}"
     device = "-" if step.device is None else str(step.device)
-    limits = "-" if step.limits is None else "{:x}-{:x}".format(*step.limits)
-    return f"{step.op} {step.grantee} {step.domid:x} {step.first:x} {step.nr:x} {guest} {kept} {device} {limits}"
+    before = "-" if step.before is None else ",".join(f"{number:x}" for number in step.before)
+    return f"{step.op} {step.grantee} {step.domid:x} {step.first:x} {step.nr:x} {guest} {kept} {device} {before}"
 
 
 def _parse(text: str) -> Step:
-    op, grantee, domid, first, count, guest, kept, device, limits = text.split(" ")
-    before, _, after = limits.partition("-")
+    op, grantee, domid, first, count, guest, kept, device, room = text.split(" ")
+    before = None
+    if room != "-":
+        pages, limit, raised = (int(number, 16) for number in room.split(","))
+        before = Room(pages, limit, raised)
     if op not in OPS or grantee not in (TARGET, STUBDOM):
         raise ValueError(text)
     return Step(
@@ -97,5 +101,5 @@ def _parse(text: str) -> Step:
         device=None if device == "-" else Bdf.parse(device),
         first_guest=None if guest == "-" else int(guest, 16),
         kept=RangeSet.parse("" if kept == "-" else kept),
-        limits=None if limits == "-" else (int(before, 16), int(after, 16)),
+        before=before,
     )  # fmt: skip

@@ -39,12 +39,11 @@ _GFN_LIMIT = 1 << 36
 _ALIGN = 64
 
 _VGABIOS = 16  # pages: every vgabios-*.bin is larger than 32 KiB and at most 64, and a ROM's size is a power of two
-#: NICs that have an option ROM, 256 KiB each as Debian's and QEMU's own efi-*.rom are.
-_NICS = frozenset(
-    ("e1000", "e1000e", "i82551", "i82557b", "i82559er", "ne2k_pci", "pcnet", "rtl8139", "virtio-net", "virtio-net-pci",
-     "vmxnet3")
-)  # fmt: skip
-_NIC_ROM = 64  # pages
+#: Pages of the option ROMs of NICs: efi-*.rom are all of 256 KiB, in Debian as in QEMU; pxe-eepro100.rom is of 128.
+_NICS = {
+    **dict.fromkeys(("e1000", "e1000e", "ne2k_pci", "pcnet", "rtl8139", "virtio-net", "virtio-net-pci", "vmxnet3"), 64),
+    **dict.fromkeys(("i82551", "i82557b", "i82559er"), 32),
+}
 #: Devices and options of ``device_model_args`` that bring no RAM; an option takes one argument.
 _NO_RAM = frozenset(("usb-kbd", "usb-mouse", "usb-tablet"))
 _HARMLESS = frozenset(("-D", "-d", "-msg", "-trace"))
@@ -137,7 +136,7 @@ def _sizes(config: DomainConfig) -> tuple[list[tuple[int, str]], str]:
     extra, more = _extra_devices(config.device_model_args)
     for number, model in enumerate((*models, *extra)):
         if model in _NICS:
-            found.append((_NIC_ROM, f"option ROM of NIC {number} ({model})"))
+            found.append((_NICS[model], f"option ROM of NIC {number} ({model})"))
         elif model not in _NO_RAM:
             more = more or f"what a '{model}' needs is not known"
     return found, unknown or more

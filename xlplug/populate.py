@@ -38,10 +38,9 @@ def populate(step: Step, xen: Hypervisor) -> None:
         XenError: EBUSY where the host is out of memory.
     """
     domid = step.domid or 0
-    if step.limits is not None:
-        info = xen.domain_info(domid)
-        if info is None or info.max_pages < step.limits[1]:
-            xen.set_max_mem(domid, step.limits[1] * _KIB_PER_PAGE)
+    info = xen.domain_info(domid)
+    if step.before is not None and (info is None or info.max_pages < step.before.raised):
+        xen.set_max_mem(domid, step.before.raised * _KIB_PER_PAGE)
     for order, gfns in extents(step.first, step.nr):
         if order == 0:
             _populate_pages(gfns, domid, xen)
@@ -61,6 +60,10 @@ def release(step: Step, xen: Hypervisor) -> None:
     """Take back what is populated of the step's gfns, all of it or a part, and the raise of max_pages.
 
     Nothing to do for a domain that is gone or going: its pages go with it.
+
+    Raises:
+        XenError: EINVAL when the domain has more pages than before all the same: to take single pages out of a large one Xen
+            needs a page of the domain's pool for its tables, and when there is none says what it says of an empty gfn.
     """
     domid = step.domid or 0
     info = xen.domain_info(domid)
@@ -73,8 +76,16 @@ def release(step: Step, xen: Hypervisor) -> None:
             if error.errno != errno.EINVAL:
                 raise
             _release_each(batch, domid, xen)  # it stops at the first gfn that is not populated
-    if step.limits is not None and info.max_pages == step.limits[1]:  # else someone else has set it since
-        xen.set_max_mem(domid, step.limits[0] * _KIB_PER_PAGE)
+    if step.before is None:
+        return
+    more = _nr_pages(domid, xen) - step.before.nr_pages
+    if more > 0:
+        raise XenError(
+            "xc_domain_decrease_reservation_exact", errno.EINVAL, f"domid={domid}: {more} pages more than before",
+            hint="they go with the domain",
+        )  # fmt: skip
+    if step.before.raised > step.before.max_pages and info.max_pages == step.before.raised:  # else it was set by others
+        xen.set_max_mem(domid, step.before.max_pages * _KIB_PER_PAGE)
 
 
 def _release_each(gfns: Sequence[int], domid: int, xen: Hypervisor) -> None:

@@ -142,6 +142,9 @@ def comparison_text(rows: Sequence[Comparison]) -> str:
         lines.append(f"domain {domid} ({mine[0].grantee}): {state}")
         cells = []
         for row in mine:
+            if row.kind == "physmap":
+                cells.append((row.kind, "populated by xlplug", str(row.ours)))
+                continue
             cells += [(row.kind, "granted by xlplug", str(row.ours)), ("", "held, says Xen", str(row.held))]
             if row.missing:
                 cells.append(("", "MISSING", f"{row.missing}  run 'xlplug grant' again"))

@@ -11,11 +11,10 @@ from typing import NamedTuple
 from xlplug.addr import Domid
 from xlplug.apply import Log, apply, take_back
 from xlplug.errors import ApplyError, Refused, RollbackError, StoreError
-from xlplug.grant import IOMEM, IOPORT, PERMISSIONS, POPULATE_PHYSMAP, Step
+from xlplug.grant import IOMEM, IOPORT, PERMISSIONS, POPULATE_PHYSMAP, Room, Step
 from xlplug.hypervisor import HeldRights, Hypervisor, Store
 from xlplug.journal import APPLIED, APPLYING, UNDOING, Entry, Journal
 from xlplug.plan import Plan
-from xlplug.populate import release
 from xlplug.publication import publish, sweep, withdraw
 from xlplug.rangeset import RangeSet
 from xlplug.vga import VGA_PORT_SET
@@ -66,7 +65,7 @@ def grant(plan: Plan, xen: Hypervisor, store: Store, log: Log) -> Outcome:
     new = tuple(_keep_held(step, held, before) for step in plan.steps if step.key not in known)
     again = tuple(step for step in before.steps if not finished or _lost(step, held))
     already = tuple(step for step in before.steps if step not in again)
-    todo = _with_limits((*again, *new), xen)
+    todo = _with_room((*again, *new), xen)
     if not todo:
         return Outcome(already=already)
     every = (*already, *todo)
@@ -102,32 +101,36 @@ def _settle_ram(before: Entry, plan: Plan, xen: Hypervisor, log: Log) -> tuple[S
 
     What it had populated of the others is taken back, because populating again would lose the pages.  A device model that was
     started meanwhile has been told nothing, so it has populated the same gfns itself, and may have mapped them.
+
+    Raises:
+        RollbackError: something could not be taken back.
     """
     wanted = {step.key for step in plan.steps}
-    kept = []
-    for step in before.steps:
-        if step.op == POPULATE_PHYSMAP and step.key in wanted:
-            release(step, xen)
-            continue  # the plan has it, and now it is as new
-        if step.op == POPULATE_PHYSMAP:
+    populated = [step for step in before.steps if step.op == POPULATE_PHYSMAP]
+    left = take_back((step for step in populated if step.key in wanted), xen, lambda line: log(f"undo: {line}"))
+    if left:
+        raise RollbackError("a run was killed", left, hint="destroy the domain and create it again")
+    for step in populated:
+        if step.key not in wanted:
             log(f"left to the device model, after a run that was killed: {step}")
-            continue
-        kept.append(step)
-    return tuple(kept)
+    return tuple(step for step in before.steps if step.op != POPULATE_PHYSMAP)
 
 
-def _with_limits(steps: Iterable[Step], xen: Hypervisor) -> tuple[Step, ...]:
+def _with_room(steps: Iterable[Step], xen: Hypervisor) -> tuple[Step, ...]:
     """The steps with what they make of max_pages: no more than the pages to come need, beyond what libxl left free."""
-    found, pages, limit = [], 0, 0
+    found: list[Step] = []
+    room: Room | None = None
     for step in steps:
-        if step.op == POPULATE_PHYSMAP:
-            if not limit:
-                info = xen.domain_info(step.domid or 0)
-                pages, limit = (info.nr_pages, info.max_pages) if info else (0, 0)
-            pages += step.nr
-            step = step._replace(limits=(limit, pages) if pages > limit else None)  # noqa: PLW2901 - the step, completed
-            limit = max(limit, pages)
-        found.append(step)
+        if step.op != POPULATE_PHYSMAP:
+            found.append(step)
+            continue
+        if room is None:
+            info = xen.domain_info(step.domid or 0)
+            pages, limit = (info.nr_pages, info.max_pages) if info else (0, 0)
+        else:
+            pages, limit = found[-1].nr + room.nr_pages, room.raised
+        room = Room(pages, limit, max(limit, pages + step.nr))
+        found.append(step._replace(before=room))
     return tuple(found)
 
 
@@ -248,7 +251,10 @@ def revoke_detached(plan: Plan, xen: Hypervisor, store: Store, log: Log) -> tupl
 
 
 class Comparison(NamedTuple):
-    """A domain's rights: granted by us, reported by Xen; ``state`` is the journal's."""
+    """A domain's rights: granted by us, reported by Xen; ``state`` is the journal's.
+
+    For ``kind`` "physmap" ``ours`` are gfns that we populated, and ``held`` the same: Xen cannot be asked.
+    """
 
     domid: int
     grantee: str
@@ -279,4 +285,7 @@ def compare(target: int, xen: Hypervisor, store: Store) -> tuple[Comparison, ...
         for kind, has in ((IOMEM, rights.memory), (IOPORT, rights.ports)):
             ours = RangeSet(s.range for s in entry.steps if s.domid == domid and s.kind == kind and s.op in PERMISSIONS)
             found.append(Comparison(domid, grantee, kind, ours, has, entry.state))
+        populated = RangeSet(s.range for s in entry.steps if s.domid == domid and s.op == POPULATE_PHYSMAP)
+        if populated:
+            found.append(Comparison(domid, grantee, "physmap", populated, populated, entry.state))
     return tuple(found)
