@@ -41,18 +41,19 @@ def populate(step: Step, xen: Hypervisor) -> None:
     info = xen.domain_info(domid)
     if step.before is not None and (info is None or info.max_pages < step.before.raised):
         xen.set_max_mem(domid, step.before.raised * _KIB_PER_PAGE)
+    pages = 0 if info is None else info.nr_pages
     for order, gfns in extents(step.first, step.nr):
         if order == 0:
             _populate_pages(gfns, domid, xen)
+            pages += len(gfns)
             continue
-        had = _nr_pages(domid, xen)
         try:
             xen.populate_physmap(domid, gfns, order)
         except XenError as error:
             if error.errno != errno.EBUSY:
                 raise
             # The host has no more memory in pieces as large.  Xen has done those before, and says how many in this way only.
-            done = (_nr_pages(domid, xen) - had) >> order
+            done = (_nr_pages(domid, xen) - pages) >> order
             _populate_pages(range(gfns.start + (done << order), gfns.stop), domid, xen)
 
 
