@@ -70,7 +70,7 @@ def restore(words: Sequence[str]) -> int:
     config = parse(data, path)
     override = config.device_model_override or ""
     if asked.config is None and is_ours(override) != config.wants_legacy:
-        # Not hooked; or hooked for what libxl does not save (xlplug_map_legacy).
+        # Not hooked; or hooked for what libxl does not save (xlplug_map_legacy, xlplug_preload).
         raise ConfigError(
             "the saved domain does not hold what is to be granted", path=path, hint="run: xl restore CONFIG FILE"
         )
