@@ -11,6 +11,7 @@ import pytest
 
 from tests.lab.dom0.conftest import Guests, journal, sh
 from tests.lab.dom0.hooked import Probe, domid_of, installed, qemu_log, until, xl
+from tests.lab.dom0.vgaguest import STUBDOM
 from xlplug import domcfg, session, xlcfg
 from xlplug.addr import Domid
 from xlplug.devmodel import default_path
@@ -93,14 +94,20 @@ def test_prediction_is_what_qemu_does(tmp_path: Path, which: str) -> None:
         sh("xl", "destroy", name)
 
 
-def test_stock_qemu_finds_no_room_for_what_libxl_did_not_count(tmp_path: Path) -> None:
-    """24 MiB of video RAM are 32 for QEMU: the guest cannot be created, where we raise its limit."""
+@pytest.mark.parametrize(
+    "text",
+    [config('memory=64\nvga="stdvga"\nvideoram=24'), config('memory=64\nvga="stdvga"', *["e1000"] * 5)],
+    ids=["24 MiB are 32", "five NICs"],
+)
+def test_stock_qemu_finds_no_room_for_what_libxl_did_not_count(tmp_path: Path, text: str) -> None:
+    """The guest cannot be created, where we raise its limit."""
     path = tmp_path / "odd.cfg"
-    path.write_text('name="odd"\n' + config('memory=64\nvga="stdvga"\nvideoram=24'))
+    path.write_text(f'name="odd{len(text)}"\n{text}')
     blocks, _ = predict(domcfg.from_settings(xlcfg.parse(path.read_bytes())))
     assert sh("xl", "create", "-p", str(path)).returncode != 0
-    assert populated_by_qemu("odd") == [(b.first, b.nr) for b in blocks][:1]
-    assert any("failed to populate ram" in line for line in qemu_log("odd"))
+    seen = populated_by_qemu(f"odd{len(text)}")
+    assert seen == [(b.first, b.nr) for b in blocks][: len(seen)]
+    assert any("failed to populate ram" in line for line in qemu_log(f"odd{len(text)}"))
 
 
 # populating, by ourselves ---------------------------------------------------------------------------------------------
@@ -265,6 +272,7 @@ LOOK = """#!/bin/sh
 [ "$1" = -xen-domid ] || exec {qemu} "$@"
 xl debug-keys q; xl dmesg >{out}/dump
 xenstore-ls -f /local/domain/0/xlplug >{out}/told
+xenstore-ls -fp /local/domain/$2/xlplug >{out}/told-stubdom
 echo "$2" >{out}/domid
 exit 1
 """
@@ -292,6 +300,7 @@ def test_the_wrapper_populates_what_qemu_would(tmp_path: Path) -> None:
     )
     log = Path("/var/log/xen/qemu-dm-wrapped.log").read_text()
     assert log.count("xlplug: populate target") == 4
+    assert (tmp_path / "told-stubdom").read_text() == ""
 
     path.write_text(text + override)
     (tmp_path / "told").unlink()
@@ -299,6 +308,34 @@ def test_the_wrapper_populates_what_qemu_would(tmp_path: Path) -> None:
     domid = int((tmp_path / "domid").read_text())
     nr_pages, _ = pages_in((tmp_path / "dump").read_text(errors="replace"), domid)
     assert nr_pages == stock[0] - (16 << 8) - 16 - 2 * 64, "nothing without the key"
+
+
+@pytest.mark.usefixtures("hook")
+def test_the_wrapper_populates_for_a_stubdomain_before_it_runs(tmp_path: Path) -> None:
+    look = tmp_path / "look"
+    look.write_text(LOOK.format(out=tmp_path, qemu=default_path(running_version()[:2])))
+    look.chmod(0o755)
+    path = tmp_path / "behind.cfg"
+    text = f'name="behind"\n{CONFIGS["stdvga"]}{STUBDOM}device_model_override="{look}"\n'
+    found = []
+    for preload in (0, 1):
+        path.write_text(f"{text}xlplug_preload={preload}\n")
+        assert xl("create", "-p", str(path)).returncode != 0
+        stubdom = int((tmp_path / "domid").read_text())
+        dump = (tmp_path / "dump").read_text(errors="replace")
+        target = max(int(n) for n in re.findall(r"General information for domain (\d+):", dump) if int(n) < stubdom)
+        found.append(pages_in(dump, target))
+        told = (tmp_path / "told-stubdom").read_text()
+        if preload:
+            folder, permissions = f"/local/domain/{stubdom}/xlplug", f"(n0,r{stubdom})"
+            assert told == (
+                f'{folder}/{target} = ""   {permissions}\n{folder}/{target}/populated = "3000-400f"   {permissions}\n'
+            )
+        else:
+            assert told == ""
+    (without, limit), (populated, raised) = found
+    assert populated == without + (16 << 8) + 16
+    assert raised == limit
 
 
 @pytest.mark.usefixtures("hook")
