@@ -112,6 +112,7 @@ def _domid(text: str | None, option: str) -> Domid | None:
 
 def plan(options: PlanOptions) -> int:
     """Print the plan for a configuration; 1 when it is refused."""
+    from xlplug.physmap import FRESH
     from xlplug.plan import build
     from xlplug.recording import load_host
     from xlplug.render import plan_json, plan_text
@@ -130,6 +131,7 @@ def plan(options: PlanOptions) -> int:
         _domid(options.target, "--target"),
         _domid(options.stubdom, "--stubdom"),
         map_legacy=options.map_legacy,
+        hindrance=FRESH,
     )
     if options.format == "json":
         import json
@@ -221,6 +223,7 @@ def grant(options: GrantOptions) -> int:
 
 def _grant_recorded(options: GrantOptions, domid: Domid) -> int:
     from xlplug.memxen import MemStore, MemXen
+    from xlplug.physmap import FRESH
     from xlplug.plan import build
     from xlplug.recording import load_domain
 
@@ -244,7 +247,9 @@ def _grant_recorded(options: GrantOptions, domid: Domid) -> int:
     if recorded.stubdom is not None:
         xen.add_domain(recorded.stubdom, recorded.stubdom_rights)
         stubdom = Domid(recorded.stubdom.domid)
-    made = build(parse(data, path), recorded.host, domid, stubdom, map_legacy=options.map_legacy, granting=True)
+    made = build(
+        parse(data, path), recorded.host, domid, stubdom, map_legacy=options.map_legacy, granting=True, hindrance=FRESH
+    )
     code = _carry_out(made, xen, store, options)
     if not options.dry_run:
         for number, rights in xen.held().items():

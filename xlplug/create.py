@@ -17,6 +17,7 @@ from xlplug.devmodel import is_ours, real
 from xlplug.domcfg import DomainConfig
 from xlplug.errors import ConfigError, HostError, Refused
 from xlplug.handover import Handover
+from xlplug.physmap import FRESH, RESTORING
 from xlplug.savefile import config_in
 from xlplug.sources import parse, read_as_xl
 from xlplug.xlcmd import parse_create, parse_restore
@@ -47,7 +48,7 @@ def create(words: Sequence[str]) -> int:
     if not config.wants_legacy:
         _become_xl("create", words)
     program = wrapper()
-    _preflight(config, asked.path)
+    _preflight(config, asked.path, FRESH)
     offered = handover.offer(Handover(data, asked.path, asked.extra, config.device_model_override or ""))
     _become_xl("create", [*words, *_override(program, config)], offered)
 
@@ -69,14 +70,14 @@ def restore(words: Sequence[str]) -> int:
     config = parse(data, path)
     override = config.device_model_override or ""
     if asked.config is None and is_ours(override) != config.wants_legacy:
-        # Not hooked; or hooked for what libxl does not save (xlplug_map_legacy).
+        # Not hooked; or hooked for what libxl does not save (xlplug_map_legacy, xlplug_preload).
         raise ConfigError(
             "the saved domain does not hold what is to be granted", path=path, hint="run: xl restore CONFIG FILE"
         )
     if not config.wants_legacy:
         _become_xl("restore", words)
     program = wrapper()
-    _preflight(config, path)
+    _preflight(config, path, RESTORING)
     if asked.config is None:
         _become_xl("restore", words, handover.offer(Handover(data, path)))
     # xl restore takes no k=v words, so it gets the file with ours at its end, from a descriptor.
@@ -153,7 +154,7 @@ def _let_xl_reject(words: Sequence[str]) -> None:
         sys.exit(code if code > 0 else 128 - code)
 
 
-def _preflight(config: DomainConfig, path: str) -> None:
+def _preflight(config: DomainConfig, path: str, hindrance: str) -> None:
     """Everything that can be refused, before anything is created."""
     if config.device_model_version != "qemu-xen":
         raise ConfigError(
@@ -168,7 +169,7 @@ def _preflight(config: DomainConfig, path: str) -> None:
     from xlplug.xen.store import XenStore
 
     with XenCtrl() as xen, XenStore() as store:
-        made = build(config, live.snapshot(xen, store, config), granting=True, attach_later=True)
+        made = build(config, live.snapshot(xen, store, config), granting=True, attach_later=True, hindrance=hindrance)
         for text in made.warnings:
             sys.stderr.write(f"xlplug: warning: {text}\n")
         if made.refusals:

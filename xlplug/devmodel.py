@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from xlplug.errors import HostError
 
-__all__ = ["MARKER", "default_path", "domid_of", "executable", "is_ours", "passes_igd", "real"]
+__all__ = ["MARKER", "default_path", "domid_of", "executable", "is_ours", "passes_igd", "real", "restores"]
 
 #: In the second line of our wrapper and of our front end of xl, whatever they are called.
 MARKER = b"# xlplug: "
@@ -30,6 +30,11 @@ def domid_of(arguments: list[str]) -> int | None:
 def passes_igd(arguments: list[str]) -> bool:
     """Whether QEMU is told to pass a display through: the machine option that ``gfx_passthru`` becomes."""
     return any(option == "-machine" and "igd-passthru=on" in value.split(",") for option, value in pairwise(arguments))
+
+
+def restores(arguments: list[str]) -> bool:
+    """Whether QEMU is to go on with a saved guest, whose RAM is all there."""
+    return "-incoming" in arguments
 
 
 def is_ours(path: str) -> bool:

@@ -14,7 +14,7 @@ from typing import NoReturn
 from xlplug import handover
 from xlplug.addr import Domid
 from xlplug.become import become
-from xlplug.devmodel import domid_of, passes_igd, real
+from xlplug.devmodel import domid_of, passes_igd, real, restores
 from xlplug.errors import EXIT_FAILED, ConfigError, Refused, XlplugError
 from xlplug.sources import Found, being_created, from_handover
 
@@ -75,9 +75,10 @@ def _serve(
 
     target, stubdom = live.target_and_stubdom(domid, store)
     name = store.read(f"/local/domain/{target}/name") or ""
+    if stubdom is not None:
+        arguments = live.device_model_arguments(target, store)
     if config is None:
-        igd = passes_igd(arguments if stubdom is None else live.device_model_arguments(target, store))
-        config = _look_up(target, name, xen, igd=igd).config
+        config = _look_up(target, name, xen, igd=passes_igd(arguments)).config
     elif config.name != name:
         # A script that xl has started for one domain, and that creates another, hands the first one's on.
         raise ConfigError(
@@ -86,7 +87,17 @@ def _serve(
             hint="start it with 'xl create' through the xlplug front end (see 'xlplug hook status')",
         )
     if config.wants_legacy:
-        _grant(config, target, stubdom, xen, store)
+        _grant(config, target, stubdom, _hindrance(arguments, stubdom, xen), xen, store)
+
+
+def _hindrance(arguments: list[str], stubdom: Domid | None, xen: "XenCtrl") -> str:
+    """Why guest RAM cannot be populated now: its device model is about to start, in us or in a stubdomain."""
+    from xlplug.physmap import FRESH, RESTORING, RUNNING
+
+    if restores(arguments):
+        return RESTORING
+    info = None if stubdom is None else xen.domain_info(stubdom)
+    return RUNNING if info is not None and info.cpu_time else FRESH
 
 
 def _look_up(target: Domid, name: str, xen: "XenCtrl", *, igd: bool) -> Found:
@@ -103,12 +114,14 @@ def _look_up(target: Domid, name: str, xen: "XenCtrl", *, igd: bool) -> Found:
     return found
 
 
-def _grant(config: "DomainConfig", target: Domid, stubdom: Domid | None, xen: "XenCtrl", store: "XenStore") -> None:
+def _grant(
+    config: "DomainConfig", target: Domid, stubdom: Domid | None, hindrance: str, xen: "XenCtrl", store: "XenStore"
+) -> None:
     from xlplug import live, session
     from xlplug.plan import build
 
     host = live.snapshot(xen, store, config)
-    made = build(config, host, target, stubdom, granting=True, attach_later=True)
+    made = build(config, host, target, stubdom, granting=True, attach_later=True, hindrance=hindrance)
     for text in made.warnings:
         sys.stderr.write(f"xlplug: warning: {text}\n")
     session.grant(made, xen, store, _log)

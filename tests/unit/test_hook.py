@@ -365,3 +365,41 @@ def test_a_grant_that_fails_leaves_nothing(world: Callable[..., World], number: 
     # libxl grants the frame buffer too, so that stays, until libxl destroys the domain.
     assert made.held(7) == ("{ a0-bf } { }" if number else "{ } { }")
     assert not [path for path in made.store.nodes if "xlplug" in path]
+
+
+RAM = b'name="g"\ntype="hvm"\nmemory=64\nvga="stdvga"\nxlplug_preload=1\n'
+
+
+@pytest.mark.parametrize(("stubdom", "dm"), [(False, 0), (True, 8)])
+def test_ram_is_populated_before_the_device_model_starts(world: Callable[..., World], stubdom: bool, dm: int) -> None:
+    made = world(stubdom=stubdom)
+    text = b'device_model_stubdomain_override=1\ndevice_model_version="qemu-xen"\n' if stubdom else b""
+    made.xen.set_max_mem(7, 4 * (16384 + 5000))
+    for _ in range(2):
+        made.serve(8 if stubdom else 7, RAM + text)
+        assert made.store.read(f"/local/domain/{dm}/xlplug/7/populated") == "3000-400f"
+        info = made.xen.domain_info(7)
+        assert info is not None
+        assert info.nr_pages == 16384 + 4096 + 16
+
+
+@pytest.mark.parametrize("stubdom", [False, True])
+def test_a_restored_guest_is_not_populated(world: Callable[..., World], stubdom: bool) -> None:
+    made = world(stubdom=stubdom)
+    if stubdom:
+        made.store.write("/local/domain/7/vm", f"/vm/{UUID}")
+        for i, word in enumerate(("-incoming", "fd:3")):
+            made.store.write(f"/vm/{UUID}/image/dm-argv/{i:03}", word)
+        text = b'device_model_stubdomain_override=1\ndevice_model_version="qemu-xen"\n'
+        made.serve(8, RAM + text, ["-xen-domid", "8", "-machine", "xenpv"])
+    else:
+        made.serve(7, RAM, [*ARGV, "-incoming", "fd:3"])
+    assert made.xen.calls == 0
+    assert not any("populated" in node for node in made.store.nodes)
+
+
+def test_a_stubdomain_that_has_run_has_populated_by_itself(world: Callable[..., World]) -> None:
+    made = world(stubdom=True)
+    made.xen.add_domain(DomainInfo(8, hvm=False, cpu_time=1))
+    made.serve(8, RAM + b'device_model_stubdomain_override=1\ndevice_model_version="qemu-xen"\n')
+    assert made.xen.calls == 0
