@@ -323,4 +323,4 @@ def test_an_installed_package_brings_its_hooks(tmp_path: Path) -> None:
     assert [name for name, data in tree(prefix).items() if data is not None] == FILES
     wrapper = (prefix / "lib/xlplug/device-model").read_text()
     assert f"sys.path.insert(0, {str(site)!r})" in wrapper  # no folder of this interpreter's own
-    assert str(ROOT) not in wrapper
+    assert str(ROOT) not in wrapper.partition("\n")[2]  # the first line's interpreter may be in the checkout
