@@ -118,11 +118,13 @@ def plan(options: PlanOptions) -> int:
     from xlplug.render import plan_json, plan_text
 
     config = parse(_read(options.config), options.config, options.extra)
+    why = FRESH
     if options.host is not None:
         host = load_host(options.host)
     else:
-        from xlplug import live
+        from xlplug import create, live
 
+        why = create.hindrance(config, create.found_wrapper() or "")
         with _readable_xen() as (xen, store):
             host = live.snapshot(xen, store)
     made = build(
@@ -131,7 +133,7 @@ def plan(options: PlanOptions) -> int:
         _domid(options.target, "--target"),
         _domid(options.stubdom, "--stubdom"),
         map_legacy=options.map_legacy,
-        hindrance=FRESH,
+        hindrance=why,
     )
     if options.format == "json":
         import json

@@ -13,16 +13,16 @@ from typing import NoReturn
 
 from xlplug import handover
 from xlplug.become import become, first_environment
-from xlplug.devmodel import is_ours, real
+from xlplug.devmodel import is_ours, preload_library, real
 from xlplug.domcfg import DomainConfig
 from xlplug.errors import ConfigError, HostError, Refused
 from xlplug.handover import Handover
-from xlplug.physmap import FRESH, RESTORING
+from xlplug.physmap import FRESH, NO_LIBRARY, RESTORING
 from xlplug.savefile import config_in
 from xlplug.sources import parse, read_as_xl
 from xlplug.xlcmd import parse_create, parse_restore
 
-__all__ = ["REAL_XL", "WRAPPER", "create", "real_xl", "restore", "wrapper"]
+__all__ = ["REAL_XL", "WRAPPER", "create", "found_wrapper", "hindrance", "real_xl", "restore", "wrapper"]
 
 #: Set by the front end: the xl that it stands before, the options before the subcommand, and the wrapper beside it.
 REAL_XL, XL_OPTIONS, WRAPPER = "XLPLUG_XL", "XLPLUG_XL_OPTIONS", "XLPLUG_DEVICE_MODEL"
@@ -48,7 +48,7 @@ def create(words: Sequence[str]) -> int:
     if not config.wants_legacy:
         _become_xl("create", words)
     program = wrapper()
-    _preflight(config, asked.path, FRESH)
+    _preflight(config, asked.path, hindrance(config, program))
     offered = handover.offer(Handover(data, asked.path, asked.extra, config.device_model_override or ""))
     _become_xl("create", [*words, *_override(program, config)], offered)
 
@@ -109,12 +109,26 @@ def wrapper() -> str:
     Raises:
         HostError: there is none.
     """
-    given = os.environ.get(WRAPPER)
-    for path in [given] if given else WRAPPERS:
-        if os.access(path, os.X_OK) and is_ours(path):
-            return path
-    where = given or " or ".join(WRAPPERS)
+    found = found_wrapper()
+    if found is not None:
+        return found
+    where = os.environ.get(WRAPPER) or " or ".join(WRAPPERS)
     raise HostError(f"there is no device model wrapper at {where}", hint="run 'xlplug hook install'")
+
+
+def found_wrapper() -> str | None:
+    """The installed device model wrapper, if there is one."""
+    given = os.environ.get(WRAPPER)
+    return next((path for path in ([given] if given else WRAPPERS) if os.access(path, os.X_OK) and is_ours(path)), None)
+
+
+def hindrance(config: DomainConfig, program: str) -> str:
+    """Why guest RAM cannot be populated for a domain that is created now; `FRESH` where it can.
+
+    ``program`` is our wrapper, "" where there is none; whether a stubdomain's ramdisk has the library, the config says.
+    """
+    lacking = config.preload and not config.stubdom and preload_library(program) is None
+    return NO_LIBRARY if lacking else FRESH
 
 
 def _become_xl(subcommand: str, words: Sequence[str], offered: tuple[str, str] | None = None) -> NoReturn:
@@ -172,6 +186,8 @@ def _preflight(config: DomainConfig, path: str, hindrance: str) -> None:
         made = build(config, live.snapshot(xen, store, config), granting=True, attach_later=True, hindrance=hindrance)
         for text in made.warnings:
             sys.stderr.write(f"xlplug: warning: {text}\n")
+        for text in made.notes if config.preload else ():
+            sys.stderr.write(f"xlplug: note: {text}\n")
         if made.refusals:
             raise Refused(made.refusals)
         if made.steps:

@@ -9,10 +9,17 @@ from itertools import pairwise
 
 from xlplug.errors import HostError
 
-__all__ = ["MARKER", "default_path", "domid_of", "executable", "is_ours", "passes_igd", "real", "restores"]
+__all__ = [
+    "MARKER", "PRELOAD", "default_path", "domid_of", "executable", "is_ours", "passes_igd", "preload_library", "real",
+    "restores",
+]  # fmt: skip
 
 #: In the second line of our wrapper and of our front end of xl, whatever they are called.
 MARKER = b"# xlplug: "
+
+#: Our library for QEMU (hooks/preload).
+PRELOAD = "libxlplug-preload.so"
+_PRELOAD_FOLDERS = ("/usr/local/lib/xlplug", "/usr/lib/xlplug")
 
 _FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib", "/usr/local/lib64")
 #: How the default path ends.  Source: tools/configure.ac, qemu_xen_path, or what --with-system-qemu gave.
@@ -82,6 +89,18 @@ def real(override: str) -> str:
     from xlplug.xen.lib import running_version
 
     return executable(default_path(running_version()[:2]))
+
+
+def preload_library(wrapper: str, folders: tuple[str, ...] = _PRELOAD_FOLDERS) -> str | None:
+    """Our library for a QEMU that ``wrapper`` starts: beside it, or where packages put it; None where it is not installed.
+
+    ld.so(8) takes spaces and colons in LD_PRELOAD for the end of a name, so it finds nothing below a folder with one.
+    """
+    for folder in (os.path.dirname(wrapper), *folders):
+        path = f"{folder}/{PRELOAD}"
+        if folder.startswith("/") and not set(" :") & set(path) and os.access(path, os.R_OK):
+            return path
+    return None
 
 
 def executable(path: str) -> str:

@@ -18,11 +18,12 @@ from xlplug.domcfg import DomainConfig
 from xlplug.grant import POPULATE_PHYSMAP, TARGET, Step
 from xlplug.rangeset import Range, RangeSet
 
-__all__ = ["FRESH", "RESTORING", "RUNNING", "Block", "Physmap", "plan_physmap", "predict", "ram"]
+__all__ = ["FRESH", "NO_LIBRARY", "RESTORING", "RUNNING", "Block", "Physmap", "plan_physmap", "predict", "ram"]
 
 #: Why nothing can be populated now; `FRESH` where it can.
 FRESH = ""
 RESTORING = "the domain is restored, and its saved RAM holds them already"
+NO_LIBRARY = "libxlplug-preload.so is not installed; see hooks/preload/README.md"
 RUNNING = "its device model may have started, and then populates them itself"
 
 _MIB = 1 << 8  # in pages

@@ -14,7 +14,7 @@ ORDER = """
     recording sysfs udev hostmem
     xen xen._ffi xen.protocols xen.mismatch xen.lib xen.qdump xen.ctrl xen.store xen.devicemodel xen._build live
     xlcmd become handover devmodel libvirt procs sources savefile hook guard watcher watch
-    commands create install argv _help cli __main__
+    create commands install argv _help cli __main__
 """.split()
 OWNERS = {
     "pyudev": {"udev"},

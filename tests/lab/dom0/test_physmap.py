@@ -264,7 +264,7 @@ def test_video_ram_in_large_pieces_is_faster(
 
 @pytest.fixture(scope="module")
 def hook() -> Iterator[None]:
-    yield from installed()
+    yield from installed(library=True)
 
 
 #: A device model that looks at its guest, and gives up, so that nothing is populated after us.
