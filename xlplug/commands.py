@@ -144,6 +144,36 @@ def plan(options: PlanOptions) -> int:
     return EXIT_REFUSED if made.refusals else EXIT_DONE
 
 
+def abi(program: str | None, form: str) -> int:
+    """Print what a device model, by default xl's own, imports from ABI-unstable libraries; 1 when it does not fit.
+
+    Raises:
+        HostError: it cannot be read; or xl's own cannot be told, or this is no Xen.
+    """
+    from xlplug.abi import abi_json, abi_text, judge
+    from xlplug.devmodel import real
+    from xlplug.elf import find_libraries, read_imports
+    from xlplug.errors import XenUnavailableError
+    from xlplug.xen.lib import running_version
+
+    try:
+        running = running_version()[2]
+    except XenUnavailableError as error:
+        if program is None:
+            raise HostError(error.message, hint="give the path of a QEMU to look at") from error
+        running = ""
+    program = program or real("")
+    imports = read_imports(program)
+    report = judge(program, imports, find_libraries(program, imports), running)
+    if form == "json":
+        import json
+
+        sys.stdout.write(json.dumps(abi_json(report), indent=1) + "\n")
+    else:
+        sys.stdout.write(abi_text(report))
+    return EXIT_REFUSED if report.problems else EXIT_DONE
+
+
 @contextmanager
 def _readable_xen() -> Iterator["tuple[XenCtrl | None, Store | None]"]:
     """Xen and xenstore where they can be had; planning goes on without."""

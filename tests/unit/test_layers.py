@@ -11,9 +11,9 @@ ORDER = """
     errors addr rangeset bdf grant host xlcfg pcispec domcfg hypervisor firmware
     vga igd pci_assign physmap plan
     populate apply journal publication session render memxen
-    recording sysfs udev hostmem
+    recording sysfs udev hostmem abi
     xen xen._ffi xen.protocols xen.mismatch xen.lib xen.qdump xen.ctrl xen.store xen.devicemodel xen._build live
-    xlcmd become handover devmodel libvirt procs sources savefile hook guard watcher watch
+    xlcmd become handover devmodel elf libvirt procs sources savefile hook guard watcher watch
     create commands install argv _help cli __main__
 """.split()
 OWNERS = {
@@ -21,6 +21,7 @@ OWNERS = {
     "cffi": {"xen._build"},
     "_cffi_backend": {"xen._ffi"},
     "click": {"cli"},
+    "elftools": {"elf"},
     "subprocess": set(),
     "ctypes": set(),
     "dataclasses": set(),
