@@ -5,7 +5,7 @@ IN = $(VENV)/bin
 # Byte-compiled modules are part of what is measured and shipped.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test unit lab lab-test bench bench-lab install clean
+.PHONY: demo test unit lab lab-test bench bench-lab install preload install-preload clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.runtime
@@ -62,6 +62,21 @@ install:
 	install -m 644 hooks/xl hooks/device-model hooks/xlplug-watch.service $(DESTDIR)$(MODULES)/xlplug/_hooks/
 	printf '#!%s\nfrom xlplug.__main__ import main\n\nmain()\n' "$$(command -v $(PYTHON))" >$(DESTDIR)$(PREFIX)/bin/xlplug
 	chmod 755 $(DESTDIR)$(PREFIX)/bin/xlplug
+
+# The optional C library for the device model (hooks/preload/README.md).  -ldl: dlsym, where it is not in the C library.
+PRELOAD = build/libxlplug-preload.so
+CFLAGS ?= -O2 -g
+LDFLAGS ?= -Wl,-z,relro,-z,now
+LDLIBS ?= -ldl
+preload: $(PRELOAD)
+
+$(PRELOAD): hooks/preload/preload.c
+	@mkdir -p $(@D)
+	$(CC) -std=c11 -Wall -Wextra -fPIC -fvisibility=hidden $(CPPFLAGS) $(CFLAGS) -shared -Wl,-z,defs $(LDFLAGS) -o $@ $< $(LDLIBS)
+
+install-preload: $(PRELOAD)
+	install -d $(DESTDIR)$(PREFIX)/lib/xlplug
+	install -m 644 $(PRELOAD) $(DESTDIR)$(PREFIX)/lib/xlplug/
 
 clean:
 	rm -rf build

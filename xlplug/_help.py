@@ -20,6 +20,7 @@ Options:
   -h, --help  Show this message and exit.
 
 Commands:
+  abi      Show which ABI-unstable functions a device model imports.
   config   Parse xl configs as xl does; one JSON object a line.
   create   Do what xl create does, with the grants arranged.
   doctor   Check this dom0, and configs: what is wrong, and what to do.

@@ -14,9 +14,11 @@ from xlplug.grant import (
     IOPORT_MAPPING,
     IOPORT_PERMISSION,
     MEMORY_MAPPING,
+    POPULATE_PHYSMAP,
     Step,
 )
 from xlplug.hypervisor import Hypervisor
+from xlplug.populate import populate, release
 
 __all__ = ["Log", "apply", "take_back"]
 
@@ -31,8 +33,8 @@ _ALREADY_GONE = {
 }
 
 
-def apply(steps: Sequence[Step], xen: Hypervisor, log: Log) -> None:
-    """Do the steps in order; on any failure or interrupt take back all that was done, then raise.
+def apply(steps: Sequence[Step], xen: Hypervisor, log: Log, commit: Callable[[], None] = lambda: None) -> None:
+    """Do the steps in order, then ``commit``; on any failure or interrupt take back all that was done, then raise.
 
     ``log`` gets each step's line as it is done, and "undo:" lines.
 
@@ -47,9 +49,10 @@ def apply(steps: Sequence[Step], xen: Hypervisor, log: Log) -> None:
             begun.append(step)
             _perform(step, xen)
             log(str(step))
+        commit()
     except BaseException as error:
         at = str(begun[-1]) if begun else "the first step"
-        if isinstance(error, XenError):
+        if isinstance(error, XenError) and begun[-1].op != POPULATE_PHYSMAP:
             begun.pop()  # Xen's permission calls do all or nothing, and libxenctrl unmaps a failed mapping itself
         left = take_back(begun, xen, lambda line: log(f"undo: {line}"))
         if not isinstance(error, XlplugError | KeyboardInterrupt):
@@ -94,5 +97,7 @@ def _perform(step: Step, xen: Hypervisor) -> None:
             xen.memory_mapping(step.domid, guest, step.first, step.nr, add=step.add)
         case "ioport_mapping":
             xen.ioport_mapping(step.domid, guest, step.first, step.nr, add=step.add)
+        case "populate_physmap":
+            (populate if step.add else release)(step, xen)
         case _:
-            raise ValueError(f"not carried out here: {step.op}")
+            raise ValueError(f"no such operation: {step.op}")

@@ -345,6 +345,8 @@ def _config(facts: ConfigFacts, host: Facts) -> Iterator[Finding]:
         yield Finding(FAILURE, name, *_said(text))
     for text in facts.plan.warnings:
         yield Finding(WARNING, name, *_said(text))
+    for text in facts.plan.notes if config.preload else ():
+        yield Finding(WARNING, name, *_said(text))
     if isinstance(facts.sole_vga, Unread | Broken):
         yield _wrong(name, facts.sole_vga, "whether another domain holds the VGA ports")
     if config.type == "hvm" and config.pci and config.maxmem > config.memory and not facts.plan.steps:

@@ -89,6 +89,18 @@ def show(domid: str | None) -> None:
 
 
 @main.command()
+@click.argument("program", metavar="[QEMU]", required=False)
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def abi(program: str | None, form: str) -> None:
+    """Show which ABI-unstable functions a device model imports.
+
+    By default the one that xl starts. For each function: who owns its task by
+    now. Status 1 when it was built for another Xen than the one that runs.
+    """
+    _exit(commands.abi, program, form)
+
+
+@main.command()
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
 @click.option("--format", "form", type=click.Choice(["json"]), default="json", show_default=True)
 def config(files: tuple[str, ...], form: str) -> None:

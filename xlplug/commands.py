@@ -112,16 +112,19 @@ def _domid(text: str | None, option: str) -> Domid | None:
 
 def plan(options: PlanOptions) -> int:
     """Print the plan for a configuration; 1 when it is refused."""
+    from xlplug.physmap import FRESH
     from xlplug.plan import build
     from xlplug.recording import load_host
     from xlplug.render import plan_json, plan_text
 
     config = parse(_read(options.config), options.config, options.extra)
+    why = FRESH
     if options.host is not None:
         host = load_host(options.host)
     else:
-        from xlplug import live
+        from xlplug import create, live
 
+        why = create.hindrance(config, create.found_wrapper() or "")
         with _readable_xen() as (xen, store):
             host = live.snapshot(xen, store)
     made = build(
@@ -130,6 +133,7 @@ def plan(options: PlanOptions) -> int:
         _domid(options.target, "--target"),
         _domid(options.stubdom, "--stubdom"),
         map_legacy=options.map_legacy,
+        hindrance=why,
     )
     if options.format == "json":
         import json
@@ -138,6 +142,36 @@ def plan(options: PlanOptions) -> int:
     else:
         sys.stdout.write(plan_text(made))
     return EXIT_REFUSED if made.refusals else EXIT_DONE
+
+
+def abi(program: str | None, form: str) -> int:
+    """Print what a device model, by default xl's own, imports from ABI-unstable libraries; 1 when it does not fit.
+
+    Raises:
+        HostError: it cannot be read; or xl's own cannot be told, or this is no Xen.
+    """
+    from xlplug.abi import abi_json, abi_text, judge
+    from xlplug.devmodel import real
+    from xlplug.elf import find_libraries, read_imports
+    from xlplug.errors import XenUnavailableError
+    from xlplug.xen.lib import running_version
+
+    try:
+        running = running_version()[2]
+    except XenUnavailableError as error:
+        if program is None:
+            raise HostError(error.message, hint="give the path of a QEMU to look at") from error
+        running = ""
+    program = program or real("")
+    imports = read_imports(program)
+    report = judge(program, imports, find_libraries(program, imports), running)
+    if form == "json":
+        import json
+
+        sys.stdout.write(json.dumps(abi_json(report), indent=1) + "\n")
+    else:
+        sys.stdout.write(abi_text(report))
+    return EXIT_REFUSED if report.problems else EXIT_DONE
 
 
 @contextmanager
@@ -221,6 +255,7 @@ def grant(options: GrantOptions) -> int:
 
 def _grant_recorded(options: GrantOptions, domid: Domid) -> int:
     from xlplug.memxen import MemStore, MemXen
+    from xlplug.physmap import FRESH
     from xlplug.plan import build
     from xlplug.recording import load_domain
 
@@ -244,7 +279,9 @@ def _grant_recorded(options: GrantOptions, domid: Domid) -> int:
     if recorded.stubdom is not None:
         xen.add_domain(recorded.stubdom, recorded.stubdom_rights)
         stubdom = Domid(recorded.stubdom.domid)
-    made = build(parse(data, path), recorded.host, domid, stubdom, map_legacy=options.map_legacy, granting=True)
+    made = build(
+        parse(data, path), recorded.host, domid, stubdom, map_legacy=options.map_legacy, granting=True, hindrance=FRESH
+    )
     code = _carry_out(made, xen, store, options)
     if not options.dry_run:
         for number, rights in xen.held().items():

@@ -13,10 +13,11 @@ from typing import NoReturn
 
 from xlplug import handover
 from xlplug.become import become, first_environment
-from xlplug.devmodel import is_ours, real
+from xlplug.devmodel import is_ours, preload_library, real
 from xlplug.domcfg import DomainConfig
 from xlplug.errors import ConfigError, HostError, Refused
 from xlplug.handover import Handover
+from xlplug.physmap import FRESH, NO_LIBRARY, RESTORING
 from xlplug.savefile import config_in
 from xlplug.sources import parse, read_as_xl
 from xlplug.xlcmd import parse_create, parse_restore
@@ -26,7 +27,18 @@ if TYPE_CHECKING:
     from xlplug.host import HostSnapshot
     from xlplug.plan import Plan
 
-__all__ = ["REAL_XL", "WRAPPER", "create", "device_model", "real_xl", "rehearse", "restore", "wrapper"]
+__all__ = [
+    "REAL_XL",
+    "WRAPPER",
+    "create",
+    "device_model",
+    "found_wrapper",
+    "hindrance",
+    "real_xl",
+    "rehearse",
+    "restore",
+    "wrapper",
+]
 
 #: Set by the front end: the xl that it stands before, the options before the subcommand, and the wrapper beside it.
 REAL_XL, XL_OPTIONS, WRAPPER = "XLPLUG_XL", "XLPLUG_XL_OPTIONS", "XLPLUG_DEVICE_MODEL"
@@ -52,7 +64,7 @@ def create(words: Sequence[str]) -> int:
     if not config.wants_legacy:
         _become_xl("create", words)
     program = wrapper()
-    _preflight(config, asked.path)
+    _preflight(config, asked.path, hindrance(config, program))
     offered = handover.offer(Handover(data, asked.path, asked.extra, config.device_model_override or ""))
     _become_xl("create", [*words, *_override(program, config)], offered)
 
@@ -74,14 +86,14 @@ def restore(words: Sequence[str]) -> int:
     config = parse(data, path)
     override = config.device_model_override or ""
     if asked.config is None and is_ours(override) != config.wants_legacy:
-        # Not hooked; or hooked for what libxl does not save (xlplug_map_legacy).
+        # Not hooked; or hooked for what libxl does not save (xlplug_map_legacy, xlplug_preload).
         raise ConfigError(
             "the saved domain does not hold what is to be granted", path=path, hint="run: xl restore CONFIG FILE"
         )
     if not config.wants_legacy:
         _become_xl("restore", words)
     program = wrapper()
-    _preflight(config, path)
+    _preflight(config, path, RESTORING)
     if asked.config is None:
         _become_xl("restore", words, handover.offer(Handover(data, path)))
     # xl restore takes no k=v words, so it gets the file with ours at its end, from a descriptor.
@@ -113,12 +125,26 @@ def wrapper() -> str:
     Raises:
         HostError: there is none.
     """
-    given = os.environ.get(WRAPPER)
-    for path in [given] if given else WRAPPERS:
-        if os.access(path, os.X_OK) and is_ours(path):
-            return path
-    where = given or " or ".join(WRAPPERS)
+    found = found_wrapper()
+    if found is not None:
+        return found
+    where = os.environ.get(WRAPPER) or " or ".join(WRAPPERS)
     raise HostError(f"there is no device model wrapper at {where}", hint="run 'xlplug hook install'")
+
+
+def found_wrapper() -> str | None:
+    """The installed device model wrapper, if there is one."""
+    given = os.environ.get(WRAPPER)
+    return next((path for path in ([given] if given else WRAPPERS) if os.access(path, os.X_OK) and is_ours(path)), None)
+
+
+def hindrance(config: DomainConfig, program: str) -> str:
+    """Why guest RAM cannot be populated for a domain that is created now; `FRESH` where it can.
+
+    ``program`` is our wrapper, "" where there is none; whether a stubdomain's ramdisk has the library, the config says.
+    """
+    lacking = config.preload and not config.stubdom and preload_library(program) is None
+    return NO_LIBRARY if lacking else FRESH
 
 
 def _become_xl(subcommand: str, words: Sequence[str], offered: tuple[str, str] | None = None) -> NoReturn:
@@ -158,7 +184,7 @@ def _let_xl_reject(words: Sequence[str]) -> None:
         sys.exit(code if code > 0 else 128 - code)
 
 
-def _preflight(config: DomainConfig, path: str) -> None:
+def _preflight(config: DomainConfig, path: str, hindrance: str) -> None:
     """Everything that can be refused, before anything is created."""
     device_model(config, path)
     from xlplug import live, session
@@ -166,9 +192,11 @@ def _preflight(config: DomainConfig, path: str) -> None:
     from xlplug.xen.store import XenStore
 
     with XenCtrl() as xen, XenStore() as store:
-        made = rehearse(config, live.snapshot(xen, store, config))
+        made = rehearse(config, live.snapshot(xen, store, config), hindrance)
         for text in made.warnings:
             sys.stderr.write(f"xlplug: warning: {text}\n")
+        for text in made.notes if config.preload else ():
+            sys.stderr.write(f"xlplug: note: {text}\n")
         if made.refusals:
             raise Refused(made.refusals)
         if made.steps:
@@ -191,11 +219,11 @@ def device_model(config: DomainConfig, path: str) -> str:
     return real(config.device_model_override or "")
 
 
-def rehearse(config: DomainConfig, host: "HostSnapshot") -> "Plan":
-    """The plan as it is made before the domain is there."""
+def rehearse(config: DomainConfig, host: "HostSnapshot", hindrance: str) -> "Plan":
+    """The plan as it is made before the domain is there; ``hindrance`` as `hindrance` tells it."""
     from xlplug.plan import build
 
-    return build(config, host, granting=True, attach_later=True)
+    return build(config, host, granting=True, attach_later=True, hindrance=hindrance)
 
 
 def _override(program: str, config: DomainConfig) -> list[str]:

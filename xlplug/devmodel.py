@@ -10,10 +10,17 @@ from itertools import pairwise
 
 from xlplug.errors import HostError
 
-__all__ = ["MARKER", "default_path", "domid_of", "executable", "firmware_folder", "is_ours", "passes_igd", "real"]
+__all__ = [
+    "MARKER", "PRELOAD", "default_path", "domid_of", "executable", "firmware_folder", "is_ours", "passes_igd",
+    "preload_library", "real", "restores",
+]  # fmt: skip
 
 #: In the second line of our wrapper and of our front end of xl, whatever they are called.
 MARKER = b"# xlplug: "
+
+#: Our library for QEMU (hooks/preload).
+PRELOAD = "libxlplug-preload.so"
+_PRELOAD_FOLDERS = ("/usr/local/lib/xlplug", "/usr/lib/xlplug")
 
 _FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib", "/usr/local/lib64")
 #: How the default path ends.  Source: tools/configure.ac, qemu_xen_path, or what --with-system-qemu gave.
@@ -31,6 +38,11 @@ def domid_of(arguments: list[str]) -> int | None:
 def passes_igd(arguments: list[str]) -> bool:
     """Whether QEMU is told to pass a display through: the machine option that ``gfx_passthru`` becomes."""
     return any(option == "-machine" and "igd-passthru=on" in value.split(",") for option, value in pairwise(arguments))
+
+
+def restores(arguments: list[str]) -> bool:
+    """Whether QEMU is to go on with a saved guest, whose RAM is all there."""
+    return "-incoming" in arguments
 
 
 def is_ours(path: str) -> bool:
@@ -109,6 +121,18 @@ def real(override: str) -> str:
     from xlplug.xen.lib import running_version
 
     return executable(default_path(running_version()[:2]))
+
+
+def preload_library(wrapper: str, folders: tuple[str, ...] = _PRELOAD_FOLDERS) -> str | None:
+    """Our library for a QEMU that ``wrapper`` starts: beside it, or where packages put it; None where it is not installed.
+
+    ld.so(8) takes spaces and colons in LD_PRELOAD for the end of a name, so it finds nothing below a folder with one.
+    """
+    for folder in (os.path.dirname(wrapper), *folders):
+        path = f"{folder}/{PRELOAD}"
+        if folder.startswith("/") and not set(" :") & set(path) and os.access(path, os.R_OK):
+            return path
+    return None
 
 
 def executable(path: str) -> str:

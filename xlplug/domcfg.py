@@ -2,8 +2,8 @@
 """The typed meaning of a domain's configuration, from xl's text or from libxl's JSON, with libxl's defaults.
 
 Only what planning reads is here.  Source of keys and defaults: tools/xl/xl_parse.c, parse_config_data;
-tools/libs/light/libxl_create.c, libxl__domain_build_info_setdefault.  `MAP_LEGACY_KEY` is ours; xl ignores keys that it
-does not know.
+tools/libs/light/libxl_create.c, libxl__domain_build_info_setdefault.  `MAP_LEGACY_KEY` and `PRELOAD_KEY` are ours; xl ignores
+keys that it does not know.
 """
 
 from collections.abc import Mapping
@@ -15,9 +15,19 @@ from xlplug.pcispec import PciSpec, parse_pci_spec
 from xlplug.rangeset import Range
 from xlplug.xlcfg import Settings
 
-__all__ = ["MAP_LEGACY_KEY", "DomainConfig", "IomemRange", "PciAssignment", "Vif", "from_libxl", "from_settings"]
+__all__ = [
+    "MAP_LEGACY_KEY",
+    "PRELOAD_KEY",
+    "DomainConfig",
+    "IomemRange",
+    "PciAssignment",
+    "Vif",
+    "from_libxl",
+    "from_settings",
+]
 
 MAP_LEGACY_KEY = "xlplug_map_legacy"  #: 1: map the VGA set ourselves, for device models that do not or may not
+PRELOAD_KEY = "xlplug_preload"  #: 1: the device model runs with our preload library, so its RAM is ours to populate
 
 #: Video RAM in MiB: (default, minimum) by emulated card.  Source: libxl_create.c, LIBXL_VGA_INTERFACE_TYPE cases.
 _VIDEORAM = {
@@ -81,13 +91,17 @@ class DomainConfig(NamedTuple):
     stubdomain_cmdline: str | None = None
     stubdomain_memory: int | None = None
     dm_restrict: bool = False
+    device_model_args: tuple[str, ...] = ()
+    rdm: bool = False
     map_legacy: bool = False
+    preload: bool = False
     warnings: tuple[str, ...] = ()
 
     @property
     def wants_legacy(self) -> bool:
         """Whether a plan for it can have any step: everything else is libxl's and the device model's alone."""
-        return self.type == "hvm" and (self.gfx_passthru is not None or self.map_legacy or bool(self.ioports))
+        wanted = self.gfx_passthru is not None or self.map_legacy or self.preload or bool(self.ioports)
+        return self.type == "hvm" and wanted
 
 
 def from_settings(settings: Settings, *, path: str = "") -> DomainConfig:
@@ -152,7 +166,10 @@ class _Reader:
             stubdomain_cmdline=self.string("stubdomain_cmdline"),
             stubdomain_memory=self.settings.get_long("stubdomain_memory"),
             dm_restrict=self.flag("dm_restrict"),
+            device_model_args=(*self.strings("device_model_args"), *self.strings("device_model_args_hvm")),
+            rdm="strategy=host" in (self.string("rdm") or ""),
             map_legacy=self.flag(MAP_LEGACY_KEY),
+            preload=self.flag(PRELOAD_KEY),
             warnings=tuple(self.settings.warnings),
         )
 
@@ -340,6 +357,8 @@ def _from_libxl(data: Mapping[str, Any]) -> DomainConfig:
         stubdomain_cmdline=build.get("stubdomain_cmdline"),
         stubdomain_memory=stub_memory >> 10 if stub_memory else None,
         dm_restrict=_truth(build.get("dm_restrict")),
+        device_model_args=(*build.get("extra", []), *build.get("extra_hvm", [])),
+        rdm=hvm.get("rdm", {}).get("strategy") == "host",
     )
 
 

@@ -22,11 +22,13 @@ __all__ = [
     "MAPPINGS",
     "MEMORY_MAPPING",
     "OPS",
+    "PERMISSIONS",
     "PERMISSION_OF",
     "POPULATE_PHYSMAP",
     "STUBDOM",
     "TARGET",
     "Right",
+    "Room",
     "Step",
 ]
 
@@ -44,6 +46,7 @@ POPULATE_PHYSMAP = "populate_physmap"
 
 #: Every operation, in the order in which a plan carries them out: a permission before the mapping that needs it.
 OPS = (IOMEM_PERMISSION, IOPORT_PERMISSION, MEMORY_MAPPING, IOPORT_MAPPING, POPULATE_PHYSMAP)
+PERMISSIONS = (IOMEM_PERMISSION, IOPORT_PERMISSION)
 MAPPINGS = (MEMORY_MAPPING, IOPORT_MAPPING)
 #: The permission that a mapping needs, and the kind of range each one counts.
 PERMISSION_OF = {MEMORY_MAPPING: IOMEM_PERMISSION, IOPORT_MAPPING: IOPORT_PERMISSION}
@@ -78,13 +81,22 @@ class Right(NamedTuple):
     device: Bdf | None = None
 
 
+class Room(NamedTuple):
+    """A domain's page counts before RAM is populated, and what max_pages is raised to, which may be what it is."""
+
+    nr_pages: int
+    max_pages: int
+    raised: int
+
+
 class Step(NamedTuple):
     """One call to Xen.
 
     ``first`` and ``nr`` (a length) are on the machine side (mfns or ports; gfns for populate_physmap); ``first_guest`` is the
     gfn or guest port of a mapping, None otherwise.  ``domid`` is None while planning ahead of creation.  ``kept`` is the
     part of the range that the undo leaves in place, because libxl grants it too or it was held before us: permissions
-    are a set, not a count (xen/common/rangeset.c), so a blind revoke would take libxl's as well.
+    are a set, not a count (xen/common/rangeset.c), so a blind revoke would take libxl's as well.  ``before``, of
+    populate_physmap only, is what the undo must find again.
     """
 
     op: str
@@ -97,6 +109,7 @@ class Step(NamedTuple):
     first_guest: int | None = None
     kept: RangeSet = RangeSet()
     add: bool = True
+    before: Room | None = None
 
     @property
     def kind(self) -> str:
@@ -111,7 +124,7 @@ class Step(NamedTuple):
     @property
     def shared(self) -> bool:
         """Whether the undo leaves the whole range in place."""
-        return self.op not in MAPPINGS and self.kept.covers(self.first, self.first + self.nr)
+        return self.op in PERMISSIONS and self.kept.covers(self.first, self.first + self.nr)
 
     @property
     def key(self) -> tuple[str, int | None, int, int, int | None]:

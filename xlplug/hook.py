@@ -14,7 +14,7 @@ from typing import NoReturn
 from xlplug import handover
 from xlplug.addr import Domid
 from xlplug.become import become
-from xlplug.devmodel import domid_of, passes_igd, real
+from xlplug.devmodel import domid_of, passes_igd, preload_library, real, restores
 from xlplug.errors import EXIT_FAILED, ConfigError, Refused, XlplugError
 from xlplug.sources import Found, being_created, from_handover
 
@@ -33,9 +33,12 @@ def main(argv: list[str]) -> NoReturn:
         if signal.getsignal(number) is signal.SIG_DFL:  # what is ignored stays so, here and in the device model
             signal.signal(number, _interrupt)
     try:
-        program = _prepare(argv[1:])
+        program, library = _prepare(argv[1:], argv[0])
+        changes: dict[str, str | None] = {handover.VARIABLE: None}
+        if library is not None:
+            changes["LD_PRELOAD"] = f"{os.environ['LD_PRELOAD']}:{library}" if os.environ.get("LD_PRELOAD") else library
         try:
-            become(program, [program, *argv[1:]], {handover.VARIABLE: None})
+            become(program, [program, *argv[1:]], changes)
         except OSError as error:
             _complain(f"{program}: {error.strerror}; reinstall the device model")
     except XlplugError as error:
@@ -50,34 +53,34 @@ def _interrupt(number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _prepare(arguments: list[str]) -> str:
-    """Grant whatever the domain needs; the device model to become."""
+def _prepare(arguments: list[str], wrapper: str) -> tuple[str, str | None]:
+    """Grant whatever the domain needs; the device model to become, and the library to preload into it, if any."""
     offered = handover.take(os.environ)
     config = None if offered is None else from_handover(offered)
     program = real("" if offered is None else offered.device_model)
     domid = domid_of(arguments)
     if domid is None or (config is not None and not config.wants_legacy):
-        return program
+        return program, None
     from xlplug import live
     from xlplug.xen.ctrl import XenCtrl
     from xlplug.xen.store import XenStore
 
     with XenCtrl() as xen, XenStore() as store, live.locked():
-        _serve(Domid(domid), arguments, config, xen, store)
-    return program
+        return program, _serve(Domid(domid), arguments, wrapper, config, xen, store)
 
 
 def _serve(
-    domid: Domid, arguments: list[str], config: "DomainConfig | None", xen: "XenCtrl", store: "XenStore"
-) -> None:
-    """Grant for the domain that the device model serves; ``config`` is what was handed over."""
+    domid: Domid, arguments: list[str], wrapper: str, config: "DomainConfig | None", xen: "XenCtrl", store: "XenStore"
+) -> str | None:
+    """Grant for the domain that the device model serves; ``config`` is what was handed over.  The library to preload."""
     from xlplug import live
 
     target, stubdom = live.target_and_stubdom(domid, store)
     name = store.read(f"/local/domain/{target}/name") or ""
+    if stubdom is not None:
+        arguments = live.device_model_arguments(target, store)
     if config is None:
-        igd = passes_igd(arguments if stubdom is None else live.device_model_arguments(target, store))
-        config = _look_up(target, name, xen, igd=igd).config
+        config = _look_up(target, name, xen, igd=passes_igd(arguments)).config
     elif config.name != name:
         # A script that xl has started for one domain, and that creates another, hands the first one's on.
         raise ConfigError(
@@ -85,8 +88,22 @@ def _serve(
             path=f"domain {target} ({name})",
             hint="start it with 'xl create' through the xlplug front end (see 'xlplug hook status')",
         )
+    library = preload_library(wrapper) if config.preload and stubdom is None else None
     if config.wants_legacy:
-        _grant(config, target, stubdom, xen, store)
+        _grant(config, target, stubdom, _hindrance(arguments, stubdom, library, xen), xen, store)
+    return library
+
+
+def _hindrance(arguments: list[str], stubdom: Domid | None, library: str | None, xen: "XenCtrl") -> str:
+    """Why guest RAM cannot be populated now: its device model is about to start, in us or in a stubdomain."""
+    from xlplug.physmap import FRESH, NO_LIBRARY, RESTORING, RUNNING
+
+    if restores(arguments):
+        return RESTORING
+    if stubdom is None:
+        return FRESH if library is not None else NO_LIBRARY
+    info = xen.domain_info(stubdom)
+    return RUNNING if info is not None and info.cpu_time else FRESH
 
 
 def _look_up(target: Domid, name: str, xen: "XenCtrl", *, igd: bool) -> Found:
@@ -103,12 +120,14 @@ def _look_up(target: Domid, name: str, xen: "XenCtrl", *, igd: bool) -> Found:
     return found
 
 
-def _grant(config: "DomainConfig", target: Domid, stubdom: Domid | None, xen: "XenCtrl", store: "XenStore") -> None:
+def _grant(
+    config: "DomainConfig", target: Domid, stubdom: Domid | None, hindrance: str, xen: "XenCtrl", store: "XenStore"
+) -> None:
     from xlplug import live, session
     from xlplug.plan import build
 
     host = live.snapshot(xen, store, config)
-    made = build(config, host, target, stubdom, granting=True, attach_later=True)
+    made = build(config, host, target, stubdom, granting=True, attach_later=True, hindrance=hindrance)
     for text in made.warnings:
         sys.stderr.write(f"xlplug: warning: {text}\n")
     session.grant(made, xen, store, _log)

@@ -17,7 +17,7 @@ __all__ = ["DomainInfo", "HeldRights", "Hypervisor", "Store", "check_domid"]
 
 
 class DomainInfo(NamedTuple):
-    """A domain as Xen describes it; ``nr_pages`` and ``max_pages`` in 4 KiB pages."""
+    """A domain as Xen describes it; ``nr_pages`` and ``max_pages`` in 4 KiB pages, ``cpu_time`` in ns: 0 if it never ran."""
 
     domid: int
     hvm: bool = True
@@ -27,6 +27,7 @@ class DomainInfo(NamedTuple):
     nr_pages: int = 0
     max_pages: int = 0
     uuid: str = ""
+    cpu_time: int = 0
 
 
 class HeldRights(NamedTuple):

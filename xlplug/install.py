@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import xlplug
 from xlplug.create import real_xl, wrapper
-from xlplug.devmodel import is_ours, real
+from xlplug.devmodel import PRELOAD, is_ours, preload_library, real
 from xlplug.errors import EXIT_DONE, EXIT_REFUSED, HostError, XlplugError
 
 __all__ = ["first_xl", "install", "installed", "prefix_of", "program_of", "status", "uninstall", "wrapper_of"]
@@ -23,6 +23,7 @@ __all__ = ["first_xl", "install", "installed", "prefix_of", "program_of", "statu
 _MADE = "# made "  # a comment to sha256sum
 _PACKAGE = Path(xlplug.__file__).resolve().parent
 _FOLDERS = (_PACKAGE / "_hooks", _PACKAGE.parent / "hooks")  # an installed package's, a checkout's
+_BUILT = _PACKAGE.parent / "build" / PRELOAD  # 'make preload' in a checkout
 
 
 class _Layout(NamedTuple):
@@ -39,6 +40,10 @@ class _Layout(NamedTuple):
         return self.prefix / "lib" / "xlplug" / "device-model"
 
     @property
+    def library(self) -> Path:
+        return self.prefix / "lib" / "xlplug" / PRELOAD
+
+    @property
     def manifest(self) -> Path:
         return self.prefix / "lib" / "xlplug" / "manifest"
 
@@ -51,7 +56,9 @@ class _Manifest(NamedTuple):
 
 
 def install(prefix: str) -> int:
-    """Put both files below ``prefix``; again over an older version of ours.
+    """Put the files below ``prefix``; again over an older version of ours.
+
+    The library for the device model is one of them where it has been built and the package manager has not put it there.
 
     Raises:
         HostError: something else is there, or it cannot be written; nothing is left behind.
@@ -61,6 +68,9 @@ def install(prefix: str) -> int:
         raise HostError(f"{str(layout.prefix)!r} cannot be written in an xl config", hint="give another --prefix")
     known = _manifest(layout)
     wanted = {layout.wrapper: _wrapper_text(), layout.front_end: _front_end_text(layout)}
+    with contextlib.suppress(FileNotFoundError):
+        if layout.library in known.files or not os.path.lexists(layout.library):
+            wanted[layout.library] = _BUILT.read_bytes()
     for path in wanted:
         if not os.path.lexists(path):
             continue
@@ -74,12 +84,13 @@ def install(prefix: str) -> int:
     try:
         for path in (*wanted, layout.manifest):
             _make_folders(path.parent, made)
-        lines = [f"{_digest(data)}  {path}" for path, data in wanted.items()]
+        kept = {path: digest for path, digest in known.files.items() if path not in wanted}
+        lines = [f"{d}  {path}" for path, d in {**{p: _digest(data) for p, data in wanted.items()}, **kept}.items()]
         lines += [f"{_MADE}{folder}" for folder in (*known.folders, *made)]
         text = "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
         # All is written before anything is replaced: a full disk leaves an older version whole.
-        for path, data, mode in (*((p, d, 0o755) for p, d in wanted.items()), (layout.manifest, text, 0o644)):
-            parts[path] = _write_beside(path, data, mode)
+        for path, data in (*wanted.items(), (layout.manifest, text)):
+            parts[path] = _write_beside(path, data, 0o644 if path in (layout.library, layout.manifest) else 0o755)
         for path in tuple(parts):
             parts[path].replace(path)
             del parts[path]
@@ -145,6 +156,7 @@ def status(config: str | None, extra: tuple[str, ...]) -> int:
         ("real xl:     ", real_xl),
         ("wrapper:     ", lambda: wrapper_of(first) if hooked and first else wrapper()),
         ("device model:", lambda: real("")),
+        ("preload:     ", lambda: _library(wrapper_of(first) if hooked and first else wrapper())),
     ):
         try:
             sys.stdout.write(f"{label} {find()}\n")
@@ -273,6 +285,10 @@ def installed(prefix: str) -> dict[str, str]:
     return found
 
 
+def _library(wrapper: str) -> str:
+    return preload_library(wrapper) or f"no {PRELOAD} (optional; see hooks/preload/README.md)"
+
+
 def _front_end_text(layout: _Layout) -> bytes:
     program = os.path.abspath(sys.argv[0])
     if os.path.basename(program) != "xlplug" or not os.access(program, os.X_OK):
@@ -295,7 +311,7 @@ def _manifest(layout: _Layout) -> _Manifest:
     except OSError as error:
         raise HostError(f"{error.filename}: {error.strerror}", hint="run it as root") from error
     files, folders = {}, []
-    ours = (layout.wrapper, layout.front_end)
+    ours = (layout.wrapper, layout.front_end, layout.library)
     for line in lines:
         digest, _, name = line.partition("  ")
         path = Path(line.removeprefix(_MADE)) if line.startswith(_MADE) else Path(name)

@@ -4,9 +4,11 @@
 libxl removes that node with the domain.  It is written before the first hypercall, so that a run which is killed can be
 finished or undone by the next one.  ``state`` is "applying", "applied" or "undoing"; ``steps/NNN`` holds a step each:
 
-    op grantee domid first count first_guest kept device
+    op grantee domid first count first_guest kept device before
 
-numbers in hexadecimal, ``-`` for none, ``kept`` as inclusive ranges joined by commas.  Reasons are not kept.
+numbers in hexadecimal, ``-`` for none, ``kept`` as inclusive ranges joined by commas, ``before`` as three numbers joined by
+commas (see `Room`).  Reasons are not kept.  ``dm`` is the domain of the device model that is told what was done (see
+publication.py), where one is.
 """
 
 from typing import NamedTuple
@@ -14,7 +16,7 @@ from typing import NamedTuple
 from xlplug.addr import Domid
 from xlplug.bdf import Bdf
 from xlplug.errors import StoreError, XlplugError
-from xlplug.grant import OPS, STUBDOM, TARGET, Step
+from xlplug.grant import OPS, STUBDOM, TARGET, Room, Step
 from xlplug.hypervisor import Store
 from xlplug.rangeset import RangeSet
 
@@ -28,6 +30,7 @@ class Entry(NamedTuple):
 
     state: str = ""
     steps: tuple[Step, ...] = ()
+    dm: Domid | None = None
 
 
 class Journal:
@@ -56,11 +59,14 @@ class Journal:
                     f"xenstore: {self.path}/steps/{name} is not xlplug's: '{text}'",
                     hint=f"if nothing else of it is wanted: xenstore-rm {self.path}",
                 ) from error
-        return Entry(state, tuple(steps))
+        dm = self._store.read(f"{self.path}/dm")
+        return Entry(state, tuple(steps), Domid(int(dm)) if dm and dm.isdecimal() else None)
 
-    def write(self, state: str, steps: tuple[Step, ...]) -> None:
+    def write(self, state: str, steps: tuple[Step, ...], dm: Domid | None = None) -> None:
         """Replace the content.  Steps come before the state, which makes them count."""
         self._store.remove(self.path)
+        if dm is not None:
+            self._store.write(f"{self.path}/dm", str(dm))
         for i, step in enumerate(steps):
             self._store.write(f"{self.path}/steps/{i:03d}", _format(step))
         self._store.write(f"{self.path}/state", state)
@@ -78,11 +84,16 @@ def _format(step: Step) -> str:
     kept = ",".join(f"{r.start:x}-{r.last:x}" for r in step.kept) or "-"
     guest = "-" if step.first_guest is None else f"{step.first_guest:x}"
     device = "-" if step.device is None else str(step.device)
-    return f"{step.op} {step.grantee} {step.domid:x} {step.first:x} {step.nr:x} {guest} {kept} {device}"
+    before = "-" if step.before is None else ",".join(f"{number:x}" for number in step.before)
+    return f"{step.op} {step.grantee} {step.domid:x} {step.first:x} {step.nr:x} {guest} {kept} {device} {before}"
 
 
 def _parse(text: str) -> Step:
-    op, grantee, domid, first, count, guest, kept, device = text.split(" ")
+    op, grantee, domid, first, count, guest, kept, device, room = text.split(" ")
+    before = None
+    if room != "-":
+        pages, limit, raised = (int(number, 16) for number in room.split(","))
+        before = Room(pages, limit, raised)
     if op not in OPS or grantee not in (TARGET, STUBDOM):
         raise ValueError(text)
     return Step(
@@ -90,4 +101,5 @@ def _parse(text: str) -> Step:
         device=None if device == "-" else Bdf.parse(device),
         first_guest=None if guest == "-" else int(guest, 16),
         kept=RangeSet.parse("" if kept == "-" else kept),
+        before=before,
     )  # fmt: skip

@@ -36,6 +36,7 @@ def dom0_rights(version: tuple[int, int]) -> HeldRights:
 
 
 _ULONG = 1 << 64
+_HOLE = 0xF0000  # Source: xen/include/public/hvm/e820.h, HVM_BELOW_4G_RAM_END
 _GFN_LIMIT = 1 << 36  # p2m of 48 bits of guest address: populating beyond leaks a page
 _MFN_LIMIT = 1 << 40  # 52 bits of host address, the most that x86 has; Xen takes the CPU's own number
 #: From here on Xen looks at whether a populated page could be placed.  Source: xen/common/memory.c, populate_physmap,
@@ -72,8 +73,10 @@ class MemXen:
         self._domains = {0: _Domain(dom0, dom0_rights(personality), RangeSet())}
 
     def add_domain(self, info: DomainInfo, rights: HeldRights | None = None) -> None:
-        """A new domain, its RAM at gfn 0 up, without the hole that libxl leaves for VGA (0xa0 to 0xbf)."""
-        ram = RangeSet(((0, 0xA0), (0xC0, 0xC0 + max(0, info.nr_pages - 0xA0)))) if info.hvm else RangeSet()
+        """A new domain, its RAM at gfn 0 up, without the holes that libxl leaves: VGA (0xa0 to 0xbf), MMIO below 4 GiB."""
+        end = 0xC0 + max(0, info.nr_pages - 0xA0)
+        above = max(0, end - _HOLE)
+        ram = RangeSet(((0, 0xA0), (0xC0, min(end, _HOLE)), (1 << 20, (1 << 20) + above)) if info.hvm else ())
         self._domains[info.domid] = _Domain(info, rights or HeldRights(), ram)
 
     def fail_call(self, number: int, code: int) -> None:
@@ -261,6 +264,10 @@ class MemXen:
 
     def held(self) -> dict[int, HeldRights]:
         return {domid: HeldRights(d.ports, d.memory) for domid, d in self._domains.items()}
+
+    def ram(self, domid: int) -> RangeSet:
+        """What Xen cannot be asked for: the gfns that are RAM."""
+        return self._domains[domid].ram
 
     def mapped(self, domid: int) -> tuple[dict[int, int], tuple[tuple[int, int, int], ...]]:
         """What Xen cannot be asked for: gfn -> mfn, and (gport, port, count) of each port mapping."""

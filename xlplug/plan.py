@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """From a configuration and a host to a `Plan`: every step to take, and why nothing else is taken.
 
-Pure: no I/O, no clock, no environment.  Ranges are policy's (vga.py, igd.py, pci_assign.py); this file merges rights
-into the fewest calls, orders them, finds what is shared with libxl, and collects refusals.
+Pure: no I/O, no clock, no environment.  Ranges are policy's (vga.py, igd.py, pci_assign.py, physmap.py); this file
+merges rights into the fewest calls, orders them, finds what is shared with libxl, and collects refusals.
 """
 
 from collections.abc import Iterable, Sequence
@@ -35,6 +35,7 @@ from xlplug.pci_assign import (
     libxl_grants,
     resolve,
 )
+from xlplug.physmap import RUNNING, plan_physmap
 from xlplug.rangeset import Range, RangeSet
 from xlplug.vga import VENDOR_INTEL, VGA_MEMORY, VGA_PORT_SET, VGA_PORTS, owns_legacy_vga, vga_rights
 
@@ -53,7 +54,11 @@ _EMULATED = RangeSet(
 
 
 class Plan(NamedTuple):
-    """What to do and what not.  With ``refusals`` it must not be carried out."""
+    """What to do and what not.  With ``refusals`` it must not be carried out.
+
+    ``notes`` say what is left undone though all is well.  ``preload``: the device model has our library, and is told what
+    has been done for it.
+    """
 
     host: str
     domain: str
@@ -64,8 +69,10 @@ class Plan(NamedTuple):
     steps: tuple[Step, ...] = ()
     delegated: tuple[Delegated, ...] = ()
     by_libxl: tuple[LibxlGrant, ...] = ()
+    notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     refusals: tuple[str, ...] = ()
+    preload: bool = False
 
 
 def build(
@@ -77,13 +84,15 @@ def build(
     map_legacy: bool = False,
     granting: bool = False,
     attach_later: bool = False,
+    hindrance: str = RUNNING,
 ) -> Plan:
     """Plan the grants for ``config`` on ``host``.
 
     ``target`` and ``stubdom`` are None while planning ahead; a stubdomain is planned for when the configuration asks for
     one or its domid is given.  ``map_legacy`` also maps the VGA set 1:1.  ``granting`` turns what will only matter at
     creation (a device not yet bound to pciback) from a warning into a refusal.  ``attach_later``: a display may be plugged
-    in after creation, so that its absence is no mistake.
+    in after creation, so that its absence is no mistake.  ``hindrance``: why guest RAM cannot be populated now; `FRESH` from
+    a caller that knows that the device model has not started.
     """
     has_stubdom = config.stubdom or stubdom is not None
     grantees = (TARGET, STUBDOM) if has_stubdom else (TARGET,)
@@ -109,6 +118,7 @@ def build(
             f"maxmem={config.maxmem} is more than memory={config.memory}: a guest with I/O rights cannot populate on "
             "demand; set maxmem to memory"
         )
+    physmap = plan_physmap(config, target, has_stubdom=has_stubdom, hindrance=hindrance)
     if host.xen is None or host.xen.version >= (4, 23):
         warnings += adjacent_port_bars(assigned)
     return Plan(
@@ -118,11 +128,13 @@ def build(
         stubdom=stubdom,
         has_stubdom=has_stubdom,
         devices=assigned,
-        steps=steps,
+        steps=(*steps, *physmap.steps),
         delegated=tuple(d for a in assigned for d in delegated(a.device)),
         by_libxl=by_libxl,
+        notes=physmap.notes,
         warnings=tuple(warnings),
-        refusals=tuple(refusals),
+        refusals=(*refusals, *physmap.refusals),
+        preload=config.preload,
     )
 
 

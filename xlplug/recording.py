@@ -95,7 +95,7 @@ def dump_domain(domain: DomainRecording) -> str:
         ("stubdom", domain.stubdom, domain.stubdom_rights),
     ):
         data[key] = info if info is None else {  # type: ignore[assignment]
-            **info._asdict(),
+            **{name: value for name, value in info._asdict().items() if name != "cpu_time"},
             "ports": [list(r) for r in rights.ports],
             "memory": [list(r) for r in rights.memory],
         }  # fmt: skip

@@ -64,6 +64,7 @@ def plan_text(plan: Plan) -> str:
             "Granted by libxl itself (never undone by xlplug)",
             table((g.grantee, _range(g.kind, g.range), g.reason, str(g.device or "")) for g in plan.by_libxl),
         ),
+        ("Notes", [f"  {text}" for text in plan.notes]),
         ("Warnings", [f"  {text}" for text in plan.warnings]),
         ("REFUSED: nothing of this will be done", [f"  {text}" for text in plan.refusals]),
     ]
@@ -126,6 +127,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
             }
             for g in plan.by_libxl
         ],
+        "notes": list(plan.notes),
         "warnings": list(plan.warnings),
         "refusals": list(plan.refusals),
     }
@@ -140,6 +142,9 @@ def comparison_text(rows: Sequence[Comparison]) -> str:
         lines.append(f"domain {domid} ({mine[0].grantee}): {state}")
         cells = []
         for row in mine:
+            if row.kind == "physmap":
+                cells.append((row.kind, "populated by xlplug", str(row.ours)))
+                continue
             cells += [(row.kind, "granted by xlplug", str(row.ours)), ("", "held, says Xen", str(row.held))]
             if row.missing:
                 cells.append(("", "MISSING", f"{row.missing}  run 'xlplug grant' again"))

@@ -4,15 +4,18 @@
 Everything here is idempotent, and whatever a killed run left is finished or undone by the next.
 """
 
+import contextlib
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from xlplug.addr import Domid
 from xlplug.apply import Log, apply, take_back
-from xlplug.errors import ApplyError, Refused, RollbackError
-from xlplug.grant import IOMEM, IOPORT, MAPPINGS, Step
+from xlplug.errors import ApplyError, Refused, RollbackError, StoreError
+from xlplug.grant import IOMEM, IOPORT, PERMISSIONS, POPULATE_PHYSMAP, Room, Step
 from xlplug.hypervisor import HeldRights, Hypervisor, Store
 from xlplug.journal import APPLIED, APPLYING, UNDOING, Entry, Journal
 from xlplug.plan import Plan
+from xlplug.publication import publish, sweep, withdraw
 from xlplug.rangeset import RangeSet
 from xlplug.vga import VGA_PORT_SET
 
@@ -29,7 +32,9 @@ class Outcome(NamedTuple):
 def grant(plan: Plan, xen: Hypervisor, store: Store, log: Log) -> Outcome:
     """Carry out a plan for a living domain.
 
-    What the domain holds beforehand is read from Xen and kept by the undo, so that `revoke` restores what was there.
+    What the domain holds beforehand is read from Xen and kept by the undo, so that `revoke` restores what was there.  RAM is
+    populated once: what a killed run may have populated is taken back first, and only while the plan has it too, which it has
+    while the device model has not started.  Then the device model is told of it all.
 
     Raises:
         Refused: the plan has refusals, or the domain cannot be granted anything; nothing touched.
@@ -44,26 +49,36 @@ def grant(plan: Plan, xen: Hypervisor, store: Store, log: Log) -> Outcome:
         _require_alive(name, domid, xen)
     journal = Journal(store, target)
     before = journal.read()
+    sweep(store, xen)
+    dm = before.dm
+    if dm is None and plan.preload:
+        dm = plan.stubdom or Domid(0)
+        withdraw(store, dm, target)  # an earlier guest's of that number
     if not plan.steps and not before.steps:
         return Outcome()
+    finished = before.state == APPLIED
+    if not finished:
+        before = before._replace(steps=_settle_ram(before, plan, xen, log))
     held = xen.held()
     require_sole_vga(plan, xen, held)
     known = {step.key for step in before.steps}
     new = tuple(_keep_held(step, held, before) for step in plan.steps if step.key not in known)
-    finished = before.state == APPLIED
     again = tuple(step for step in before.steps if not finished or _lost(step, held))
     already = tuple(step for step in before.steps if step not in again)
-    todo = (*again, *new)
+    todo = _with_room((*again, *new), xen)
     if not todo:
         return Outcome(already=already)
-    journal.write(APPLYING, (*before.steps, *new))
+    every = (*already, *todo)
+    journal.write(APPLYING, every, dm)
     try:
-        apply(todo, xen, log)
+        apply(todo, xen, log, lambda: _tell(store, dm, target, every))
     except RollbackError:
         raise  # the journal stays, for `revoke`
     except ApplyError:
+        with contextlib.suppress(StoreError):
+            _tell(store, dm, target, before.steps if finished else ())
         if finished:
-            journal.write(APPLIED, before.steps)
+            journal.write(APPLIED, before.steps, dm)
         else:
             journal.remove()
         raise
@@ -71,11 +86,59 @@ def grant(plan: Plan, xen: Hypervisor, store: Store, log: Log) -> Outcome:
     return Outcome(todo, already)
 
 
+def _tell(store: Store, dm: Domid | None, target: Domid, steps: tuple[Step, ...]) -> None:
+    """Make what the device model in ``dm`` is told that ``steps`` were done; None for one that listens to nothing."""
+    if dm is None:
+        return
+    if steps:
+        publish(store, dm, target, steps)
+    else:
+        withdraw(store, dm, target)
+
+
+def _settle_ram(before: Entry, plan: Plan, xen: Hypervisor, log: Log) -> tuple[Step, ...]:
+    """The steps of a killed run without those whose RAM is no longer ours to touch.
+
+    What it had populated of the others is taken back, because populating again would lose the pages.  A device model that was
+    started meanwhile has been told nothing, so it has populated the same gfns itself, and may have mapped them.
+
+    Raises:
+        RollbackError: something could not be taken back.
+    """
+    wanted = {step.key for step in plan.steps}
+    populated = [step for step in before.steps if step.op == POPULATE_PHYSMAP]
+    left = take_back((step for step in populated if step.key in wanted), xen, lambda line: log(f"undo: {line}"))
+    if left:
+        raise RollbackError("a run was killed", left, hint="destroy the domain and create it again")
+    for step in populated:
+        if step.key not in wanted:
+            log(f"left to the device model, after a run that was killed: {step}")
+    return tuple(step for step in before.steps if step.op != POPULATE_PHYSMAP)
+
+
+def _with_room(steps: Iterable[Step], xen: Hypervisor) -> tuple[Step, ...]:
+    """The steps with what they make of max_pages: no more than the pages to come need, beyond what libxl left free."""
+    found: list[Step] = []
+    room: Room | None = None
+    for step in steps:
+        if step.op != POPULATE_PHYSMAP:
+            found.append(step)
+            continue
+        if room is None:
+            info = xen.domain_info(step.domid or 0)
+            pages, limit = (info.nr_pages, info.max_pages) if info else (0, 0)
+        else:
+            pages, limit = found[-1].nr + room.nr_pages, room.raised
+        room = Room(pages, limit, max(limit, pages + step.nr))
+        found.append(step._replace(before=room))
+    return tuple(found)
+
+
 def _lost(step: Step, held: dict[int, HeldRights]) -> bool:
-    """Whether a permission that we gave is gone: revoked by someone else.  Mappings cannot be read back from Xen."""
+    """Whether a permission that we gave is gone: revoked by someone else.  Nothing else can be read back from Xen."""
     rights = held.get(step.domid or 0, HeldRights())
     has = rights.memory if step.kind == IOMEM else rights.ports
-    return step.op not in MAPPINGS and not has.covers(step.first, step.first + step.nr)
+    return step.op in PERMISSIONS and not has.covers(step.first, step.first + step.nr)
 
 
 def require_sole_vga(plan: Plan, xen: Hypervisor, held: dict[int, HeldRights]) -> None:
@@ -110,6 +173,8 @@ def _require_alive(name: str, domid: Domid | None, xen: Hypervisor) -> None:
 
 def _keep_held(step: Step, held: dict[int, HeldRights], before: Entry) -> Step:
     """The step with what its domain holds already added to ``kept``, our own earlier grants excepted."""
+    if step.kind not in (IOMEM, IOPORT):
+        return step
     rights = held.get(step.domid or 0, HeldRights())
     ours = RangeSet(s.range for s in before.steps if s.kind == step.kind and s.domid == step.domid)
     theirs = (rights.memory if step.kind == IOMEM else rights.ports) - ours
@@ -119,6 +184,8 @@ def _keep_held(step: Step, held: dict[int, HeldRights], before: Entry) -> Step:
 def revoke(domid: int, xen: Hypervisor, store: Store, log: Log) -> tuple[Step, ...]:
     """Take back all that was granted to a domain and its stubdomain; the steps taken back.
 
+    RAM is taken back only while its device model has not started (see `_ram_in_use`).  Later it goes with the domain.
+
     Raises:
         RollbackError: some could not be; the journal stays, so that it can be tried again.
     """
@@ -126,12 +193,34 @@ def revoke(domid: int, xen: Hypervisor, store: Store, log: Log) -> tuple[Step, .
     entry = journal.read()
     if not entry.state:
         return ()
+    in_use = tuple(step for step in entry.steps if step.op == POPULATE_PHYSMAP and _ram_in_use(entry, xen))
+    steps = tuple(step for step in entry.steps if step not in in_use)
+    for step in in_use:
+        log(f"not taken back, its device model has it in use: {step}")
     journal.set_state(UNDOING)
-    left = take_back(entry.steps, xen, log)
+    # First, so that a device model which starts now populates by itself.
+    if entry.dm is not None:
+        _tell(store, entry.dm, Domid(domid), in_use)
+    left = take_back(steps, xen, log)
     if left:
         raise RollbackError(f"domain {domid} was not revoked whole", left, hint="mend the cause and run it again")
-    journal.remove()
-    return entry.steps
+    if in_use:
+        journal.write(APPLIED, in_use, entry.dm)
+    else:
+        journal.remove()
+    return steps
+
+
+def _ram_in_use(entry: Entry, xen: Hypervisor) -> bool:
+    """Whether the device model may have mapped what we populated: from then on the guest would lose its screen, and QEMU end.
+
+    A stubdomain that never ran has no device model yet.  One in dom0 starts as soon as our wrapper has done everything, and
+    not before: whatever the journal calls unfinished was never handed on to it.
+    """
+    if entry.dm == 0:
+        return entry.state != APPLYING
+    info = None if entry.dm is None else xen.domain_info(entry.dm)
+    return info is None or info.cpu_time > 0
 
 
 def revoke_detached(plan: Plan, xen: Hypervisor, store: Store, log: Log) -> tuple[Step, ...]:
@@ -152,15 +241,20 @@ def revoke_detached(plan: Plan, xen: Hypervisor, store: Store, log: Log) -> tupl
     if left:
         raise RollbackError(f"domain {plan.target} keeps what it had for a detached device", left, hint="run it again")
     rest = tuple(step for step in entry.steps if step not in stale)
+    if entry.dm is not None:
+        _tell(store, entry.dm, plan.target, rest)
     if rest:
-        journal.write(entry.state, rest)
+        journal.write(entry.state, rest, entry.dm)
     else:
         journal.remove()
     return stale
 
 
 class Comparison(NamedTuple):
-    """A domain's rights: granted by us, reported by Xen; ``state`` is the journal's."""
+    """A domain's rights: granted by us, reported by Xen; ``state`` is the journal's.
+
+    For ``kind`` "physmap" ``ours`` are gfns that we populated, and ``held`` the same: Xen cannot be asked.
+    """
 
     domid: int
     grantee: str
@@ -189,8 +283,9 @@ def compare(target: int, xen: Hypervisor, store: Store) -> tuple[Comparison, ...
     for domid, grantee in grantees.items():
         rights = held.get(domid, HeldRights())
         for kind, has in ((IOMEM, rights.memory), (IOPORT, rights.ports)):
-            ours = RangeSet(
-                s.range for s in entry.steps if s.domid == domid and s.kind == kind and s.op not in MAPPINGS
-            )
+            ours = RangeSet(s.range for s in entry.steps if s.domid == domid and s.kind == kind and s.op in PERMISSIONS)
             found.append(Comparison(domid, grantee, kind, ours, has, entry.state))
+        populated = RangeSet(s.range for s in entry.steps if s.domid == domid and s.op == POPULATE_PHYSMAP)
+        if populated:
+            found.append(Comparison(domid, grantee, "physmap", populated, populated, entry.state))
     return tuple(found)

@@ -365,7 +365,7 @@ class _Survey:
         config = _tried(_parsed, path)
         if isinstance(config, Unread | Broken):
             return ConfigFacts(path, config)
-        plan = _because(host) if isinstance(host, Unread | Broken) else _tried(create.rehearse, config, host)
+        plan = _because(host) if isinstance(host, Unread | Broken) else _tried(_rehearsed, config, host)
         images: tuple[Reading[str] | None, Reading[str] | None] = (None, None)
         if config.type == "hvm" and config.stubdom and config.device_model_version == "qemu-xen":
             images = self._stubdom_images(config)
@@ -439,6 +439,10 @@ def _parsed(path: str) -> DomainConfig:
     if data is None:
         raise ConfigError("cannot be read", path=path, hint="give the path of an xl config")
     return parse(data, path)
+
+
+def _rehearsed(config: DomainConfig, host: HostSnapshot) -> Plan:
+    return create.rehearse(config, host, create.hindrance(config, create.found_wrapper() or ""))
 
 
 def _tried_hotplug(path: str) -> str | None:

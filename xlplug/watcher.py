@@ -13,12 +13,14 @@ from typing import NamedTuple
 from xlplug import session
 from xlplug.addr import Domid
 from xlplug.bdf import Bdf
+from xlplug.devmodel import restores
 from xlplug.domcfg import DomainConfig
 from xlplug.errors import XlplugError
 from xlplug.guard import GuardLostError, Pauser
 from xlplug.host import HostSnapshot
 from xlplug.hypervisor import DomainInfo, Hypervisor, Store
-from xlplug.live import stubdom_of
+from xlplug.live import device_model_arguments, stubdom_of
+from xlplug.physmap import FRESH, RESTORING, RUNNING
 from xlplug.plan import Plan, build
 from xlplug.sources import Found
 from xlplug.vga import owns_legacy_vga
@@ -172,7 +174,8 @@ class Watcher:
         world.pauser.pause(holder)
         try:
             with world.lock():
-                plan = self._plan(guest, config, stubdom, map_legacy=self._map_legacy)
+                hindrance = self._hindrance(guest, stubdom)
+                plan = self._plan(guest, config, stubdom, map_legacy=self._map_legacy, hindrance=hindrance)
                 self._grant(guest, plan)
         except GuardLostError:
             raise
@@ -187,6 +190,16 @@ class Watcher:
             )
             self._say(WARNING, guest, text)
         return built
+
+    def _hindrance(self, guest: _Guest, stubdom: Domid | None) -> str:
+        """Why guest RAM cannot be populated, now that a stubdomain is paused; one in dom0 may have started long since."""
+        world = self._world
+        if stubdom is None:
+            return RUNNING
+        if restores(device_model_arguments(guest.domid, world.store)):
+            return RESTORING
+        info = world.xen.domain_info(stubdom)
+        return RUNNING if info is None or info.cpu_time else FRESH
 
     def _replug(self, guest: _Guest) -> _Guest:
         """Bring the grants of a living guest in line with the devices that it has now."""
@@ -208,11 +221,19 @@ class Watcher:
                 self._grant(guest, plan)
         return guest._replace(served=frozenset(served), failed=False)
 
-    def _plan(self, guest: _Guest, config: DomainConfig, stubdom: Domid | None, *, map_legacy: bool) -> Plan:
+    def _plan(
+        self,
+        guest: _Guest,
+        config: DomainConfig,
+        stubdom: Domid | None,
+        *,
+        map_legacy: bool,
+        hindrance: str = RUNNING,
+    ) -> Plan:
         host = self._world.snapshot(config)
         return build(
             config, host, guest.domid, stubdom, map_legacy=map_legacy and config.wants_legacy, granting=True,
-            attach_later=True,
+            attach_later=True, hindrance=hindrance,
         )  # fmt: skip
 
     def _grant(self, guest: _Guest, plan: Plan) -> None:

@@ -43,7 +43,7 @@ RELEASES = {
     )
 }
 
-_PYTHON = ("python3", "python3-cffi", "python3-pyudev", "python3-click", "python3-pytest")
+_PYTHON = ("python3", "python3-cffi", "python3-pyudev", "python3-click", "python3-pytest", "python3-pyelftools")
 _PACKAGES = ("udev", "kmod", "pciutils", "strace", "procps", "iproute2", "hostname")
 #: Runs a newer release's Python with that release's C library; whatever it does not bring, the Xen libraries first of
 #: all, comes from the tree's own.  Children get nothing of this: it sets no variable, and it is sys.executable.

@@ -188,3 +188,29 @@ def test_the_readme_shows_real_output() -> None:
     ):
         shown = "\n".join(f"    {line}".rstrip() for line in xlplug(*command).stdout.rstrip().splitlines())
         assert f"    $ xlplug {' '.join(command)}\n{shown}\n" in text
+
+
+def test_a_plan_with_guest_ram(tmp_path: Path) -> None:
+    """In the plan as text and as JSON, and done on a recorded domain."""
+    text = (ROOT / "examples" / "domain.cfg").read_text().replace('vga = "none"', 'vga = "stdvga"')
+    path = tmp_path / "domain.cfg"
+    path.write_text(text.replace("xlplug_preload = 0", "xlplug_preload = 1"))
+    host = str(HOSTS / "igd-laptop.json")
+    lines = xlplug("plan", str(path), "--host", host).stdout.splitlines()
+    assert [line.split() for line in lines if "populate" in line] == [
+        ["populate", "target", "physmap", "gfn=[0x7f000,", "0x80000)", "video", "RAM"],
+        ["populate", "target", "physmap", "gfn=[0x80000,", "0x80010)", "option", "ROM", "of", "the", "stdvga", "card"],
+    ]
+    plan = json.loads(xlplug("plan", str(path), "--host", host, "--format", "json").stdout)
+    jsonschema.validate(plan, json.loads((ROOT / "docs" / "plan.schema.json").read_text()))
+    assert [s["count"] for s in plan["steps"] if s["op"] == "populate_physmap"] == [4096, 16]
+    assert plan["notes"] == []
+    without = xlplug("plan", str(path), "xlplug_preload=0", "--host", host)
+    assert (
+        "Notes\n  video RAM and option ROMs are left to the device model: xlplug_preload is not set" in without.stdout
+    )
+    assert without.stderr == ""
+    recorded = ROOT / "tests" / "recorded" / "domains" / "igd-laptop-stubdom"
+    done = xlplug("grant", "7", "--recorded", str(recorded), "--config", str(path))
+    assert done.returncode == 0
+    assert "populate target domid=7 physmap gfn=[0x7f000, 0x80000)" in done.stdout.splitlines()

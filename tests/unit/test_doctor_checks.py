@@ -18,6 +18,7 @@ from xlplug.doctor import as_json, as_text, exit_code
 from xlplug.domcfg import DomainConfig, PciAssignment
 from xlplug.facts import Broken, ConfigFacts, Facts, Firmware, Hook, InstalledFile, Named, Unread, Wrapper
 from xlplug.host import HostSnapshot, PciDevice, Resource, XenInfo
+from xlplug.physmap import FRESH, NO_LIBRARY
 from xlplug.rangeset import Range
 
 ROOT = Path(__file__).parents[2]
@@ -301,9 +302,15 @@ IGD = DomainConfig(
 )
 
 
-def planned(config: DomainConfig, *devices: PciDevice, version: tuple[int, int] = (4, 17), **facts: Any) -> ConfigFacts:
+def planned(
+    config: DomainConfig,
+    *devices: PciDevice,
+    version: tuple[int, int] = (4, 17),
+    hindrance: str = FRESH,
+    **facts: Any,
+) -> ConfigFacts:
     host = HostSnapshot("h", devices, xen=XenInfo(version, "x"))
-    return ConfigFacts("g.cfg", config, rehearse(config, host), "/usr/bin/qemu", **facts)
+    return ConfigFacts("g.cfg", config, rehearse(config, host, hindrance), "/usr/bin/qemu", **facts)
 
 
 def of_config(facts: ConfigFacts, **others: Any) -> list[tuple[str, str, str]]:
@@ -407,6 +414,15 @@ def test_a_stubdomain_s_images() -> None:
     assert (FAILURE, "it is torn", "mend it") in found
     text = "the stubdomain's kernel cannot be told: it is dark"
     assert (WARNING, text, "bring a lamp") in of_config(facts._replace(kernel=UNREAD))
+
+
+def test_the_preload_library_that_a_config_wants() -> None:
+    """``xlplug create`` says the same; a config that does not want it hears nothing."""
+    preload = IGD._replace(preload=True, vga="stdvga", videoram=16)
+    found = of_config(planned(preload, VGA, hindrance=NO_LIBRARY))
+    assert [f for f in found if "libxlplug-preload.so is not installed" in f[1]], found
+    assert {f[0] for f in found} == {OK, WARNING}
+    assert of_config(planned(preload._replace(preload=False), VGA, hindrance=NO_LIBRARY)) == [SERVED]
 
 
 def test_configs_keep_their_order() -> None:

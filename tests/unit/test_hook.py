@@ -16,6 +16,7 @@ import pytest
 from tests.unit.fakes import recorder
 from xlplug import hook, libvirt, live
 from xlplug.addr import Domid
+from xlplug.devmodel import PRELOAD
 from xlplug.errors import ApplyError, ConfigError, Refused
 from xlplug.handover import VARIABLE, Handover
 from xlplug.host import HostSnapshot
@@ -213,10 +214,10 @@ def test_signals(tmp_path: Path) -> None:
 import sys, time
 sys.path.insert(0, {str(ROOT)!r})
 from xlplug import hook
-def prepare(arguments):
+def prepare(arguments, wrapper):
     print(flush=True)
     time.sleep(float(arguments[0]))
-    return "/bin/true"
+    return "/bin/true", None
 hook._prepare = prepare
 hook.main(["w", sys.argv[1]])
 """
@@ -258,11 +259,11 @@ class World:
             self.store.write("/local/domain/8/target", "7")
         self.snapshot = snapshot
 
-    def serve(self, domid: int, config: bytes | None, arguments: list[str] = ARGV) -> None:
+    def serve(self, domid: int, config: bytes | None, arguments: list[str] = ARGV, wrapper: str = "") -> str | None:
         parsed = None
         if config is not None:
             parsed = hook.from_handover(Handover(config, "g.cfg"))
-        hook._serve(Domid(domid), arguments, parsed, self.xen, self.store)  # type: ignore[arg-type]
+        return hook._serve(Domid(domid), arguments, wrapper, parsed, self.xen, self.store)  # type: ignore[arg-type]
 
     def held(self, domid: int) -> str:
         rights = self.xen.held()[domid]
@@ -365,3 +366,79 @@ def test_a_grant_that_fails_leaves_nothing(world: Callable[..., World], number: 
     # libxl grants the frame buffer too, so that stays, until libxl destroys the domain.
     assert made.held(7) == ("{ a0-bf } { }" if number else "{ } { }")
     assert not [path for path in made.store.nodes if "xlplug" in path]
+
+
+RAM = b'name="g"\ntype="hvm"\nmemory=64\nvga="stdvga"\nxlplug_preload=1\n'
+
+
+@pytest.mark.parametrize(("stubdom", "dm"), [(False, 0), (True, 8)])
+def test_ram_is_populated_before_the_device_model_starts(
+    world: Callable[..., World], tmp_path: Path, stubdom: bool, dm: int
+) -> None:
+    made = world(stubdom=stubdom)
+    library = tmp_path / PRELOAD
+    if not stubdom:
+        library.touch()
+    text = b'device_model_stubdomain_override=1\ndevice_model_version="qemu-xen"\n' if stubdom else b""
+    made.xen.set_max_mem(7, 4 * (16384 + 5000))
+    for _ in range(2):
+        preloaded = made.serve(8 if stubdom else 7, RAM + text, wrapper=f"{tmp_path}/device-model")
+        assert preloaded == (None if stubdom else str(library))
+        assert made.store.read(f"/local/domain/{dm}/xlplug/7/populated") == "3000-400f"
+        info = made.xen.domain_info(7)
+        assert info is not None
+        assert info.nr_pages == 16384 + 4096 + 16
+
+
+def test_without_the_library_nothing_is_populated(world: Callable[..., World], tmp_path: Path) -> None:
+    made = world()
+    assert made.serve(7, RAM, wrapper=f"{tmp_path}/device-model") is None
+    assert made.xen.calls == 0
+    assert not any("populated" in node for node in made.store.nodes)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(None, "{0}"), ("", "{0}"), ("libm.so.6", "libm.so.6:{0}")],
+    ids=["alone", "empty", "behind"],
+)
+def test_the_library_is_preloaded_into_the_device_model_only(
+    tmp_path: Path, wrapper: str, given: str | None, expected: str
+) -> None:
+    """``wants_legacy`` is what costs a look at Xen; here the look is replaced, and all the rest is real."""
+    library = tmp_path / PRELOAD
+    library.write_bytes(b"")
+    qemu = recorder(tmp_path / "qemu")
+    text = Path(wrapper).read_text().replace(
+        "main(sys.argv)",
+        "from xlplug import hook\n"
+        "from xlplug.devmodel import preload_library\n"
+        f"hook._prepare = lambda words, me: ({qemu.path!r}, preload_library(me))\nmain(sys.argv)",
+    )  # fmt: skip
+    Path(wrapper).write_text(text)
+    variables = {} if given is None else {"LD_PRELOAD": given}
+    ran = Ran(tmp_path, [wrapper, *ARGV], None, **variables)
+    assert ran.code == 0
+    assert qemu.read().environment["LD_PRELOAD"] == expected.format(library)
+
+
+@pytest.mark.parametrize("stubdom", [False, True])
+def test_a_restored_guest_is_not_populated(world: Callable[..., World], stubdom: bool) -> None:
+    made = world(stubdom=stubdom)
+    if stubdom:
+        made.store.write("/local/domain/7/vm", f"/vm/{UUID}")
+        for i, word in enumerate(("-incoming", "fd:3")):
+            made.store.write(f"/vm/{UUID}/image/dm-argv/{i:03}", word)
+        text = b'device_model_stubdomain_override=1\ndevice_model_version="qemu-xen"\n'
+        made.serve(8, RAM + text, ["-xen-domid", "8", "-machine", "xenpv"])
+    else:
+        made.serve(7, RAM, [*ARGV, "-incoming", "fd:3"])
+    assert made.xen.calls == 0
+    assert not any("populated" in node for node in made.store.nodes)
+
+
+def test_a_stubdomain_that_has_run_has_populated_by_itself(world: Callable[..., World]) -> None:
+    made = world(stubdom=True)
+    made.xen.add_domain(DomainInfo(8, hvm=False, cpu_time=1))
+    made.serve(8, RAM + b'device_model_stubdomain_override=1\ndevice_model_version="qemu-xen"\n')
+    assert made.xen.calls == 0

@@ -270,3 +270,29 @@ def test_a_domain_that_dies_meanwhile_is_one_line(
     scene.watcher.look()
     assert len(scene.said(ERROR)) == 1
     assert Domid(7) in scene.xen.held()
+
+
+RAM = 'name="g"\nvga="stdvga"\nxlplug_preload=1\n'
+BEHIND = 'device_model_stubdomain_override=1\ndevice_model_version="qemu-xen"\n'
+
+
+@pytest.mark.parametrize("moment", ["fresh", "restored", "late", "dom0"])
+def test_ram_is_populated_while_the_stubdomain_has_not_run(scene: Scene, config: Config, moment: str) -> None:
+    scene.building["g"] = Found(config(RAM + (BEHIND if moment != "dom0" else "")), "g.cfg")
+    scene.domain(7)
+    scene.watcher.look()
+    if moment == "restored":
+        scene.store.write("/vm/u7/image/dm-argv/000", "-incoming")
+    scene.domain(8, "g-dm", target=7, hvm=False)
+    if moment == "late":
+        scene.xen.add_domain(DomainInfo(8, hvm=False, uuid="u8", cpu_time=1))
+    scene.watcher.look()
+    told = scene.store.read("/local/domain/8/xlplug/7/populated")
+    assert told == ("3000-400f" if moment == "fresh" else None)
+    assert any("populate target" in line for line in scene.said(INFO)) == (moment == "fresh")
+    calls = scene.xen.calls
+    scene.records[7] = config(RAM.replace("xlplug_preload=1", "") + BEHIND)  # libxl keeps no key of ours
+    scene.watcher.look()
+    scene.watcher.look({7})
+    assert scene.xen.calls == calls, "once"
+    assert scene.store.read("/local/domain/8/xlplug/7/populated") == told

@@ -111,6 +111,19 @@ def test_a_mapping_for_no_domain_is_esrch_whatever_errno_says() -> None:
     assert caught.value.errno == errno.ESRCH
 
 
+def test_a_domain_as_xen_describes_it() -> None:
+    """Offsets of struct xen_domctl_getdomaininfo that hold from 4.14 on."""
+    library = Library()
+    raw = bytearray(dom0_info(flags=2 | 8, pages=0x4000))
+    raw[16:24] = (0x4100).to_bytes(8, "little")
+    raw[56:64] = (12345).to_bytes(8, "little")
+    library.info = bytes(raw)
+    info = control(library).domain_info(0)
+    assert info is not None
+    assert (info.hvm, info.paused, info.dying, info.shutdown) == (True, True, False, False)
+    assert (info.nr_pages, info.max_pages, info.cpu_time) == (0x4000, 0x4100, 12345)
+
+
 @pytest.mark.parametrize("domid", [-1, 0x7FF0, 0x7FF4, 0x10007, 1 << 32])
 def test_numbers_of_no_domain_never_reach_the_library(domid: int) -> None:
     library = Library()

@@ -290,4 +290,5 @@ def _info(raw: bytes) -> DomainInfo:
         nr_pages=int.from_bytes(raw[8:16], "little"),
         max_pages=int.from_bytes(raw[16:24], "little"),
         uuid="-".join((handle[:8], handle[8:12], handle[12:16], handle[16:20], handle[20:])),
+        cpu_time=int.from_bytes(raw[56:64], "little"),
     )

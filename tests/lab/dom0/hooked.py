@@ -4,6 +4,7 @@
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from xlplug.xen.qdump import parse_q
 
 FRONT_END = "/usr/local/sbin/xl"
 WRAPPER = "/usr/local/lib/xlplug/device-model"
+LIBRARY = "/usr/local/lib/xlplug/libxlplug-preload.so"
 STOCK = os.environ["PATH"]
 
 #: Between our wrapper and QEMU: writes down Xen's dump, its arguments, environment, descriptors and signals.
@@ -109,12 +111,15 @@ def guests_of_xen() -> set[int]:
     return set(dump()) - {0}
 
 
-def installed() -> Iterator[None]:
-    """Install, and see that uninstalling leaves nothing."""
+def installed(*, library: bool = False) -> Iterator[None]:
+    """Install, and see that uninstalling leaves nothing; ``library`` as a package puts it there, beside the wrapper."""
     before = files()
     done = sh("xlplug", "hook", "install")
     assert done.returncode == 0, done.stderr
+    if library:
+        shutil.copy("/stubdom/libxlplug-preload.so", LIBRARY)
     yield
+    Path(LIBRARY).unlink(missing_ok=True)
     done = sh("xlplug", "hook", "uninstall")
     assert done.returncode == 0, done.stderr
     assert files() == before

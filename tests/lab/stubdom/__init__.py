@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """Builds the lab's Linux stubdomain and its test guest: a PV kernel, a ramdisk with QEMU, and vgaguest.S, assembled.
 
+And our preload library for the release's QEMU, which the stubdomain's ramdisk and dom0 both have.
+
 Everything comes from a dom0 tree: the same kernel, QEMU and libraries of the same packages.  Cached beside the tree.
 """
 
@@ -16,6 +18,8 @@ from pathlib import Path
 from tests.lab.tree import BUSYBOX, BuildError, Tree, copy_modules
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
+PRELOAD = "libxlplug-preload.so"
 _MODULES = (
     "xen-privcmd", "xenfs", "xen-evtchn", "xen-gntdev", "xen-gntalloc", "xen-pcifront", "xen-blkfront",
 )  # fmt: skip
@@ -31,12 +35,13 @@ _SETUP_SECTORS, _PAYLOAD = 0x1F1, 0x248
 
 
 def get(tree: Tree) -> Path:
-    """The folder with ``kernel``, ``ramdisk`` and ``vgaguest``, from the cache or built now (some seconds).
+    """The folder with ``kernel``, ``ramdisk``, ``vgaguest`` and the preload library, from the cache or built now (some seconds).
 
     Raises:
         BuildError: with the end of what the failing command said.
     """
-    recipe = b"".join(file.read_bytes() for file in sorted(HERE.iterdir()) if file.is_file())
+    files = [*sorted(file for file in HERE.iterdir() if file.is_file()), ROOT / "hooks" / "preload" / "preload.c"]
+    recipe = b"".join(file.read_bytes() for file in files)
     home = tree.root.parent.with_name(f"stubdom-{tree.root.parent.name}-{hashlib.sha256(recipe).hexdigest()[:12]}")
     with home.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -46,6 +51,7 @@ def get(tree: Tree) -> Path:
                 shutil.rmtree(stale, ignore_errors=True)
             part = Path(tempfile.mkdtemp(prefix=f"{home.name}-", suffix=".part", dir=home.parent))
             part.chmod(0o755)
+            _library(tree, part)
             _kernel(tree, part)
             _ramdisk(tree, part)
             _guest(part)
@@ -78,6 +84,16 @@ def _kernel(tree: Tree, part: Path) -> None:
     _run("strip", part / "kernel")
 
 
+def _library(tree: Tree, part: Path) -> None:
+    """Linked to the tree's own C library, because this machine's may be newer and bind it to what is not there."""
+    folder = tree.root / "lib" / "x86_64-linux-gnu"
+    libraries = " ".join(str(folder / name) for name in ("libc.so.6", "libdl.so.2", "libpthread.so.0"))
+    _run(
+        "make", "-s", "-C", ROOT, "preload", f"PRELOAD={part / PRELOAD}", "LDFLAGS=-nostdlib -Wl,--as-needed",
+        f"LDLIBS={libraries}",
+    )  # fmt: skip
+
+
 def _ramdisk(tree: Tree, part: Path) -> None:
     """Not packed: the emulated machine reads it faster than it would unpack it."""
     stage = part / "stage"
@@ -96,6 +112,7 @@ def _ramdisk(tree: Tree, part: Path) -> None:
     _run("tar", "-xf", "-", cwd=stage, data=_run("chroot", tree.root, "tar", "-chPf", "-", *wanted))
     for name, program in zip(("device-model", "vchan-socket-proxy"), programs, strict=False):
         (stage / "bin" / name).symlink_to(program)
+    shutil.copy(part / PRELOAD, stage / "lib" / PRELOAD)
     shutil.copy(HERE / "init.sh", stage / "init")
     (stage / "init").chmod(0o755)
     (part / "ramdisk").write_bytes(_run("sh", "-c", "find . | cpio -o -H newc --quiet", cwd=stage))

@@ -40,9 +40,19 @@ for number in $(xenstore-list "$arguments" | sort); do
 	set -- "$@" "$(xenstore-read "$arguments/$number")"
 done
 echo "stubdom: domain $self serves domain $guest"
+# What the domain's config has in stubdomain_cmdline; for QEMU alone, so that nothing else inherits it.
+library=
+trace=
+read -r words </proc/cmdline
+for word in $words; do
+	case $word in
+	xlplug.preload=*) library=/lib/libxlplug-preload.so ;;
+	esac
+	[ "$word" = xlplug.preload=trace ] && trace=1
+done
 # QEMU 10 reserves 384 MiB for its table of grant mappings and touches next to nothing of it.
 echo 1 >/proc/sys/vm/overcommit_memory
-device-model "$@" -chardev socket,id=qmp,path=/run/qmp,server=on,wait=off -mon chardev=qmp,mode=control &
+LD_PRELOAD=$library XLPLUG_PRELOAD_TRACE=$trace device-model "$@" -chardev socket,id=qmp,path=/run/qmp,server=on,wait=off -mon chardev=qmp,mode=control &
 qemu=$!
 until [ -S /run/qmp ] || ! kill -0 "$qemu"; do sleep 0.1; done
 vchan-socket-proxy --mode=server 0 "/local/domain/$self/device-model/$guest/qmp-vchan" /run/qmp &

@@ -1,0 +1,336 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""``xlplug abi`` on programs that are compiled here, whole and damaged."""
+
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from tests.abi.oracle import require
+from xlplug import abi, elf
+from xlplug.abi import OWNERS, SYMBOLS, Imported, Imports, judge
+from xlplug.elf import find_libraries, read_imports
+from xlplug.errors import HostError
+
+ROOT = Path(__file__).parents[2]
+CTRL = ("xc_interface_open", "xc_domain_iomem_permission", "xc_set_hvm_param", "xc_brand_new")
+MODEL = ("xendevicemodel_open", "xendevicemodel_shutdown")
+
+
+def compile_(*argv: str | Path, cwd: Path) -> None:
+    done = subprocess.run(["gcc", "-O0", *argv], cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def library(folder: Path, soname: str, functions: tuple[str, ...], version: str = "") -> None:
+    source = folder / "library.c"
+    source.write_text("".join(f"int {name}(void) {{ return 0; }}\n" for name in functions))
+    words: list[str] = []
+    if version:
+        (folder / "versions").write_text(f"{version} {{ global: *; }};\n")
+        words = [f"-Wl,--version-script={folder}/versions"]
+    compile_("-shared", "-fPIC", f"-Wl,-soname,{soname}", *words, "-o", soname, source, cwd=folder)
+
+
+def program(folder: Path, name: str, functions: tuple[str, ...], *libraries: str) -> Path:
+    source = folder / f"{name}.c"
+    source.write_text(
+        "".join(f"int {f}(void);\n" for f in functions)
+        + f"int main(void) {{ return {' + '.join(f'{f}()' for f in functions) or '0'}; }}\n"
+    )
+    paths = [str(folder / soname) for soname in libraries]
+    compile_("-o", name, source, *paths, "-Wl,--enable-new-dtags", "-Wl,-rpath,$ORIGIN", cwd=folder)
+    return folder / name
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if shutil.which("gcc") is None:
+        require("abi", "gcc is not installed")
+    made = tmp_path_factory.mktemp("elf")
+    library(made, "libxenctrl.so.4.17", CTRL, "VERS_4.17.0")
+    library(made, "libxenctrl.so.4.14", CTRL)
+    library(made, "libxendevicemodel.so.1", MODEL, "VERS_1.0")
+    library(made, "libother.so.1", ("xc_not_xens",), "OTHER")
+    return made
+
+
+@pytest.fixture(scope="module")
+def qemu(folder: Path) -> Path:
+    return program(
+        folder, "qemu", (*CTRL, *MODEL, "xc_not_xens"), "libxenctrl.so.4.17", "libxendevicemodel.so.1", "libother.so.1"
+    )
+
+
+def report(path: Path, running: str = "4.17.4") -> abi.Report:
+    imports = read_imports(str(path))
+    return judge(str(path), imports, find_libraries(str(path), imports), running)
+
+
+def test_imports(qemu: Path) -> None:
+    imports = read_imports(str(qemu))
+    assert set(imports.needed) == {"libxenctrl.so.4.17", "libxendevicemodel.so.1", "libother.so.1", "libc.so.6"}
+    assert imports.runpath == ("$ORIGIN",)
+    symbols = {symbol.name: symbol for symbol in imports.symbols}
+    for name in CTRL:
+        assert symbols[name] == Imported(name, "libxenctrl.so.4.17", "VERS_4.17.0")
+    assert symbols["xc_not_xens"].library == "libother.so.1"
+
+
+def test_report(qemu: Path, folder: Path) -> None:
+    made = report(qemu)
+    assert made.problems == ()
+    assert {(lib.soname, lib.xen, lib.nr_symbols, lib.path) for lib in made.libraries} == {
+        ("libxenctrl.so.4.17", "4.17", 4, f"{folder}/libxenctrl.so.4.17"),
+        ("libxendevicemodel.so.1", "", 2, f"{folder}/libxendevicemodel.so.1"),
+    }
+    assert [(symbol.name, owner) for symbol, owner, _ in made.unstable] == [
+        ("xc_domain_iomem_permission", "xlplug"),
+        ("xc_set_hvm_param", "unstable"),
+        ("xc_interface_open", "last"),
+        ("xc_brand_new", "unknown"),
+    ]
+    text = abi.abi_text(made)
+    assert "It was built for the Xen that runs, 4.17.4." in text
+    assert "Not known to this xlplug (1)\n  xc_brand_new\n" in text
+
+
+def test_a_library_without_versions(folder: Path) -> None:
+    """As those of Xen 4.14: a symbol does not tell where it is from, but by its name."""
+    old = program(folder, "old", (*CTRL, *MODEL), "libxenctrl.so.4.14", "libxendevicemodel.so.1")
+    made = report(old, "4.14.6")
+    assert made.problems == ()
+    assert {symbol.name: symbol.library for symbol, _, _ in made.unstable} == dict.fromkeys(CTRL, "libxenctrl.so.4.14")
+
+
+@pytest.mark.parametrize(
+    ("running", "problem"),
+    [
+        ("4.17", ""),
+        ("4.17.0-pre", ""),
+        ("4.17-unstable", ""),
+        (
+            "4.20.4",
+            "it needs libxenctrl.so.4.17, and Xen 4.20.4 runs: install a device model that was built for Xen 4.20, or",
+        ),
+        ("4.1.6", "Xen 4.1.6 runs"),
+        ("4.170", "Xen 4.170 runs"),
+        ("", ""),
+    ],
+)
+def test_another_xen(qemu: Path, running: str, problem: str) -> None:
+    problems = report(qemu, running).problems
+    assert len(problems) == (1 if problem else 0)
+    assert problem in "".join(problems)
+
+
+def test_a_library_that_is_not_installed(qemu: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "qemu"
+    shutil.copy(qemu, alone)
+    imports = read_imports(str(alone))
+    paths = find_libraries(str(alone), imports, folders=(str(tmp_path),), cache=str(tmp_path / "none"))
+    made = judge("qemu", imports, paths, "4.17.4")
+    assert made.problems == (
+        "libxenctrl.so.4.17 is not installed (Debian: libxenmisc4.17), so it cannot start: install it",
+        "libxendevicemodel.so.1 is not installed, so it cannot start: install it",
+    )
+    assert "NOT INSTALLED" in abi.abi_text(made)
+
+
+def test_libraries_are_found_where_the_loader_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("run", "origin", "variable", "cached", "folder")
+    imports = Imports(
+        tuple(f"libxen{name}.so.1" for name in names), (), (str(tmp_path / "run"), "${ORIGIN}/../origin", "/none")
+    )
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"libxen{name}.so.1").touch()
+    monkeypatch.setenv("LD_LIBRARY_PATH", f":{tmp_path}/variable")
+    (tmp_path / "bin").mkdir()
+    cache = tmp_path / "cache"
+    cache.write_bytes(
+        b"glibc-ld.so.cache1.1\0libxencached.so.1\0" + os.fsencode(tmp_path) + b"/cached/libxencached.so.1\0"
+    )
+    found = find_libraries(f"{tmp_path}/bin/qemu", imports, (f"{tmp_path}/folder",), str(cache))
+    assert {soname: os.path.realpath(path or "") for soname, path in found.items()} == {
+        f"libxen{name}.so.1": str(tmp_path / name / f"libxen{name}.so.1") for name in names
+    }
+
+
+@pytest.mark.parametrize(
+    ("soname", "xens", "version"),
+    [
+        ("libxenctrl.so.4.17", True, "4.17"),
+        ("libxenguest.so.4.14", True, "4.14"),
+        ("libxenlight.so.4.20", True, "4.20"),
+        ("libxlutil.so.4.20", True, "4.20"),
+        ("libxenctrl.so.5.0", True, "5.0"),
+        ("libxenstore.so.3.0", True, ""),
+        ("libxenstore.so.4", True, ""),
+        ("libxenforeignmemory.so.1", True, ""),
+        ("libxcb.so.4.1", False, ""),
+        ("libxml2.so.2", False, ""),
+    ],
+)
+def test_sonames(soname: str, xens: bool, version: str) -> None:
+    assert (abi.is_xens(soname), abi.xen_version_of(soname)) == (xens, version)
+
+
+def test_every_function_of_the_thread_has_its_owner() -> None:
+    """The sixteen of 2020, and the two of QEMU 10.0."""
+    assert len(SYMBOLS) == 18
+    assert {symbol.owner for symbol in SYMBOLS.values()} == set(OWNERS) - {"unknown"}
+    listed = set(re.findall(r"`(xc_\w+)`", (ROOT / "docs" / "abi.md").read_text()))
+    assert listed == set(SYMBOLS)
+
+
+# what is no device model ----------------------------------------------------------------------------------------------
+
+
+def refused(path: str | Path) -> str:
+    with pytest.raises(HostError) as caught:
+        read_imports(str(path))
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+def test_what_is_no_program(tmp_path: Path) -> None:
+    assert "No such file" in refused(tmp_path / "none")
+    assert "Is a directory" in refused(tmp_path)
+    for name, data, text in (
+        ("empty", b"", "is no ELF file"),
+        ("short", b"\x7fEL", "is no ELF file"),
+        ("magic", b"\x7fELF", "is a damaged ELF file"),
+        ("script", b"#!/bin/sh\nexec qemu\n", "is a script, and no program"),
+    ):
+        (tmp_path / name).write_bytes(data)
+        assert text in refused(tmp_path / name)
+    assert "is xlplug's own hook" in refused(ROOT / "hooks" / "device-model")
+
+
+def test_programs_that_import_nothing(folder: Path) -> None:
+    source = folder / "nothing.c"
+    source.write_text("void _start(void) { for (;;); }\n")
+    compile_("-static", "-nostdlib", "-o", "static", source, cwd=folder)
+    assert "is linked statically" in refused(folder / "static")
+    plain = program(folder, "plain", ())
+    assert report(plain, "4.17.4").libraries == ()
+    assert "it is no device model" in abi.abi_text(report(plain))
+    data = bytearray((folder / "plain").read_bytes())
+    data[18:20] = (183).to_bytes(2, "little")  # e_machine: EM_AARCH64
+    (folder / "arm").write_bytes(data)
+    assert "is for another machine (EM_AARCH64)" in refused(folder / "arm")
+    data = bytearray((folder / "plain").read_bytes())
+    data[40:48] = bytes(8)  # e_shoff
+    data[60:64] = bytes(4)  # e_shnum, e_shstrndx
+    (folder / "bare").write_bytes(data)
+    assert "has no section headers" in refused(folder / "bare")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_damaged_file_is_read_or_refused(qemu: Path, tmp_path: Path, seed: int) -> None:
+    """Cut anywhere, with bytes changed anywhere, most of them where headers are: never another exception, nor without end."""
+    rng = random.Random(seed)
+    whole = qemu.read_bytes()
+    tables = int.from_bytes(whole[40:48], "little")
+    path = tmp_path / "damaged"
+    refusals = 0
+    for _ in range(60):
+        data = bytearray(whole)
+        for _ in range(rng.choice((1, 2, 8))):
+            at = rng.choice(
+                (
+                    rng.randrange(4, 64),
+                    rng.randrange(64, 0x1000),
+                    rng.randrange(tables, len(data)),
+                    rng.randrange(len(data)),
+                )
+            )
+            data[at] = rng.choice((0, 0xFF, 0x7F, data[at] ^ 1 << rng.randrange(8)))
+        if rng.random() < 0.2:
+            del data[rng.randrange(4, len(data)) :]
+        path.write_bytes(data)
+        try:
+            abi.abi_text(judge("p", read_imports(str(path)), {}, "4.17.4"))
+        except HostError as error:
+            refusals += 1
+            assert "\n" not in str(error)
+    assert refusals
+
+
+def test_numbers_that_only_a_damaged_file_has(qemu: Path, tmp_path: Path) -> None:
+    """Version needs that point at themselves, 2^32 times."""
+    from elftools.elf.elffile import ELFFile
+
+    data = bytearray(qemu.read_bytes())
+    with qemu.open("rb") as file:
+        sections = ELFFile(file)
+        index = next(i for i, s in enumerate(sections.iter_sections()) if s["sh_type"] == "SHT_GNU_verneed")
+        section = sections.get_section(index)
+        offset, header = section["sh_offset"], sections["e_shoff"] + index * sections["e_shentsize"]
+    data[header + 44 : header + 48] = b"\xff" * 4  # sh_info, the number of entries
+    data[offset + 12 : offset + 16] = bytes(4)  # vn_next
+    path = tmp_path / "endless"
+    path.write_bytes(data)
+    assert "is a damaged ELF file" in refused(path)
+
+
+# the command ----------------------------------------------------------------------------------------------------------
+
+
+def run(*words: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "xlplug", "abi", *map(str, words)], cwd=ROOT, capture_output=True, text=True,
+        env={"PATH": os.environ["PATH"], **variables},
+    )  # fmt: skip
+
+
+def test_the_command(qemu: Path) -> None:
+    done = run(qemu)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{qemu}\n\nLibraries of Xen's\n")
+    done = run(qemu, "--format", "json")
+    assert done.returncode == 0
+    made = json.loads(done.stdout)
+    jsonschema.validate(made, json.loads((ROOT / "docs" / "abi.schema.json").read_text()))
+    assert made["unstable"][0] == {
+        "function": "xc_domain_iomem_permission", "library": "libxenctrl.so.4.17", "version": "VERS_4.17.0",
+        "owner": "xlplug", "text": "VGA memory, VBIOS and OpRegion are granted",
+    }  # fmt: skip
+
+
+def test_the_command_without_what_it_needs(tmp_path: Path) -> None:
+    done = run(tmp_path / "none")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    if not Path("/sys/hypervisor/type").exists():
+        done = run()
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == "xlplug: this machine does not run on Xen; give the path of a QEMU to look at\n"
+    (tmp_path / "elftools.py").write_text("raise ImportError('no')\n")
+    done = run(sys.executable, PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "xlplug: this needs pyelftools, which is not installed; install it (Debian: python3-pyelftools)\n"
+    )
+
+
+def test_nothing_else_needs_pyelftools() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys, xlplug.cli, xlplug.elf; print('elftools' in sys.modules)"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout == "False\n", done.stderr
+
+
+def test_limit() -> None:
+    assert list(elf._bounded([1, 2])) == [1, 2]
+    with pytest.raises(ValueError, match="100000"):
+        list(elf._bounded(iter(int, 1)))
