@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.dom0.conftest import dump, journal, sh, xlplug
+from tests.lab.dom0.conftest import Guests, dump, journal, sh, xlplug
 from tests.lab.dom0.hooked import until
 from tests.lab.dom0.test_physmap import pages
 from tests.lab.dom0.test_stubdom import ALIVE, MEMORY, PORTS, display, planned_memory  # noqa: F401 - a fixture
 from tests.lab.dom0.test_watch import Daemon, daemon  # noqa: F401 - a fixture
 from tests.lab.dom0.vgaguest import CURSOR_HIGH, CURSOR_LOW, TEXT, Card, Guest, running
+from xlplug.xen.ctrl import XenCtrl
 
 
 @contextmanager
@@ -70,10 +71,14 @@ def test_with_dom0_kept_busy(daemon: Daemon, tmp_path: Path, display: Card) -> N
         in_time(daemon, guest)
 
 
-def test_a_refusal_leaves_the_guest_without_rights(daemon: Daemon, tmp_path: Path) -> None:  # noqa: F811
-    """Xen's console is at 3f8, so no domain is given it, and nothing of the rest is granted either."""
-    with running(tmp_path, "refused", extra='ioports=["3f8"]\n', wait=False) as guest:
-        assert until(lambda: daemon.says("EPERM")), daemon.lines()
+def test_a_refusal_leaves_the_guest_without_rights(daemon: Daemon, tmp_path: Path, guests: Guests) -> None:  # noqa: F811
+    """There is one set of VGA ports, and another guest holds them."""
+    holder, _ = guests.make()
+    with XenCtrl() as xen:
+        xen.ioport_permission(holder, 0x3C0, 0x20, allow=True)
+    with running(tmp_path, "refused", wait=False) as guest:
+        assert until(lambda: daemon.says(f"domain {guest.domid} ")), daemon.lines()
+        assert daemon.says("refused: "), daemon.lines()
         held = dump()
         assert [str(held[domid].ports) for domid in (guest.domid, guest.stubdom)] == ["{ }", "{ }"]
         assert journal(guest.domid) == ""
