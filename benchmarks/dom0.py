@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks import stubdom
 from benchmarks.__main__ import line, ratio
 from xlplug.handover import VARIABLE, Handover, offer
 
@@ -99,6 +100,7 @@ def main() -> None:
         print(
             f"{f'xl create, {what}':<58} {a * 1e3:9.0f} ms {b * 1e3:9.0f} ms   added {added * 1e3:.0f} ms", flush=True
         )
+    stubdom.main(FRONT_END, stock)
     quiet("xlplug", "hook", "uninstall")
 
 
