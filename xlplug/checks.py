@@ -260,6 +260,8 @@ def hook(facts: Facts) -> Iterator[Finding]:
     if facts.hook.hooked or _is(facts.hook.wrapper):
         yield from _wrapper(facts.hook)
     yield _there("device model", facts.hook.device_model)
+    none = "not installed: needed only for xlplug_preload=1 and a device model in dom0"
+    yield Finding(OK, "preload library", facts.hook.library or none)
 
 
 def _first_xl(found: Hook, *, watched: bool) -> Finding:

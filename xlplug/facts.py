@@ -76,7 +76,8 @@ class Hook(NamedTuple):
     """The hook into ``xl create``.
 
     ``first`` is the first xl in PATH, None when there is none, and ``hooked`` whether it is our front end; ``program`` the
-    xlplug that the front end starts; ``files`` what the manifest below ``prefix`` names, empty when nothing is installed.
+    xlplug that the front end starts; ``files`` what the manifest below ``prefix`` names, empty when nothing is installed;
+    ``library`` the preload library for a QEMU in dom0, None where it is not installed, which is in order.
     """
 
     first: str | None = None
@@ -88,6 +89,7 @@ class Hook(NamedTuple):
     wrapper: Reading[str] = _NOT_ASKED
     ran: Reading[Wrapper] = _NOT_ASKED
     device_model: Reading[str] = _NOT_ASKED
+    library: str | None = None
 
 
 class ConfigFacts(NamedTuple):

@@ -559,6 +559,7 @@ def _hook(prefix: str, *, on_xen: bool) -> Hook:
         real_xl=_tried(create.real_xl),
         program=_tried(install.program_of, first) if hooked else Unread("no front end is in use"),
         wrapper=wrapper,
+        library=devmodel.preload_library("" if isinstance(wrapper, Unread | Broken) else wrapper),
         ran=_because(wrapper, "there is no wrapper") if isinstance(wrapper, Unread | Broken) else _tried(_ran, wrapper),
         device_model=_tried(devmodel.real, "") if on_xen else Unread("no Xen runs here"),
     )

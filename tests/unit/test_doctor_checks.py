@@ -86,7 +86,7 @@ def test_a_healthy_host() -> None:
     assert [f.name for f in found] == [
         "root", "python", "cffi", "pyudev", "click", "xen", "dom0", "privcmd", "xenbus", "libxenctrl", "domain control",
         "libxenstore", "libxendevicemodel", "xenstored", "iommu", "pciback", "display", "legacy vga", "/dev/mem", "hook",
-        "hook files", "real xl", "xlplug", "wrapper", "device model", "watcher",
+        "hook files", "real xl", "xlplug", "wrapper", "device model", "preload library", "watcher",
     ]  # fmt: skip
     assert findings() == {}
 
@@ -268,6 +268,7 @@ CASES: list[tuple[dict[str, Any], dict[str, tuple[str, str, str]]]] = [
     ({"hook": HOOK._replace(ran=UNREAD)}, {"wrapper": (WARNING, "cannot be told: it is dark", "bring a lamp")}),
     ({"hook": HOOK._replace(device_model=BROKEN)}, {"device model": (FAILURE, "it is torn", "mend it")}),
     ({"hook": HOOK._replace(device_model=UNREAD)}, {"device model": (WARNING, "cannot be told: it is dark", "bring a lamp")}),
+    ({"hook": HOOK._replace(library="/lib/p.so")}, {"preload library": (OK, "/lib/p.so", "")}),
     ({"watcher": 12}, {"watcher": (OK, "running (pid 12)", "")}),
     ({"watcher": UNREAD}, {"watcher": (WARNING, "cannot be told: it is dark", "bring a lamp")}),
     ({"watcher": BROKEN}, {"watcher": (FAILURE, "it is torn", "mend it")}),

@@ -96,6 +96,7 @@ def test_a_healthy_dom0(config: Path) -> None:
         "hook files": "as installed below /usr/local",
         "real xl": f"/usr/lib/xen-{VERSION}/bin/xl",
         "device model": QEMU,
+        "preload library": "not installed: needed only for xlplug_preload=1 and a device model in dom0",
         "watcher": "not running: needed only without the hook, or for displays plugged in later",
         str(config): f"needs legacy ranges; its device model is {QEMU}",
     }
