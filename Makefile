@@ -37,7 +37,7 @@ bench: $(VENV)/.test
 
 # What the hook adds to xl create, on the real Xen.
 bench-lab: $(VENV)/.test
-	@$(IN)/python -m tests.lab exec --release $(RELEASE) --out build/bench-$(RELEASE) -- python3 -m benchmarks.dom0
+	@$(IN)/python -m tests.lab exec --timeout 2400 --release $(RELEASE) --out build/bench-$(RELEASE) -- python3 -m benchmarks.dom0
 
 $(VENV)/.runtime: pyproject.toml
 	@echo 'setting up a private environment in $(VENV)'

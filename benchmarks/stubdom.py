@@ -25,7 +25,7 @@ CONFIG = (
     'name="bench"\ntype="hvm"\nmemory=64\nvcpus=1\nvnc=0\nvga="none"\non_crash="preserve"\n'
     f'gfx_passthru="igd"\npci=["{VGA}"]\n{FIRMWARE}{STUBDOM}'
 )
-RUNS = 5
+RUNS = 3
 
 
 class Times(NamedTuple):
@@ -88,7 +88,7 @@ def watcher(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def busy() -> Iterator[None]:
-    loops = [subprocess.Popen(["sh", "-c", "while :; do :; done"]) for _ in range(4 * (os.cpu_count() or 1))]
+    loops = [subprocess.Popen(["sh", "-c", "while :; do :; done"]) for _ in range(2 * (os.cpu_count() or 1))]
     try:
         yield
     finally:
