@@ -364,6 +364,7 @@ class _Survey:
     def _config(self, path: str, host: Reading[HostSnapshot]) -> ConfigFacts:
         config = _tried(_parsed, path)
         if isinstance(config, Unread | Broken):
+            config = config._replace(why=config.why.removeprefix(f"{path}: "))  # it is the line's name
             return ConfigFacts(path, config)
         plan = _because(host) if isinstance(host, Unread | Broken) else _tried(_rehearsed, config, host)
         images: tuple[Reading[str] | None, Reading[str] | None] = (None, None)

@@ -505,7 +505,7 @@ def test_a_config_of_each_kind(dom0: Dom0, tmp_path: Path) -> None:
     assert found[0] == ("good", OK, served, "")
     assert found[1][:2] == ("bad", FAILURE)
     assert "bad.cfg:1:5" in found[1][2]
-    assert found[2] == ("absent", FAILURE, f"{absent}: cannot be read", "give the path of an xl config")
+    assert found[2] == ("absent", FAILURE, "cannot be read", "give the path of an xl config")
     assert [f[:2] for f in found[3:5]] == [("pod", OK), ("pod", FAILURE)]
     assert "cannot populate on demand" in found[4][2]
     assert (
