@@ -147,6 +147,8 @@ def test_a_rebooting_guest_is_granted_again_whatever_became_of_its_config(config
         assert until(lambda again=again: 'state = "applied"' in journal(again))
         assert "ioport_mapping" in journal(again)
         assert sh("xenstore-ls", f"/libxl/{before}").returncode != 0
+        # xl's daemon is done with it when libxl has written its record; before, each would destroy under the other's hands.
+        assert until(lambda again=again: list(Path("/var/lib/xen").glob(f"userdata-d.{again}.*.libxl-json")))
     config.write_text(f'name="{config.stem}"\n')
     destroy(config.stem)
 
