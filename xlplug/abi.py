@@ -169,7 +169,7 @@ def _problems(libraries: Sequence[Library], running: str) -> tuple[str, ...]:
                 f"it needs {library.soname}, and Xen {running} runs: install a device model that was built for "
                 f"Xen {short}, or boot Xen {library.xen}"
             )
-        elif library.path is None:
+        elif running and library.path is None:
             how = f" (Debian: {package})" if package else ""
             found.append(f"{library.soname} is not installed{how}, so it cannot start: install it")
     return tuple(found)

@@ -183,6 +183,9 @@ def test_a_library_that_is_not_installed(qemu: Path, tmp_path: Path) -> None:
         "libxendevicemodel.so.1 is not installed, so it cannot start: install it",
     )
     assert "NOT INSTALLED" in abi.abi_text(made)
+    elsewhere = judge("qemu", imports, paths, "")
+    assert elsewhere.problems == (), "where no Xen runs, a QEMU is only looked at"
+    assert "NOT INSTALLED" in abi.abi_text(elsewhere)
 
 
 def loaded(path: Path, folder: Path) -> str:
