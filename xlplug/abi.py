@@ -13,7 +13,7 @@ from xlplug.render import table
 
 __all__ = [
     "ABI_SCHEMA", "OWNERS", "SYMBOLS", "Imported", "Imports", "Library", "Report", "abi_json", "abi_text", "is_xens",
-    "judge", "xen_version_of",
+    "judge", "xen_version_of", "xens_libraries",
 ]  # fmt: skip
 
 ABI_SCHEMA = "xlplug/abi/1"
@@ -64,6 +64,11 @@ SYMBOLS = {
 #: Source: tools/libs/libs.mk, "MAJOR ?=".
 _UNSTABLE = re.compile(r"libx(?:en|l)\w*\.so\.([4-9]\.\d+)")
 _XEN = re.compile(r"libx(?:en|l)\w*\.so\.[\d.]+")
+#: How the names of a library's functions begin.  libxenguest has xc_ as well: such a name goes to libxenctrl where both are.
+_PREFIXES = (
+    ("xc_", "libxenctrl.so."), ("xc_", "libxenguest.so."), ("xs_", "libxenstore.so."), ("libxl_", "libxenlight.so."),
+    ("xlu_", "libxlutil.so."),
+)  # fmt: skip
 
 
 class Imported(NamedTuple):
@@ -80,6 +85,7 @@ class Imports(NamedTuple):
     needed: tuple[str, ...]
     symbols: tuple[Imported, ...]
     runpath: tuple[str, ...] = ()
+    rpath: tuple[str, ...] = ()
 
 
 class Library(NamedTuple):
@@ -112,9 +118,15 @@ def is_xens(soname: str) -> bool:
     return _XEN.fullmatch(soname) is not None
 
 
+def xens_libraries(imports: Imports) -> tuple[str, ...]:
+    """Xen's libraries that a program names, in order: those it needs, then those that only its symbols' versions name."""
+    named = dict.fromkeys([*imports.needed, *(symbol.library for symbol in imports.symbols)])
+    return tuple(soname for soname in named if is_xens(soname))
+
+
 def judge(program: str, imports: Imports, paths: dict[str, str | None], running: str) -> Report:
     """The report; ``paths`` has the file of each of Xen's libraries, None for one that is not installed."""
-    ours = [soname for soname in imports.needed if is_xens(soname)]
+    ours = xens_libraries(imports)
     owners = {symbol: _library_of(symbol, ours) for symbol in imports.symbols}
     libraries = tuple(
         Library(soname, xen_version_of(soname), sum(owner == soname for owner in owners.values()), paths.get(soname))
@@ -123,7 +135,8 @@ def judge(program: str, imports: Imports, paths: dict[str, str | None], running:
     order = list(OWNERS)
     unstable = []
     for symbol, soname in owners.items():
-        if xen_version_of(soname):
+        # One that does not tell, of a module for example that leaves its library to what loads it, is not hidden.
+        if xen_version_of(soname) or (not (soname or symbol.library) and symbol.name.startswith("xc_")):
             owner, text = SYMBOLS.get(symbol.name, _Symbol(UNKNOWN, ""))
             unstable.append((symbol._replace(library=soname), owner, text))
     unstable.sort(key=lambda row: (order.index(row[1]), row[0].name))
@@ -133,13 +146,15 @@ def judge(program: str, imports: Imports, paths: dict[str, str | None], running:
 def _library_of(symbol: Imported, needed: Sequence[str]) -> str:
     """The library of Xen's that a function comes from, "" for none: by its version, else by its name.
 
-    The libxenctrl and libxenstore of Xen 4.14 have no versions.
+    The libraries of Xen 4.14 that have Xen's version in their soname, and its libxenstore, have no versions.
     """
     if symbol.library:
         return symbol.library if symbol.library in needed else ""
-    for prefix, stem in (("xc_", "libxenctrl.so."), ("xs_", "libxenstore.so.")):
+    for prefix, stem in _PREFIXES:
         if symbol.name.startswith(prefix):
-            return next((soname for soname in needed if soname.startswith(stem)), "")
+            found = next((soname for soname in needed if soname.startswith(stem)), "")
+            if found:
+                return found
     return ""
 
 
@@ -154,7 +169,7 @@ def _problems(libraries: Sequence[Library], running: str) -> tuple[str, ...]:
                 f"it needs {library.soname}, and Xen {running} runs: install a device model that was built for "
                 f"Xen {short}, or boot Xen {library.xen}"
             )
-        elif library.path is None:
+        elif running and library.path is None:
             how = f" (Debian: {package})" if package else ""
             found.append(f"{library.soname} is not installed{how}, so it cannot start: install it")
     return tuple(found)
@@ -179,7 +194,9 @@ def abi_text(report: Report) -> str:
         rows = [(symbol.name, text) for symbol, whose, text in report.unstable if whose == owner]
         if rows:
             lines += [f"{meaning[0].upper()}{meaning[1:]} ({len(rows)})", *table(rows), ""]
-    if not report.libraries:
+    if not report.libraries and report.unstable:
+        lines += ["It names no library of Xen's, so what loads it has to bring one.", ""]
+    elif not report.libraries:
         lines += ["It needs no library of Xen's at all: it is no device model.", ""]
     elif not any(library.xen for library in report.libraries):
         lines += ["It needs no ABI-unstable library of Xen's: it runs on any Xen.", ""]
@@ -188,7 +205,14 @@ def abi_text(report: Report) -> str:
     elif not report.problems:
         lines += [f"It was built for the Xen that runs, {report.running}.", ""]
     lines += [f"PROBLEM: {text}" for text in report.problems]
-    return "\n".join(lines).rstrip("\n") + "\n"
+    return "\n".join(map(_printable, lines)).rstrip("\n") + "\n"
+
+
+def _printable(line: str) -> str:
+    """The line without what a file's name or its contents may hold to mislead a terminal, or what has no encoding."""
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def abi_json(report: Report) -> dict[str, Any]:
@@ -210,7 +234,7 @@ def abi_json(report: Report) -> dict[str, Any]:
         "unstable": [
             {
                 "function": symbol.name,
-                "library": symbol.library,
+                "library": symbol.library or None,
                 "version": symbol.version or None,
                 "owner": owner,
                 "text": text,

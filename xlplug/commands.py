@@ -162,7 +162,8 @@ def abi(program: str | None, form: str) -> int:
         if program is None:
             raise HostError(error.message, hint="give the path of a QEMU to look at") from error
         running = ""
-    program = program or real("")
+    if program is None:
+        program = real("")
     imports = read_imports(program)
     report = judge(program, imports, find_libraries(program, imports), running)
     if form == "json":

@@ -6,9 +6,11 @@ pyelftools is only asked for here, and only when it is needed: nothing else of x
 
 import os
 import re
+import stat
+from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
-from xlplug.abi import Imported, Imports, is_xens
+from xlplug.abi import Imported, Imports, xens_libraries
 from xlplug.devmodel import is_ours
 from xlplug.errors import HostError
 
@@ -17,7 +19,7 @@ __all__ = ["find_libraries", "read_imports"]
 #: What the loader looks through without a configuration.  Source: ld.so(8); the second is Debian's.
 _FOLDERS = ("/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib")
 _CACHE = "/etc/ld.so.cache"
-#: More of anything than a program has: QEMU, the largest there is, has some 2,000 undefined symbols.
+#: More than a program has of sections, symbols and the rest together: QEMU 5.2 has 18,000 symbols, most of them its own.
 _LIMIT = 100_000
 _ANOTHER = "give the path of a QEMU: xlplug abi /usr/bin/qemu-system-i386"
 
@@ -35,7 +37,10 @@ def read_imports(path: str) -> Imports:
             "this needs pyelftools, which is not installed", hint="install it (Debian: python3-pyelftools)"
         ) from error
     try:
-        with open(path, "rb") as file:
+        # A pipe would be waited for, and a device has no end.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY)) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise HostError(f"{path} is no plain file", hint=_ANOTHER)
             head = file.read(4)
             if head[:2] == b"#!":
                 what = "xlplug's own hook" if is_ours(path) else "a script"
@@ -53,12 +58,12 @@ def _read(path: str, file: IO[bytes]) -> Imports:
 
     damaged = HostError(f"{path} is a damaged ELF file", hint="reinstall the package that it is from")
     try:
-        elf = ELFFile(file)
-        machine = elf["e_machine"]
-        sections = {section["sh_type"]: section for section in _bounded(elf.iter_sections())}
+        elf, bounded = ELFFile(file), _Bounded()
+        machine, kind, header = elf["e_machine"], elf["e_type"], elf.num_sections()
+        sections = {section["sh_type"]: section for section in bounded(elf.iter_sections())}
         if machine in ("EM_X86_64", "EM_386") and "SHT_DYNAMIC" in sections and "SHT_DYNSYM" in sections:
-            return _imports(sections)
-        header = elf.num_sections()
+            return _imports(sections, bounded)
+        dynamic = any(segment["p_type"] == "PT_DYNAMIC" for segment in bounded(elf.iter_segments()))
     except HostError:
         raise
     except Exception as error:
@@ -66,41 +71,55 @@ def _read(path: str, file: IO[bytes]) -> Imports:
         raise damaged from error
     if machine not in ("EM_X86_64", "EM_386"):
         raise HostError(f"{path} is for another machine ({machine}), and xlplug is for Xen on x86", hint=_ANOTHER)
+    if kind not in ("ET_EXEC", "ET_DYN"):
+        raise HostError(f"{path} is no program ({kind})", hint=_ANOTHER)
     if not header:
         raise HostError(f"{path} has no section headers, so what it imports cannot be told", hint=_ANOTHER)
+    if dynamic:
+        raise HostError(f"{path} holds what a debugger wants, not the program", hint=_ANOTHER)
     raise HostError(f"{path} is linked statically, so what it imports cannot be told", hint=_ANOTHER)
 
 
-def _imports(sections: dict[str, Any]) -> Imports:
-    needed, runpath = [], []
-    for tag in _bounded(sections["SHT_DYNAMIC"].iter_tags()):
+def _imports(sections: dict[str, Any], bounded: "_Bounded") -> Imports:
+    needed: list[str] = []
+    rpath: list[str] = []
+    runpath: list[str] = []
+    for tag in bounded(sections["SHT_DYNAMIC"].iter_tags()):
         if tag.entry.d_tag == "DT_NEEDED":
             needed.append(str(tag.needed))
-        elif tag.entry.d_tag in ("DT_RPATH", "DT_RUNPATH"):
-            runpath += str(getattr(tag, "runpath", "") or getattr(tag, "rpath", "")).split(":")
+        elif tag.entry.d_tag == "DT_RPATH":
+            rpath += filter(None, str(tag.rpath).split(":"))
+        elif tag.entry.d_tag == "DT_RUNPATH":
+            runpath += filter(None, str(tag.runpath).split(":"))
     versions: dict[int, tuple[str, str]] = {}
     if "SHT_GNU_verneed" in sections:
-        for file, names in _bounded(sections["SHT_GNU_verneed"].iter_versions()):
-            for name in _bounded(names):
+        for file, names in bounded(sections["SHT_GNU_verneed"].iter_versions()):
+            for name in bounded(names):
                 versions[name["vna_other"] & 0x7FFF] = (str(file.name), str(name.name))  # bit 15: hidden
     symbols, of = sections["SHT_DYNSYM"], sections.get("SHT_GNU_versym")
     found = []
-    for number, symbol in enumerate(_bounded(symbols.iter_symbols())):
+    for number, symbol in enumerate(bounded(symbols.iter_symbols())):
         if symbol["st_shndx"] != "SHN_UNDEF" or not symbol.name:
             continue
         index = of.get_symbol(number)["ndx"] if of is not None else 0
         # 0 and 1, which pyelftools spells out, are "local" and "global": no version.
         library, version = versions.get(index & 0x7FFF, ("", "")) if isinstance(index, int) else ("", "")
         found.append(Imported(str(symbol.name), library, version))
-    return Imports(tuple(needed), tuple(found), tuple(filter(None, runpath)))
+    return Imports(tuple(needed), tuple(found), tuple(runpath), tuple(rpath))
 
 
-def _bounded(items: Any) -> Any:  # noqa: ANN401 - pyelftools has no types
-    """The items, up to a number that only a damaged file has."""
-    for number, item in enumerate(items):
-        if number == _LIMIT:
-            raise ValueError(number)
-        yield item
+class _Bounded:
+    """Hands out items, of one file all together no more than only a damaged file has: its tables may lead back to themselves."""
+
+    def __init__(self, limit: int = _LIMIT) -> None:
+        self.left = limit
+
+    def __call__(self, items: Iterable[Any]) -> Iterator[Any]:
+        for item in items:
+            if not self.left:
+                raise ValueError(item)
+            self.left -= 1
+            yield item
 
 
 def find_libraries(
@@ -108,18 +127,35 @@ def find_libraries(
 ) -> dict[str, str | None]:
     """The file of each of Xen's libraries that a program needs, as ld.so(8) would find it; None where it is not there."""
     origin = os.path.dirname(os.path.realpath(program))
-    first = [re.sub(r"\$(?:ORIGIN|\{ORIGIN\})", lambda _: origin, folder) for folder in imports.runpath]
-    first += filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(":"))
+    kind = _kind(program)
+    variable = filter(None, re.split("[:;]", os.environ.get("LD_LIBRARY_PATH", "")))
+    # DT_RPATH goes before the variable, and counts only without DT_RUNPATH, which goes after it.
+    first = [*(() if imports.runpath else imports.rpath), *variable, *imports.runpath]
+    first = [re.sub(r"\$(?:ORIGIN|\{ORIGIN\})", lambda _: origin, folder) for folder in first]
     try:
         with open(cache, "rb") as file:
             cached = file.read()
     except OSError:
         cached = b""
     found: dict[str, str | None] = {}
-    for soname in filter(is_xens, imports.needed):
+    for soname in xens_libraries(imports):
         # The cache keeps names and paths as strings, one after another.
-        listed = re.findall(rb"(/[^\0]*/" + re.escape(soname).encode() + rb")\0", cached)
+        listed = re.findall(rb"(/[^\0]*/" + re.escape(os.fsencode(soname)) + rb")\0", cached)
         paths = [*(f"{folder}/{soname}" for folder in first), *map(os.fsdecode, listed)]
         paths += [f"{folder}/{soname}" for folder in folders]
-        found[soname] = next((path for path in paths if os.path.isfile(path)), None)
+        found[soname] = next((path for path in paths if os.path.isfile(path) and _may_load(path, kind)), None)
     return found
+
+
+def _kind(path: str) -> bytes:
+    """Class and machine of an ELF file, by which the loader passes over a library of another; empty for no ELF file."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(20)
+    except OSError:
+        return b""
+    return head[4:5] + head[18:20] if head.startswith(b"\x7fELF") else b""
+
+
+def _may_load(path: str, kind: bytes) -> bool:
+    return not kind or _kind(path) in (b"", kind)

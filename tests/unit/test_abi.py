@@ -110,6 +110,47 @@ def test_a_library_without_versions(folder: Path) -> None:
     assert {symbol.name: symbol.library for symbol, _, _ in made.unstable} == dict.fromkeys(CTRL, "libxenctrl.so.4.14")
 
 
+def test_other_libraries_without_versions(tmp_path: Path, folder: Path) -> None:
+    """As 4.14's xl: its libraries must not seem to give it nothing."""
+    names = {
+        "libxenlight.so.4.14": "libxl_ctx_alloc", "libxlutil.so.4.14": "xlu_cfg_init", "libxenguest.so.4.14": "xc_dom_allocate",
+        "libxenstore.so.3.0": "xs_open",
+    }  # fmt: skip
+    for soname, name in names.items():
+        library(tmp_path, soname, (name,))
+    made = report(program(tmp_path, "xl", tuple(names.values()), *names), "")
+    assert {lib.soname: lib.nr_symbols for lib in made.libraries} == dict.fromkeys(names, 1)
+    assert {symbol.library: symbol.name for symbol, _, _ in made.unstable} == {
+        soname: name for soname, name in names.items() if soname != "libxenstore.so.3.0"
+    }
+
+
+def test_a_function_whose_library_is_not_named_is_shown(tmp_path: Path, folder: Path) -> None:
+    """A module of QEMU's may leave libxenctrl to the program that loads it."""
+    (tmp_path / "m.c").write_text(
+        "int xc_set_hvm_param(void), xc_novel(void); int f(void) { return xc_set_hvm_param() + xc_novel(); }"
+    )
+    compile_("-shared", "-fPIC", "-o", "m.so", "m.c", cwd=tmp_path)
+    made = report(tmp_path / "m.so")
+    assert [(symbol.name, symbol.library, owner) for symbol, owner, _ in made.unstable] == [
+        ("xc_set_hvm_param", "", "unstable"), ("xc_novel", "", "unknown"),
+    ]  # fmt: skip
+    assert "It names no library of Xen's, so what loads it has to bring one." in abi.abi_text(made)
+    shown = abi.abi_json(made)
+    jsonschema.validate(shown, json.loads((ROOT / "docs" / "abi.schema.json").read_text()))
+    assert [row["library"] for row in shown["unstable"]] == [None, None]
+
+
+def test_a_library_that_only_the_versions_name(folder: Path) -> None:
+    """As patchelf leaves it, where it has renamed what is needed."""
+    imports = Imports(("libxenctrl.so.4.20",), (Imported("xc_interface_open", "libxenctrl.so.4.17", "VERS_4.17.0"),))
+    made = judge("qemu", imports, find_libraries("qemu", imports, (str(folder),), "/nonexistent"), "4.20.4")
+    assert [(symbol.name, symbol.library) for symbol, _, _ in made.unstable] == [
+        ("xc_interface_open", "libxenctrl.so.4.17")
+    ]
+    assert "it needs libxenctrl.so.4.17, and Xen 4.20.4 runs" in made.problems[1]
+
+
 @pytest.mark.parametrize(
     ("running", "problem"),
     [
@@ -142,6 +183,45 @@ def test_a_library_that_is_not_installed(qemu: Path, tmp_path: Path) -> None:
         "libxendevicemodel.so.1 is not installed, so it cannot start: install it",
     )
     assert "NOT INSTALLED" in abi.abi_text(made)
+    elsewhere = judge("qemu", imports, paths, "")
+    assert elsewhere.problems == (), "where no Xen runs, a QEMU is only looked at"
+    assert "NOT INSTALLED" in abi.abi_text(elsewhere)
+
+
+def loaded(path: Path, folder: Path) -> str:
+    """Which libxenctrl the loader takes, in its own words."""
+    done = subprocess.run(
+        ["ldd", path], capture_output=True, text=True, env={"PATH": os.environ["PATH"], "LD_LIBRARY_PATH": str(folder)}
+    )
+    match = re.search(r"libxenctrl\S+ => (\S+) \(", done.stdout)
+    assert match, done.stdout + done.stderr
+    return match[1]
+
+
+@pytest.mark.parametrize("tags", ["--enable-new-dtags", "--disable-new-dtags"])
+def test_the_loader_agrees_on_the_order(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tags: str
+) -> None:
+    """DT_RUNPATH goes after LD_LIBRARY_PATH, DT_RPATH before it; a library for another machine is passed over."""
+    (tmp_path / "qemu.c").write_text("int xc_interface_open(void); int main(void) { return xc_interface_open(); }")
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    here, there = (tmp_path / name / "libxenctrl.so.4.17" for name in ("here", "there"))
+    for copy in (here, there):
+        shutil.copy(folder / copy.name, copy)
+    compile_("-o", "qemu", "qemu.c", here, f"-Wl,{tags}", "-Wl,-rpath,$ORIGIN/here", cwd=tmp_path)
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(there.parent))
+    imports = read_imports(str(tmp_path / "qemu"))
+    expected = there if tags.startswith("--enable") else here
+    for other in (None, expected):
+        if other is not None:
+            data = bytearray(other.read_bytes())
+            data[18:20] = (183).to_bytes(2, "little")  # e_machine: EM_AARCH64
+            other.write_bytes(data)
+            expected = here if expected == there else there
+        assert os.path.realpath(loaded(tmp_path / "qemu", there.parent)) == str(expected)
+        found = find_libraries(str(tmp_path / "qemu"), imports)["libxenctrl.so.4.17"]
+        assert os.path.realpath(found or "") == str(expected)
 
 
 def test_libraries_are_found_where_the_loader_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,6 +294,9 @@ def test_what_is_no_program(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(data)
         assert text in refused(tmp_path / name)
     assert "is xlplug's own hook" in refused(ROOT / "hooks" / "device-model")
+    os.mkfifo(tmp_path / "pipe")
+    assert "is no plain file" in refused(tmp_path / "pipe")
+    assert "is no plain file" in refused("/dev/zero")
 
 
 def test_programs_that_import_nothing(folder: Path) -> None:
@@ -233,6 +316,10 @@ def test_programs_that_import_nothing(folder: Path) -> None:
     data[60:64] = bytes(4)  # e_shnum, e_shstrndx
     (folder / "bare").write_bytes(data)
     assert "has no section headers" in refused(folder / "bare")
+    compile_("-c", "-o", "object.o", "plain.c", cwd=folder)
+    assert "is no program (ET_REL)" in refused(folder / "object.o")
+    subprocess.run(["objcopy", "--only-keep-debug", folder / "plain", folder / "debug"], check=True)
+    assert "holds what a debugger wants" in refused(folder / "debug")
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -281,6 +368,12 @@ def test_numbers_that_only_a_damaged_file_has(qemu: Path, tmp_path: Path) -> Non
     path = tmp_path / "endless"
     path.write_bytes(data)
     assert "is a damaged ELF file" in refused(path)
+    # And each of them with 65535 names, the first of which points at itself: six thousand million together.
+    data[offset + 2 : offset + 4] = b"\xff\xff"  # vn_cnt
+    names = offset + int.from_bytes(data[offset + 8 : offset + 12], "little")  # vn_aux
+    data[names + 12 : names + 16] = bytes(4)  # vna_next
+    path.write_bytes(data)
+    assert "is a damaged ELF file" in refused(path)
 
 
 # the command ----------------------------------------------------------------------------------------------------------
@@ -307,9 +400,24 @@ def test_the_command(qemu: Path) -> None:
     }  # fmt: skip
 
 
+def test_names_that_no_terminal_should_see(qemu: Path, tmp_path: Path) -> None:
+    """Escape sequences, a second line, bytes that are no UTF-8: with the locale's strictest encoding, too."""
+    path = os.fsencode(tmp_path) + b"/q\xff\x1b[2J\nPROBLEM"
+    shutil.copy(qemu, path)
+    for words in ([], ["--format", "json"]):
+        done = run(os.fsdecode(path), *words, PYTHONIOENCODING="utf-8:strict")
+        assert "Traceback" not in done.stderr
+        assert "\x1b" not in done.stdout
+        assert "\nPROBLEM" not in done.stdout.replace("\nPROBLEM: ", "")
+    assert run(os.fsdecode(path)).stdout.splitlines()[0] == f"{tmp_path}/q\\udcff\\x1b[2J\\nPROBLEM"
+
+
 def test_the_command_without_what_it_needs(tmp_path: Path) -> None:
     done = run(tmp_path / "none")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    done = run("")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "No such file" in done.stderr, "and not a word of xl's own"
     if not Path("/sys/hypervisor/type").exists():
         done = run()
         assert (done.returncode, done.stdout) == (1, "")
@@ -331,6 +439,9 @@ def test_nothing_else_needs_pyelftools() -> None:
 
 
 def test_limit() -> None:
-    assert list(elf._bounded([1, 2])) == [1, 2]
-    with pytest.raises(ValueError, match="100000"):
-        list(elf._bounded(iter(int, 1)))
+    """It is of all items together."""
+    bounded = elf._Bounded(5)
+    assert list(bounded([1, 2])) == [1, 2]
+    assert list(bounded([3, 4, 5])) == [3, 4, 5]
+    with pytest.raises(ValueError, match="6"):
+        list(bounded([6]))
