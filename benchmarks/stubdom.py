@@ -27,7 +27,7 @@ CONFIG = (
     'name="bench"\ntype="hvm"\nmemory=64\nvcpus=1\nvnc=0\nvga="none"\non_crash="preserve"\n'
     f'gfx_passthru="igd"\npci=["{VGA}"]\n{FIRMWARE}{STUBDOM}'
 )
-RUNS = 5
+RUNS = int(os.environ.get("RUNS", "5"))
 _POLL = 0.004  # seconds between two looks at the stubdomain
 
 #: In place of the QEMU that serves a stubdomain's consoles: libxl unpauses the stubdomain at once.  Nearly as on Qubes OS,
@@ -71,47 +71,38 @@ class Observer(threading.Thread):
         with XenCtrl() as xen, XenStore() as store:
             store.watch("/local/domain")
             store.watch("/libxl")
-            guest = 1 + max(int(name) for name in store.list("/local/domain"))
-            while xen.domain_info(guest) is not None:
-                guest += 1
+            there = {"0", *store.list("/local/domain")}
             self.ready.set()
             deadline = time.monotonic() + 120
             made, seen = 0.0, Times()
-            stubdom = 0
+            guest = stubdom = 0
             while time.monotonic() < deadline and not (seen.ran and (seen.granted or not self._granted)):
                 if select.select([store.fileno()], [], [], _POLL)[0]:
                     for path in store.changes():
-                        guest, stubdom, seen = self._event(path, store, guest, stubdom, made, seen)
+                        number = path.removeprefix("/local/domain/").partition("/")[0]
+                        if not guest and number.isdecimal() and number not in there:
+                            guest = int(number)
+                        if stubdom:
+                            seen = self._event(path, store, guest, stubdom, time.monotonic() - made, seen)
                 now = time.monotonic()
-                if not stubdom and (newest := self._newest(xen, guest)):
-                    stubdom, made = newest, now
+                if guest and not stubdom and xen.domain_info(guest + 1) is not None:
+                    stubdom, made = guest + 1, now  # numbered in the order of their creation
                 info = xen.domain_info(stubdom) if stubdom and not seen.ran else None
                 if info is not None and info.cpu_time:
                     seen = seen._replace(ran=now - made)
             self.times = seen
 
     @staticmethod
-    def _newest(xen: XenCtrl, guest: int) -> int:
-        """Domains are numbered in the order of their creation."""
-        info = xen.domain_info(guest + 1)
-        return guest + 1 if info is not None and xen.domain_info(guest) is not None else 0
-
-    @staticmethod
-    def _event(
-        path: str, store: XenStore, guest: int, stubdom: int, made: float, seen: Times
-    ) -> tuple[int, int, Times]:
-        since = time.monotonic() - made
-        if not stubdom:
-            return guest, stubdom, seen
-        if path == f"/local/domain/{guest}/image/device-model-domid" and not seen.named:
-            seen = seen._replace(named=since)
-        elif path == f"/libxl/{stubdom}/xlplug-paused" and not seen.held and store.read(path) == "paused":
-            seen = seen._replace(held=since)
-        elif path == f"/libxl/{guest}/xlplug/state" and not seen.granted and store.read(path) == "applied":
-            seen = seen._replace(granted=since)
-        elif path == f"/local/domain/0/device-model/{stubdom}/state" and not seen.let and store.read(path) == "running":
-            seen = seen._replace(let=since)
-        return guest, stubdom, seen
+    def _event(path: str, store: XenStore, guest: int, stubdom: int, since: float, seen: Times) -> Times:
+        for field, node, value in (
+            ("named", f"/local/domain/{guest}/image/device-model-domid", str(stubdom)),
+            ("held", f"/libxl/{stubdom}/xlplug-paused", "paused"),
+            ("granted", f"/libxl/{guest}/xlplug/state", "applied"),
+            ("let", f"/local/domain/0/device-model/{stubdom}/state", "running"),
+        ):
+            if path == node and not getattr(seen, field) and store.read(path) == value:
+                return seen._replace(**{field: since})
+        return seen
 
 
 @contextmanager

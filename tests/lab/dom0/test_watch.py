@@ -26,6 +26,8 @@ QEMU = default_path(running_version()[:2])
 class Daemon:
     """A running ``xlplug watch`` with a service manager's socket, and what it said."""
 
+    command = ("python3", "-m", "xlplug", "watch")
+
     def __init__(self, folder: Path) -> None:
         self.log = folder / "watch.log"
         address = str(folder / "notify")
@@ -36,9 +38,7 @@ class Daemon:
 
     def start(self, address: str) -> None:
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                ["python3", "-m", "xlplug", "watch"], stderr=log, env={**os.environ, "NOTIFY_SOCKET": address}
-            )
+            self.process = subprocess.Popen(self.command, stderr=log, env={**os.environ, "NOTIFY_SOCKET": address})
         assert self.notify.recv(100) == b"READY=1"
 
     def lines(self) -> list[str]:
