@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.lab.dom0.vgaguest import FIRMWARE, STUBDOM
+from xlplug.devmodel import default_path
 from xlplug.xen.ctrl import XenCtrl
+from xlplug.xen.lib import running_version
 from xlplug.xen.store import XenStore
 
 VGA = "0000:00:01.0"
@@ -27,7 +29,7 @@ CONFIG = (
     'name="bench"\ntype="hvm"\nmemory=64\nvcpus=1\nvnc=0\nvga="none"\non_crash="preserve"\n'
     f'gfx_passthru="igd"\npci=["{VGA}"]\n{FIRMWARE}{STUBDOM}'
 )
-RUNS = int(os.environ.get("RUNS", "5"))
+RUNS = 5
 _POLL = 0.004  # seconds between two looks at the stubdomain
 
 #: In place of the QEMU that serves a stubdomain's consoles: libxl unpauses the stubdomain at once.  Nearly as on Qubes OS,
@@ -165,6 +167,14 @@ def measure(label: str, xl: str, path: Path, *, granted: bool) -> None:
     print(f"{label:<40} {' '.join(_ms(t) for t in medians)} {margin}{late}", flush=True)
 
 
+def no_consoles(folder: Path) -> str:
+    """What a config needs for its stubdomain to be unpaused at once."""
+    program = folder / "at-once"
+    program.write_text(AT_ONCE.format(qemu=default_path(running_version()[:2])))
+    program.chmod(0o755)
+    return f'device_model_override="{program}"\n'
+
+
 def main(front_end: str, stock: str) -> None:
     folder = Path(tempfile.mkdtemp())
     path = folder / "bench.cfg"
@@ -178,13 +188,7 @@ def main(front_end: str, stock: str) -> None:
                     once(xl, path, granted=mode != "no xlplug")  # once for the caches
                 with loaded():
                     measure(f"{mode}, dom0 {load}", xl, path, granted=mode != "no xlplug")
-    quick = folder / "at-once"
-    from xlplug.devmodel import default_path
-    from xlplug.xen.lib import running_version
-
-    quick.write_text(AT_ONCE.format(qemu=default_path(running_version()[:2])))
-    quick.chmod(0o755)
-    path.write_text(f'{CONFIG}device_model_override="{quick}"\n')
+    path.write_text(f"{CONFIG}{no_consoles(folder)}")
     for load, loaded in (("idle", nullcontext), ("busy", busy)):
         with watcher(folder), loaded():
             measure(f"watcher, no consoles, dom0 {load}", stock, path, granted=True)
