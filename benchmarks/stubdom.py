@@ -5,8 +5,10 @@ A thread at real-time priority asks Xen for the stubdomain and sees xenstore cha
 stock xl alone, too, so that what either way adds to the stubdomain's start can be told.
 """
 
+import json
 import os
 import select
+import socket
 import statistics
 import subprocess
 import sys
@@ -32,16 +34,16 @@ CONFIG = (
 RUNS = 5
 _POLL = 0.004  # seconds between two looks at the stubdomain
 
-#: In place of the QEMU that serves a stubdomain's consoles: libxl unpauses the stubdomain at once.  Nearly as on Qubes OS,
-#: whose libxl starts none, and the least time that a watcher can be left.
+#: In place of the QEMU that serves a stubdomain's consoles: `Consoles` answers for it, and libxl unpauses at once.
 AT_ONCE = """#!/bin/sh
-case " $* " in
-*" -xen-domid "*" xenpv "*|*" xenpv "*" -xen-domid "*)
-	while [ "$1" != -xen-domid ]; do shift; done
-	xenstore-write "/local/domain/0/device-model/$2/state" running
-	exec sleep 1000 ;;
-esac
-exec {qemu} "$@"
+for word; do
+	[ "$previous" = -xen-domid ] && domid=$word
+	previous=$word
+	case $word in *id=libxl-cmd,*) path=${{word#*,path=}} path=${{path%%,*}} ;; esac
+done
+[ "$domid" ] || exec {qemu} "$@"
+echo "$domid $path" >{fifo}
+exec sleep 1000
 """
 
 
@@ -167,12 +169,53 @@ def measure(label: str, xl: str, path: Path, *, granted: bool) -> None:
     print(f"{label:<40} {' '.join(_ms(t) for t in medians)} {margin}{late}", flush=True)
 
 
-def no_consoles(folder: Path) -> str:
-    """What a config needs for its stubdomain to be unpaused at once."""
-    program = folder / "at-once"
-    program.write_text(AT_ONCE.format(qemu=default_path(running_version()[:2])))
-    program.chmod(0o755)
-    return f'device_model_override="{program}"\n'
+class Consoles(threading.Thread):
+    """Says that a stubdomain's consoles are served, which they are not: the stubdomain runs as early as libxl can let it.
+
+    Nearly as on Qubes OS, whose libxl starts no QEMU for consoles, and the least time that a watcher can be left.
+    ``line`` goes into the config.  libxl asks its QEMU a question or two, by QMP.
+    """
+
+    _GREETING = {"QMP": {"version": {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""}, "capabilities": []}}
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(daemon=True)
+        self._fifo = folder / "fifo"
+        os.mkfifo(self._fifo)
+        program = folder / "at-once"
+        program.write_text(AT_ONCE.format(qemu=default_path(running_version()[:2]), fifo=self._fifo))
+        program.chmod(0o755)
+        self.line = f'device_model_override="{program}"\n'
+
+    def run(self) -> None:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50))
+        with XenStore() as store:
+            while True:
+                with self._fifo.open() as fifo:
+                    domid, path = fifo.read().split()
+                server = socket.socket(socket.AF_UNIX)
+                server.bind(path)
+                server.listen()
+                threading.Thread(target=self._answer, args=(server,), daemon=True).start()
+                store.write(f"/local/domain/0/device-model/{domid}/state", "running")
+
+    def _answer(self, server: socket.socket) -> None:
+        with server:
+            while True:
+                connection, _ = server.accept()
+                with connection, connection.makefile("rw") as stream:
+                    answer: object = self._GREETING
+                    command = "greeting"
+                    while command:
+                        stream.write(f"{json.dumps(answer)}\r\n")
+                        stream.flush()
+                        command = stream.readline()
+                        if command:
+                            asked = json.loads(command)
+                            answer = {
+                                "return": [] if asked["execute"] == "query-chardev" else {},
+                                "id": asked.get("id"),
+                            }
 
 
 def main(front_end: str, stock: str) -> None:
@@ -188,7 +231,9 @@ def main(front_end: str, stock: str) -> None:
                     once(xl, path, granted=mode != "no xlplug")  # once for the caches
                 with loaded():
                     measure(f"{mode}, dom0 {load}", xl, path, granted=mode != "no xlplug")
-    path.write_text(f"{CONFIG}{no_consoles(folder)}")
+    consoles = Consoles(folder)
+    consoles.start()
+    path.write_text(f"{CONFIG}{consoles.line}")
     for load, loaded in (("idle", nullcontext), ("busy", busy)):
         with watcher(folder), loaded():
             measure(f"watcher, no consoles, dom0 {load}", stock, path, granted=True)
