@@ -16,6 +16,7 @@ from xlplug.bdf import Bdf
 from xlplug.devmodel import restores
 from xlplug.domcfg import DomainConfig
 from xlplug.errors import XlplugError
+from xlplug.grant import IOPORT
 from xlplug.guard import GuardLostError, Pauser
 from xlplug.host import HostSnapshot
 from xlplug.hypervisor import DomainInfo, Hypervisor, Store
@@ -23,8 +24,9 @@ from xlplug.journal import Journal
 from xlplug.live import device_model_arguments, stubdom_of
 from xlplug.physmap import FRESH, RESTORING, RUNNING
 from xlplug.plan import Plan, build
+from xlplug.rangeset import RangeSet
 from xlplug.sources import Found
-from xlplug.vga import owns_legacy_vga
+from xlplug.vga import VGA_PORT_SET, owns_legacy_vga
 
 __all__ = ["ERROR", "INFO", "WARNING", "Watcher", "World"]
 
@@ -282,7 +284,8 @@ def _has_devices(stubdom: Domid, store: Store) -> bool:
 
 
 def _passes_vga(plan: Plan) -> bool:
-    return any(owns_legacy_vga(assigned.device) for assigned in plan.devices)
+    """Whether the device model will map the VGA set for a display."""
+    return any(s.kind == IOPORT and s.device is not None and VGA_PORT_SET & RangeSet([s.range]) for s in plan.steps)
 
 
 def _slot(bdf: Bdf) -> str:

@@ -255,6 +255,17 @@ def test_a_grant_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert "Traceback" not in faulty.log.read_text()
 
 
+def test_libxl_cannot_save_such_a_guest(daemon: Daemon, tmp_path: Path) -> None:  # noqa: F811
+    """It tells QEMU to write into a file of dom0's, and resumes the guest.  What was granted stays."""
+    with running(tmp_path, "kept") as guest:
+        before = journal(guest.domid), dump()
+        done = sh("xl", "save", "kept", str(tmp_path / "image"))
+        assert done.returncode != 0
+        assert "Unable to open /dev/fdset/1" in done.stderr, done.stderr
+        assert (journal(guest.domid), dump()) == before
+        in_time(daemon, guest)
+
+
 @pytest.mark.parametrize("first", ["the wrapper", "a second daemon"])
 def test_nothing_is_done_twice(daemon: Daemon, tmp_path: Path, first: str) -> None:  # noqa: F811
     """The wrapper grants for stubdomains too, and whoever comes second finds it done."""
