@@ -257,9 +257,10 @@ class Watcher:
 
     def _grant(self, guest: _Guest, plan: Plan) -> None:
         world = self._world
-        for text in plan.warnings:
+        done = session.grant(plan, world.xen, world.store, lambda _: None).done
+        for text in plan.warnings:  # what is refused is one line
             self._say(WARNING, guest, text)
-        for step in session.grant(plan, world.xen, world.store, lambda _: None).done:
+        for step in done:
             self._say(INFO, guest, str(step))
 
     def _say(self, priority: int, guest: _Guest, text: str) -> None:

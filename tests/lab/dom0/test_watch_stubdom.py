@@ -138,7 +138,7 @@ def test_a_refusal_leaves_the_guest_without_rights(daemon: Daemon, tmp_path: Pat
         held = dump()
         assert [str(held[domid].ports) for domid in (guest.domid, guest.stubdom)] == ["{ }", "{ }"]
         assert journal(guest.domid) == ""
-        assert sum(f"domain {guest.domid} " in line for line in daemon.lines()) == 1
+        assert sum(f"domain {guest.domid} " in line for line in daemon.lines()) == 1, daemon.lines()
         assert sh("xenstore-read", f"/libxl/{guest.stubdom}/xlplug-paused").returncode != 0
 
 
