@@ -16,14 +16,17 @@ from xlplug.bdf import Bdf
 from xlplug.devmodel import restores
 from xlplug.domcfg import DomainConfig
 from xlplug.errors import XlplugError
+from xlplug.grant import IOPORT
 from xlplug.guard import GuardLostError, Pauser
 from xlplug.host import HostSnapshot
 from xlplug.hypervisor import DomainInfo, Hypervisor, Store
+from xlplug.journal import Journal
 from xlplug.live import device_model_arguments, stubdom_of
 from xlplug.physmap import FRESH, RESTORING, RUNNING
 from xlplug.plan import Plan, build
+from xlplug.rangeset import RangeSet
 from xlplug.sources import Found
-from xlplug.vga import owns_legacy_vga
+from xlplug.vga import VGA_PORT_SET, owns_legacy_vga
 
 __all__ = ["ERROR", "INFO", "WARNING", "Watcher", "World"]
 
@@ -34,6 +37,10 @@ _NEW, _BUILDING, _BUILT, _LIVING = "new", "building", "built", "living"
 _IGNORED = "ignored"
 
 _POLL = 1.0  # seconds: libxl writes its record without an event that we could wait for
+_LATE = (
+    "domain {} had the display before the grants were made; its VGA ranges are mapped now; "
+    "if it stays dark: xl reboot {}"
+)
 _PATIENCE = 60.0  # seconds, after which a domain without a configuration is called another toolstack's
 
 
@@ -169,13 +176,15 @@ class Watcher:
         if guest.leave_to_wrapper or not config.wants_legacy:
             return built
         holder = guest.domid if stubdom is None else stubdom
-        info = world.xen.domain_info(holder)
-        late = info is not None and not info.paused
         world.pauser.pause(holder)
         try:
             with world.lock():
+                # Not before the pause: libxl may let it run at any moment.
+                info = world.xen.domain_info(holder)
+                ran = info is not None and info.cpu_time > 0
+                served = stubdom is not None and ran and _has_devices(stubdom, world.store)
                 hindrance = self._hindrance(guest, stubdom)
-                plan = self._plan(guest, config, stubdom, map_legacy=self._map_legacy, hindrance=hindrance)
+                plan = self._plan(guest, config, stubdom, map_legacy=self._map_legacy or served, hindrance=hindrance)
                 self._grant(guest, plan)
         except GuardLostError:
             raise
@@ -184,10 +193,14 @@ class Watcher:
             return built._replace(failed=True)
         finally:
             world.pauser.unpause(holder)
-        if late:
-            text = (
-                f"domain {holder} ran before the grants were made; if the display stays dark: xl reboot {guest.domid}"
+        if served and _passes_vga(plan):
+            self._say(WARNING, guest, _LATE.format(stubdom, guest.domid))
+        elif ran and stubdom is not None:
+            self._say(
+                INFO, guest, f"domain {stubdom} ran before the grants were made, and had no PCI device yet: in time"
             )
+        elif ran:
+            text = f"it ran before the grants were made; if the display stays dark: xl reboot {guest.domid}"
             self._say(WARNING, guest, text)
         return built
 
@@ -212,13 +225,19 @@ class Watcher:
         with world.lock():
             stubdom = stubdom_of(guest.domid, world.store)
             plan = self._plan(guest, config, stubdom, map_legacy=self._map_legacy)
-            if any(owns_legacy_vga(a.device) and _slot(a.device.bdf) not in served for a in plan.devices):
-                # The device model has tried to map the VGA set when it was told of the device, without these rights.
+            # A device model maps the VGA set when it is told of the device.  Without these rights it has tried in vain: they
+            # were not there when one was plugged in, nor, where nobody has made any grant so far, in a stubdomain at all.
+            plugged = any(owns_legacy_vga(a.device) and _slot(a.device.bdf) not in served for a in plan.devices)
+            late = stubdom is not None and config.wants_legacy and _passes_vga(plan) and not plugged
+            late = late and not Journal(world.store, guest.domid).read().state
+            if plugged or late:
                 plan = self._plan(guest, config, stubdom, map_legacy=True)
             for step in session.revoke_detached(plan, world.xen, world.store, lambda _: None):
                 self._say(INFO, guest, f"taken back, its device is gone: {step}")
             if config.wants_legacy:
                 self._grant(guest, plan)
+                if late:
+                    self._say(WARNING, guest, _LATE.format(stubdom, guest.domid))
         return guest._replace(served=frozenset(served), failed=False)
 
     def _plan(
@@ -238,9 +257,10 @@ class Watcher:
 
     def _grant(self, guest: _Guest, plan: Plan) -> None:
         world = self._world
-        for text in plan.warnings:
+        done = session.grant(plan, world.xen, world.store, lambda _: None).done
+        for text in plan.warnings:  # what is refused is one line
             self._say(WARNING, guest, text)
-        for step in session.grant(plan, world.xen, world.store, lambda _: None).done:
+        for step in done:
             self._say(INFO, guest, str(step))
 
     def _say(self, priority: int, guest: _Guest, text: str) -> None:
@@ -253,6 +273,20 @@ class Watcher:
 
 def _stubdom_node(domid: Domid) -> str:
     return f"/local/domain/{domid}/image/device-model-domid"
+
+
+def _has_devices(stubdom: Domid, store: Store) -> bool:
+    """Whether libxl has given a stubdomain its devices, without which the device model in it is not told of the guest's.
+
+    Source: tools/libs/light/libxl_pci.c, libxl__device_pci_add (the stubdomain comes first) and libxl__create_pci_backend.
+    """
+    count = store.read(f"/local/domain/0/backend/pci/{stubdom}/0/num_devs") or "0"
+    return not count.isdecimal() or int(count) > 0
+
+
+def _passes_vga(plan: Plan) -> bool:
+    """Whether the device model will map the VGA set for a display."""
+    return any(s.kind == IOPORT and s.device is not None and VGA_PORT_SET & RangeSet([s.range]) for s in plan.steps)
 
 
 def _slot(bdf: Bdf) -> str:

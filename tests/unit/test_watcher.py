@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from xlplug import session
 from xlplug import watcher as module
 from xlplug.addr import Domid
 from xlplug.domcfg import DomainConfig
@@ -14,6 +15,7 @@ from xlplug.guard import GuardLostError
 from xlplug.host import HostSnapshot
 from xlplug.hypervisor import DomainInfo
 from xlplug.memxen import MemStore, MemXen
+from xlplug.plan import build
 from xlplug.rangeset import RangeSet
 from xlplug.sources import Found
 from xlplug.watcher import ERROR, INFO, WARNING, Watcher, World
@@ -160,14 +162,79 @@ def test_a_running_guest_is_granted_without_a_pause(scene: Scene, config: Config
     assert scene.xen.mapped(7) == ({}, ())
 
 
-def test_coming_too_late_is_said(scene: Scene, config: Config) -> None:
+@pytest.mark.parametrize("devices", ["", "0", "1"])
+def test_a_stubdomain_that_ran_already(scene: Scene, config: Config, devices: str) -> None:
+    """In time as long as it had no device; else the device model has mapped nothing, and we do."""
     scene.building["g"] = Found(config(STUBDOM), "g.cfg")
     scene.domain(7)
-    scene.domain(8, "g-dm", target=7, paused=False)
+    scene.domain(8, "g-dm", target=7, hvm=False)
+    scene.xen.add_domain(DomainInfo(8, hvm=False, uuid="u8", cpu_time=1))
+    if devices:
+        scene.store.write("/local/domain/0/backend/pci/8/0/num_devs", devices)
     scene.watcher.look()
-    assert scene.xen.held()[8].ports == PORTS
-    (text,) = scene.said(WARNING)
-    assert text.startswith("domain 7 (g): domain 8 ran before the grants were made")
+    assert scene.xen.held()[8].ports == scene.xen.held()[7].ports == PORTS
+    if devices == "1":
+        (text,) = scene.said(WARNING)
+        assert text.startswith("domain 7 (g): domain 8 had the display before the grants were made")
+        assert scene.xen.mapped(7)[1] == ((0x3B0, 0x3B0, 12), (0x3C0, 0x3C0, 32))
+    else:
+        assert scene.said(WARNING) == []
+        assert [t for t in scene.said(INFO) if "in time" in t] == [
+            "domain 7 (g): domain 8 ran before the grants were made, and had no PCI device yet: in time"
+        ]
+        assert scene.xen.mapped(7) == ({}, ()), "the device model will do that"
+
+
+def test_it_is_let_run_while_it_is_looked_at(scene: Scene, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """libxl may unpause it at any moment before our pause."""
+    scene.building["g"] = Found(config(STUBDOM), "g.cfg")
+    scene.domain(7)
+    scene.domain(8, "g-dm", target=7, hvm=False)
+    pause = scene.pause
+
+    def run(domid: int) -> None:
+        scene.xen.add_domain(DomainInfo(8, hvm=False, uuid="u8", cpu_time=1))
+        scene.store.write("/local/domain/0/backend/pci/8/0/num_devs", "1")
+        pause(domid)
+
+    monkeypatch.setattr(scene, "pause", run)
+    scene.watcher.look()
+    assert len(scene.said(WARNING)) == 1
+
+
+def test_a_guest_in_dom0_that_ran_already_is_said(scene: Scene, config: Config) -> None:
+    scene.building["g"] = Found(config(IGD), "g.cfg")
+    scene.domain(7)
+    scene.xen.add_domain(DomainInfo(7, uuid="u7", cpu_time=1))
+    scene.watcher.look()
+    assert scene.xen.held()[7].ports == PORTS
+    assert scene.said(WARNING) == [
+        "domain 7 (g): it ran before the grants were made; if the display stays dark: xl reboot 7"
+    ]
+
+
+@pytest.mark.parametrize("first", ["started later", "granted before", "refused before"])
+def test_a_stubdomain_s_guest_that_lives_already(scene: Scene, config: Config, host: Host, first: str) -> None:
+    """What its device model could not map is mapped, and said; what it could is let alone."""
+    if first == "refused before":
+        ready, scene.host = scene.host, host("igd-not-assignable")
+        scene.building["g"] = Found(config(STUBDOM), "g.cfg")
+    scene.domain(7)
+    scene.domain(8, "g-dm", target=7, hvm=False)
+    if first == "granted before":
+        made = build(config(STUBDOM), scene.host, Domid(7), Domid(8), granting=True, attach_later=True)
+        session.grant(made, scene.xen, scene.store, lambda _: None)
+    if first == "refused before":
+        scene.watcher.look()
+        assert len(scene.said(ERROR)) == 1
+        scene.host = ready
+    scene.records[7] = config(STUBDOM)
+    scene.watcher.look()
+    assert scene.xen.held()[8].ports == scene.xen.held()[7].ports == PORTS
+    late = [text for text in scene.said(WARNING) if "had the display before the grants" in text]
+    assert len(late) == len(scene.xen.mapped(7)[1]) / 2 == (first != "granted before")
+    scene.watcher.look({7}, host_changed=True)
+    assert len([text for text in scene.said(WARNING) if "had the display before" in text]) == len(late)
 
 
 def test_a_failed_grant_is_undone_said_once_and_the_guest_let_go(scene: Scene, config: Config) -> None:

@@ -4,6 +4,7 @@
 import mmap
 import os
 import re
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -115,27 +116,45 @@ class Guest(NamedTuple):
 
 
 @contextmanager
-def running(folder: Path, name: str, *, path: str | None = None, extra: str = "", wait: bool = True) -> Iterator[Guest]:
-    """Create the guest, not paused, and wait until it has said everything; ``path`` is searched for xl before PATH."""
+def creating(
+    folder: Path, name: str, *options: str, path: str | None = None, extra: str = ""
+) -> "Iterator[tuple[Path, subprocess.Popen[bytes]]]":
+    """xl that creates the guest, and the guest's config; ``path`` is searched for xl before PATH."""
     config = folder / f"{name}.cfg"
     config.write_text(f'name="{name}"\n{BASE}{FIRMWARE}{STUBDOM}{IGD}{extra}')
+    before = [] if path is None else ["env", f"PATH={path}:{os.environ['PATH']}"]
     try:
-        before = [] if path is None else ["env", f"PATH={path}:{os.environ['PATH']}"]
-        done = sh(*before, "xl", "create", str(config))
-        assert done.returncode == 0, done.stderr
-        domid = int(sh("xl", "domid", name).stdout)
-        stubdom = int(sh("xenstore-read", f"/local/domain/{domid}/image/device-model-domid").stdout)
-        deadline = time.monotonic() + 30
-        prefix = f"(d{domid}) vgaguest: "  # no two domains of a boot have the same number
-        while f"{prefix}end\n" not in (dmesg := sh("xl", "dmesg").stdout):
-            if not wait:
-                break
-            assert time.monotonic() < deadline, f"the guest did not run: {dmesg[-2000:]}"
-            time.sleep(0.2)
-        lines = [line.removeprefix(prefix) for line in dmesg.splitlines() if line.startswith(prefix)]
-        said = {what: value for what, equals, value in (line.partition("=") for line in lines) if equals}
-        marks = (f"ioport_map:add: dom{domid} ", f"memory_map:add: d{domid} ")
-        mapped = [line.partition("map:")[2] for line in dmesg.splitlines() if any(mark in line for mark in marks)]
-        yield Guest(domid, stubdom, config, said, mapped, done.stderr)
+        with config.with_suffix(".stderr").open("wb") as stderr:
+            process = subprocess.Popen([*before, "xl", "create", *options, str(config)], stderr=stderr)
+        yield config, process
     finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
         sh("xl", "destroy", name)
+
+
+def seen(config: Path, *, wait: bool = True) -> Guest:
+    """The guest, once it has said everything."""
+    domid = int(sh("xl", "domid", config.stem).stdout)
+    stubdom = int(sh("xenstore-read", f"/local/domain/{domid}/image/device-model-domid").stdout)
+    deadline = time.monotonic() + 30
+    prefix = f"(d{domid}) vgaguest: "  # no two domains of a boot have the same number
+    while f"{prefix}end\n" not in (dmesg := sh("xl", "dmesg").stdout):
+        if not wait:
+            break
+        assert time.monotonic() < deadline, f"the guest did not run: {dmesg[-2000:]}"
+        time.sleep(0.2)
+    lines = [line.removeprefix(prefix) for line in dmesg.splitlines() if line.startswith(prefix)]
+    said = {what: value for what, equals, value in (line.partition("=") for line in lines) if equals}
+    marks = (f"ioport_map:add: dom{domid} ", f"memory_map:add: d{domid} ")
+    mapped = [line.partition("map:")[2] for line in dmesg.splitlines() if any(mark in line for mark in marks)]
+    return Guest(domid, stubdom, config, said, mapped, config.with_suffix(".stderr").read_text())
+
+
+@contextmanager
+def running(folder: Path, name: str, *, path: str | None = None, extra: str = "", wait: bool = True) -> Iterator[Guest]:
+    """Create the guest, not paused, and wait until it has said everything."""
+    with creating(folder, name, path=path, extra=extra) as (config, process):
+        assert process.wait(120) == 0, config.with_suffix(".stderr").read_text()
+        yield seen(config, wait=wait)
