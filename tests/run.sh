@@ -60,6 +60,7 @@ if [ "$what" != unit ]; then
 		room=$(awk '/^MemAvailable:/ { print int($2 / 3500000) }' /proc/meminfo)
 		machines=$(($(nproc) + 1))
 		[ "$room" -ge "$machines" ] || machines=$((room > 0 ? room : 1))
+		machines=${LAB_MACHINES:-$machines}
 		# Each tells its story when it is done.
 		# shellcheck disable=SC2086 # a list
 		printf '%s\n' $jobs | xargs -P "$machines" -I '{}' sh tests/lab/release.sh '{}' build/venv/bin/python
