@@ -259,7 +259,7 @@ def test_libxl_cannot_save_such_a_guest(daemon: Daemon, tmp_path: Path) -> None:
         before = journal(guest.domid), dump()
         done = sh("xl", "save", "kept", str(tmp_path / "image"))
         assert done.returncode != 0
-        assert "Unable to open /dev/fdset/1" in done.stderr, done.stderr
+        assert "/dev/fdset/1" in done.stderr, done.stderr  # "unable to open", or with QEMU 10 "failed to find"
         assert (journal(guest.domid), dump()) == before
         in_time(daemon, guest)
 
