@@ -16,10 +16,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.lab.dom0.hooked import busy
 from tests.lab.dom0.vgaguest import FIRMWARE, STUBDOM
 from xlplug.devmodel import default_path
 from xlplug.xen.ctrl import XenCtrl
@@ -127,15 +128,9 @@ def watcher(folder: Path) -> Iterator[None]:
 WATCH = ("nice", "-n", "-10")
 
 
-@contextmanager
-def busy() -> Iterator[None]:
-    loops = [subprocess.Popen(["sh", "-c", "while :; do :; done"]) for _ in range(4 * (os.cpu_count() or 1))]
-    try:
-        yield
-    finally:
-        for loop in loops:
-            loop.kill()
-            loop.wait()
+def loaded(load: str) -> AbstractContextManager[None]:
+    """Busy: four endless loops for each of dom0's processors."""
+    return busy(4 * (os.cpu_count() or 1)) if load == "busy" else nullcontext()
 
 
 def once(xl: str, path: Path, *, granted: bool) -> Times:
@@ -224,16 +219,16 @@ def main(front_end: str, stock: str) -> None:
     path.write_text(CONFIG)
     heads = ("named", "held", "granted", "let run", "ran", "least margin")
     print(f"{'since the creation of a stubdomain':<40} {' '.join(f'{head:>12}' for head in heads)}")
-    for load, loaded in (("idle", nullcontext), ("busy", busy)):
+    for load in ("idle", "busy"):
         for mode, xl in (("no xlplug", stock), ("wrapper", front_end), ("watcher", stock)):
             with watcher(folder) if mode == "watcher" else nullcontext():
                 if load == "idle":
                     once(xl, path, granted=mode != "no xlplug")  # once for the caches
-                with loaded():
+                with loaded(load):
                     measure(f"{mode}, dom0 {load}", xl, path, granted=mode != "no xlplug")
     consoles = Consoles(folder)
     consoles.start()
     path.write_text(f"{CONFIG}{consoles.line}")
-    for load, loaded in (("idle", nullcontext), ("busy", busy)):
-        with watcher(folder), loaded():
+    for load in ("idle", "busy"):
+        with watcher(folder), loaded(load):
             measure(f"watcher, no consoles, dom0 {load}", stock, path, granted=True)

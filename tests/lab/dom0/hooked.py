@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -98,6 +99,18 @@ def until(true: Callable[[], object], seconds: float = 30) -> bool:
             return True
         time.sleep(0.1)
     return False
+
+
+@contextmanager
+def busy(processes: int) -> Iterator[None]:
+    """dom0's processors kept busy, by that many at the same priority as the daemon's."""
+    loops = [subprocess.Popen(["sh", "-c", "while :; do :; done"]) for _ in range(processes)]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
 
 
 def qemu_log(name: str) -> list[str]:

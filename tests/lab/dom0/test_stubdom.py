@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.dom0.conftest import dump, journal, xlplug
-from tests.lab.dom0.vgaguest import CURSOR_HIGH, CURSOR_LOW, TEXT, Card, card, running
+from tests.lab.dom0.vgaguest import CURSOR_HIGH, CURSOR_LOW, TEXT, Card, Guest, card, running
 from xlplug.devmodel import default_path
 from xlplug.rangeset import RangeSet
 from xlplug.xen.lib import running_version
@@ -51,6 +51,23 @@ def planned_memory(config: Path, domid: int, grantee: str) -> RangeSet:
     return RangeSet((r["first"], r["first"] + r["count"]) for r in rights if r["grantee"] == grantee)
 
 
+def granted(guest: Guest, display: Card) -> None:
+    """The display works, and both domains hold what was planned, and nothing else."""
+    assert guest.said == ALIVE
+    assert (display.text, display.cursor) == (TEXT, (CURSOR_HIGH, CURSOR_LOW)), "in the card itself"
+    held = dump()
+    for domid, grantee in ((guest.domid, "target"), (guest.stubdom, "stubdom")):
+        assert str(held[domid].ports) == PORTS
+        assert str(held[domid].memory) == MEMORY
+        assert held[domid].memory == planned_memory(guest.config, guest.domid, grantee)
+    assert guest.log == []
+    assert guest.mapped == [
+        f"add: dom{guest.domid} gport=3b0 mport=3b0 nr=c",
+        f"add: dom{guest.domid} gport=3c0 mport=3c0 nr=20",
+        f"add: d{guest.domid} gfn=a0 mfn=a0 nr=20",
+    ]
+
+
 def test_stock_xen_fails_silently(tmp_path: Path, display: Card) -> None:
     with running(tmp_path, "stock") as guest:
         assert guest.said == DEAD
@@ -68,19 +85,7 @@ def test_stock_xen_fails_silently(tmp_path: Path, display: Card) -> None:
 def test_through_the_hook_the_display_works(tmp_path: Path, display: Card, hooked: str) -> None:
     before = dump()
     with running(tmp_path, "hooked", path=hooked) as guest:
-        assert guest.said == ALIVE
-        assert (display.text, display.cursor) == (TEXT, (CURSOR_HIGH, CURSOR_LOW)), "in the card itself"
-        held = dump()
-        for domid, grantee in ((guest.domid, "target"), (guest.stubdom, "stubdom")):
-            assert str(held[domid].ports) == PORTS
-            assert str(held[domid].memory) == MEMORY
-            assert held[domid].memory == planned_memory(guest.config, guest.domid, grantee)
-        assert guest.log == []
-        assert guest.mapped == [
-            f"add: dom{guest.domid} gport=3b0 mport=3b0 nr=c",
-            f"add: dom{guest.domid} gport=3c0 mport=3c0 nr=20",
-            f"add: d{guest.domid} gfn=a0 mfn=a0 nr=20",
-        ]
+        granted(guest, display)
         assert guest.console_log.count("xlplug: grant stubdom") == guest.console_log.count("xlplug: grant target") == 3
         assert 'state = "applied"' in journal(guest.domid)
     assert journal(guest.domid) == ""

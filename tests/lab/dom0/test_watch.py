@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,6 +43,27 @@ class Daemon:
 
     def says(self, text: str) -> bool:
         return any(text in line for line in self.lines())
+
+    def freeze(self) -> None:
+        """Stop it where it waits for events.
+
+        In the midst of a request, of which libxenstore writes the header first, xenstored would wait for the rest, and
+        everybody for xenstored.
+        """
+        assert until(self._waits)
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+    def _waits(self) -> bool:
+        def seen() -> list[str]:
+            words = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(") ")[2].split()
+            return [words[0], *words[11:13]]  # state, utime and stime: proc(5)
+
+        before = seen()
+        time.sleep(0.3)
+        return before[0] == "S" and seen() == before
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
@@ -173,15 +195,28 @@ def test_it_never_acts_twice_and_a_restart_changes_nothing(daemon: Daemon, confi
     assert len([line for line in daemon.lines() if "map target" in line]) == 1
 
 
+def held_up(pid: int) -> None:
+    """Stop xl, and not in the midst of a request (see `Daemon.freeze`), which shows in xenstored's answering others."""
+    while True:
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            assert sh("xenstore-read", "/local/domain/0/domid", timeout=10).stdout == "0\n"
+        except subprocess.TimeoutExpired:
+            os.kill(pid, signal.SIGCONT)
+            time.sleep(0.05)
+        else:
+            return
+
+
 def test_a_changed_config_is_refused_in_one_line(daemon: Daemon, config: Path) -> None:
     """xl has read it already; what it says now may be meant for another time."""
     add(config, 'ioports=["2f8-2ff"]\n')
-    daemon.process.send_signal(signal.SIGSTOP)
+    daemon.freeze()
     process = subprocess.Popen(["xl", "create", "-p", str(config)], stderr=subprocess.DEVNULL)
     assert until(lambda: domid_of(config.stem) is not None)
     os.utime(config, (2**31, 2**31))
-    os.kill(process.pid, signal.SIGSTOP)  # libxl must not be done before the daemon looks
-    daemon.process.send_signal(signal.SIGCONT)
+    held_up(process.pid)  # libxl must not be done before the daemon looks
+    daemon.thaw()
     assert until(lambda: daemon.says("changed since xl read it")), daemon.lines()
     os.kill(process.pid, signal.SIGCONT)
     assert process.wait(60) == 0

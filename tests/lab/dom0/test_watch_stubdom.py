@@ -6,18 +6,14 @@ No hook is installed here; what stock xl makes of the same guest without the dae
 
 import os
 import re
-import signal
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.lab.dom0.conftest import Guests, dump, journal, sh, xlplug
-from tests.lab.dom0.hooked import domid_of, until
+from tests.lab.dom0.hooked import busy, domid_of, until
 from tests.lab.dom0.test_physmap import pages_in
-from tests.lab.dom0.test_stubdom import ALIVE, DEAD, MEMORY, PORTS, display, planned_memory  # noqa: F401 - a fixture
+from tests.lab.dom0.test_stubdom import ALIVE, DEAD, MEMORY, PORTS, display, granted  # noqa: F401 - a fixture
 from tests.lab.dom0.test_watch import Daemon, daemon  # noqa: F401 - a fixture
 from tests.lab.dom0.vgaguest import CURSOR_HIGH, CURSOR_LOW, TEXT, Card, Guest, creating, running, seen
 from xlplug.devmodel import default_path
@@ -83,18 +79,6 @@ def ran(name: str) -> bool:
     return info is not None and info.cpu_time > 0
 
 
-@contextmanager
-def busy(processes: int) -> Iterator[None]:
-    """dom0's processors kept busy, by that many at the same priority as the daemon's."""
-    loops = [subprocess.Popen(["sh", "-c", "while :; do :; done"]) for _ in range(processes)]
-    try:
-        yield
-    finally:
-        for loop in loops:
-            loop.kill()
-            loop.wait()
-
-
 def in_time(watch: Daemon, guest: Guest) -> None:
     """Granted before the stubdomain ran, and said so once."""
     assert not watch.says("ran before the grants were made"), watch.lines()
@@ -109,19 +93,7 @@ def test_through_the_watcher_the_display_works(daemon: Daemon, tmp_path: Path, d
     """With dom0 kept busy; idle, the other tests have it."""
     before = dump()
     with busy(os.cpu_count() or 1), running(tmp_path, "watched") as guest:
-        assert guest.said == ALIVE
-        assert (display.text, display.cursor) == (TEXT, (CURSOR_HIGH, CURSOR_LOW)), "in the card itself"
-        held = dump()
-        for domid, grantee in ((guest.domid, "target"), (guest.stubdom, "stubdom")):
-            assert str(held[domid].ports) == PORTS
-            assert str(held[domid].memory) == MEMORY
-            assert held[domid].memory == planned_memory(guest.config, guest.domid, grantee)
-        assert guest.log == []
-        assert guest.mapped == [
-            f"add: dom{guest.domid} gport=3b0 mport=3b0 nr=c",
-            f"add: dom{guest.domid} gport=3c0 mport=3c0 nr=20",
-            f"add: d{guest.domid} gfn=a0 mfn=a0 nr=20",
-        ]
+        granted(guest, display)
         in_time(daemon, guest)
     assert until(lambda: journal(guest.domid) == "")
     assert dump() == before, "destroying the guest leaves dom0 as it was"
@@ -182,10 +154,10 @@ def test_ram_is_there_while_the_stubdomain_is_paused(daemon: Daemon, tmp_path: P
 
 def test_late_and_yet_in_time(daemon: Daemon, tmp_path: Path, display: Card) -> None:  # noqa: F811
     """The stubdomain runs already and has not been given the card: its grants are made, and no RAM is populated."""
-    daemon.process.send_signal(signal.SIGSTOP)
+    daemon.freeze()
     with creating(tmp_path, "tardy", extra='vga="stdvga"\nxlplug_preload=1\n') as (config, process):
         assert until(lambda: ran(config.stem), 60)
-        daemon.process.send_signal(signal.SIGCONT)
+        daemon.thaw()
         assert process.wait(120) == 0
         guest = seen(config)
         assert (guest.said, guest.log) == (ALIVE, [])
@@ -200,11 +172,11 @@ def test_late_and_yet_in_time(daemon: Daemon, tmp_path: Path, display: Card) -> 
 
 def test_too_late_is_made_right_and_said(daemon: Daemon, tmp_path: Path, display: Card) -> None:  # noqa: F811
     """QEMU has tried to map the VGA ranges without the rights.  The guest itself has not run."""
-    daemon.process.send_signal(signal.SIGSTOP)
+    daemon.freeze()
     with creating(tmp_path, "late", "-p") as (config, process):
         assert process.wait(120) == 0
         assert str(dump()[domid_of("late") or 0].ports) == "{ }"
-        daemon.process.send_signal(signal.SIGCONT)
+        daemon.thaw()
         assert until(lambda: daemon.says("had the display before the grants were made")), daemon.lines()
         assert sh("xl", "unpause", "late").returncode == 0
         guest = seen(config)
@@ -215,11 +187,11 @@ def test_too_late_is_made_right_and_said(daemon: Daemon, tmp_path: Path, display
 
 
 def test_a_changed_config_is_refused_until_libxl_has_its_own_record(daemon: Daemon, tmp_path: Path) -> None:  # noqa: F811
-    daemon.process.send_signal(signal.SIGSTOP)
+    daemon.freeze()
     with creating(tmp_path, "changed", "-p") as (config, process):
         assert until(lambda: domid_of("changed") is not None)
         os.utime(config, (2**31, 2**31))
-        daemon.process.send_signal(signal.SIGCONT)
+        daemon.thaw()
         assert until(lambda: ran("changed"), 60), "nothing holds the stubdomain"
         domid = domid_of("changed") or 0
         assert [line for line in daemon.lines() if f"domain {domid} " in line] == [
