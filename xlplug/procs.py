@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from xlplug.xlcmd import Create, parse_xl
 
-__all__ = ["Creator", "borrowed", "creators"]
+__all__ = ["Creator", "borrowed", "creators", "remains"]
 
 _SYS_PIDFD_GETFD = 438  # Linux 5.6 and later, the same for every architecture
 
@@ -36,13 +36,30 @@ def creators(proc: str = "/proc") -> Iterator[Creator]:
         try:
             if os.stat(folder).st_uid != os.geteuid():
                 continue
-            with open(f"{folder}/cmdline", "rb") as file:
-                create = parse_xl([os.fsdecode(word) for word in file.read().split(b"\0")[:-1]])
+            create = _create(folder)
             if create is not None and not create.dry_run:
                 found.append(Creator(pid, create, _path(folder, create.path), _started(folder)))
         except (OSError, ValueError, IndexError):
             continue  # it ended meanwhile
     yield from sorted(found, key=lambda creator: (creator.started, creator.pid), reverse=True)
+
+
+def remains(creator: Creator, proc: str = "/proc") -> bool:
+    """Whether it is still what it was, and what has been read of it can be believed.
+
+    Between fork and exec a child of xl looks like xl, and in the midst of exec its environment reads as empty, as that of a
+    process that has ended does.  Its command line reads as empty then too (Linux, fs/proc/base.c, env_end), and never again
+    as before.
+    """
+    try:
+        return _create(f"{proc}/{creator.pid}") == creator.create
+    except (OSError, ValueError):
+        return False
+
+
+def _create(folder: str) -> Create | None:
+    with open(f"{folder}/cmdline", "rb") as file:
+        return parse_xl([os.fsdecode(word) for word in file.read().split(b"\0")[:-1]])
 
 
 def _path(folder: str, path: str) -> str:

@@ -112,7 +112,7 @@ def being_created(name: str, uuid: str, *, igd: bool) -> Found | None:
             config = parse(data, creator.config, creator.create.extra)
         except ConfigError:
             continue  # that of another domain: xl has accepted this one's
-        if config.name != name:
+        if config.name != name or not procs.remains(creator):
             continue
         if creator.config != "/dev/null" and _modified(creator.config) > creator.started + _SLACK:
             raise ConfigError(

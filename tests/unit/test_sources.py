@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from xlplug import libvirt, sources
+from xlplug import libvirt, procs, sources
 from xlplug.errors import ConfigError
 from xlplug.handover import Handover, offer
 from xlplug.sources import being_created, parse, read_as_xl
@@ -146,6 +146,19 @@ def test_what_was_handed_over_comes_before_the_file(xl: Xl, tmp_path: Path) -> N
     found = being_created("srcg", UUID, igd=False)
     assert found is not None
     assert (found.config.gfx_passthru, found.config.memory, found.hooked) == ("igd", 96, True)
+
+
+def test_a_child_of_xl_that_execs_meanwhile(xl: Xl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looked like xl when the processes were counted, and in the midst of exec as if nothing had been handed over."""
+    (tmp_path / "g.cfg").write_bytes(CONFIG.replace(b"igd", b"default"))
+    process = xl("g.cfg", **dict([offer(Handover(CONFIG, "g.cfg"))]))
+    (parent,) = (creator for creator in procs.creators() if creator.pid == process.pid)
+    with subprocess.Popen(["sleep", "100"], cwd=tmp_path, env={}) as child:
+        monkeypatch.setattr(procs, "creators", lambda: [parent._replace(pid=child.pid), parent])
+        found = being_created("srcg", UUID, igd=False)
+        child.kill()
+    assert found is not None
+    assert (found.config.gfx_passthru, found.hooked) == ("igd", True)
 
 
 @pytest.mark.parametrize("change", [lambda path: os.utime(path, (time.time() + 60,) * 2), Path.unlink])
