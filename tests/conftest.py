@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """Fixtures: recorded hosts by name, configs by text."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,15 @@ import pytest
 from xlplug import domcfg, recording, xlcfg
 from xlplug.domcfg import DomainConfig
 from xlplug.host import HostSnapshot
+
+# "nohup make test &" has these ignored, and whatever the tests start would inherit that.
+for number, handler in (
+    (signal.SIGHUP, signal.SIG_DFL),
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGQUIT, signal.SIG_DFL),
+):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 RECORDED = Path(__file__).parent / "recorded"
 
