@@ -16,10 +16,11 @@ def main() -> None:
         options = argv.grant_options(arguments[1:])
         if options is not None:
             sys.exit(commands.run(commands.grant, options))
-    elif arguments[:1] in (["create"], ["restore"]) and not _asks_us_for_help(arguments):
+    elif arguments[:1] in (["create"], ["restore"], ["migrate-receive"]) and not _asks_us_for_help(arguments):
         from xlplug import commands, create
 
-        sys.exit(commands.run(create.create if arguments[0] == "create" else create.restore, arguments[1:]))
+        run = {"create": create.create, "restore": create.restore, "migrate-receive": create.receive}[arguments[0]]
+        sys.exit(commands.run(run, arguments[1:]))
     elif arguments in (["--help"], ["-h"]):
         from xlplug._help import TEXT
 

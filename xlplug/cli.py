@@ -160,6 +160,13 @@ def restore(words: tuple[str, ...]) -> None:
     _exit(create.restore, words)
 
 
+@main.command("migrate-receive", context_settings=_AS_XL, hidden=True)
+@click.argument("words", metavar="[xl's options]", nargs=-1, type=click.UNPROCESSED)
+def receive(words: tuple[str, ...]) -> None:
+    """Do what xl migrate-receive does, with the grants arranged."""
+    _exit(create.receive, words)
+
+
 @main.group()
 def hook() -> None:
     """Install, inspect or remove the hook into xl create."""

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from xlplug.addr import Domid
-from xlplug.errors import EXIT_DONE, EXIT_REFUSED, ConfigError, HostError, Refused, XlplugError
+from xlplug.errors import EXIT_DONE, EXIT_REFUSED, ConfigError, HostError, Refused, XlplugError, one_line
 from xlplug.sources import MAX_BYTES, parse
 
 TYPE_CHECKING = False  # typing's, without importing typing for it
@@ -75,8 +75,7 @@ def run(command: "object", *args: object) -> int:
 
 
 def _complain(text: str) -> None:
-    line = " ".join(text.split())
-    sys.stderr.write(f"xlplug: {line}\n".encode("utf-8", "backslashreplace").decode("utf-8"))
+    sys.stderr.write(one_line(text))
 
 
 def _say(line: str) -> None:

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""``xlplug create`` and ``xlplug restore``: what xl does, with the grants arranged.
+"""``xlplug create``, ``restore`` and ``migrate-receive``: what xl does, with the grants arranged.
 
 A domain that needs nothing of us gets the real xl at once, with its command line unchanged.  Otherwise everything that can
 be refused is refused before anything is created, and xl is started with our wrapper as device model, which makes the
 grants when the domain exists (see hook.py).
 """
 
+import fcntl
 import os
+import stat
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -15,12 +17,13 @@ from xlplug import handover
 from xlplug.become import become, first_environment
 from xlplug.devmodel import is_ours, preload_library, real
 from xlplug.domcfg import DomainConfig
-from xlplug.errors import ConfigError, HostError, Refused
+from xlplug.errors import ConfigError, HostError, Refused, XlplugError, one_line
 from xlplug.handover import Handover
 from xlplug.physmap import FRESH, NO_LIBRARY, RESTORING
-from xlplug.savefile import config_in
+from xlplug.savefile import config_in, parse_head
 from xlplug.sources import parse, read_as_xl
-from xlplug.xlcmd import parse_create, parse_restore
+from xlplug.stream import relay
+from xlplug.xlcmd import is_receive, parse_create, parse_restore
 
 TYPE_CHECKING = False  # typing's, without importing typing for it
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ __all__ = [
     "found_wrapper",
     "hindrance",
     "real_xl",
+    "receive",
     "rehearse",
     "restore",
     "wrapper",
@@ -42,7 +46,9 @@ __all__ = [
 
 #: Set by the front end: the xl that it stands before, the options before the subcommand, and the wrapper beside it.
 REAL_XL, XL_OPTIONS, WRAPPER = "XLPLUG_XL", "XLPLUG_XL_OPTIONS", "XLPLUG_DEVICE_MODEL"
-WRAPPERS = ("/usr/local/lib/xlplug/device-model", "/usr/lib/xlplug/device-model")
+_SENT = "the domain that is sent"  # in place of a path
+_WRAPPER_ENDS = "/xlplug/device-model"
+WRAPPERS = tuple(f"{prefix}/lib{_WRAPPER_ENDS}" for prefix in ("/usr/local", "/usr"))
 
 
 def create(words: Sequence[str]) -> int:
@@ -79,6 +85,12 @@ def restore(words: Sequence[str]) -> int:
     asked = parse_restore(words)
     if asked is None:
         _become_xl("restore", words)
+    if asked.config is None and _is_pipe(asked.checkpoint):
+        reserved = handover.reserve()
+        fd = _incoming(os.open(asked.checkpoint, os.O_RDONLY | os.O_CLOEXEC), reserved)
+        fd = fcntl.fcntl(fd, fcntl.F_DUPFD, reserved)  # survives exec
+        words[-1] = f"/proc/self/fd/{fd}"
+        _become_xl("restore", words, handover.naming(reserved, fd))
     data = config_in(asked.checkpoint) if asked.config is None else read_as_xl(asked.config)
     if data is None:
         _become_xl("restore", words)
@@ -97,10 +109,64 @@ def restore(words: Sequence[str]) -> int:
     if asked.config is None:
         _become_xl("restore", words, handover.offer(Handover(data, path)))
     # xl restore takes no k=v words, so it gets the file with ours at its end, from a descriptor.
-    text = "".join(f"\n{line}" for line in _override(program, config))
-    fd = handover.keep(data + text.encode() + b"\n")
+    fd = handover.keep(_overridden(data, program, config))
     words[words.index(asked.config)] = f"/proc/self/fd/{fd}"
     _become_xl("restore", words, handover.offer(Handover(data, path, (), override), fd))
+
+
+def receive(words: Sequence[str]) -> int:
+    """``xl migrate-receive`` with these words; the domain comes on standard input.
+
+    Raises:
+        HostError: nothing has been received.
+    """
+    words = list(words)
+    real_xl()
+    if not is_receive(words) or os.isatty(0):
+        _become_xl("migrate-receive", words)
+    reserved = handover.reserve()
+    os.dup2(_incoming(0, reserved), 0)
+    _become_xl("migrate-receive", words, handover.naming(reserved))
+
+
+def _is_pipe(path: str) -> bool:
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _incoming(source: int, reserved: int) -> int:
+    """What xl is to read in place of ``source``; ``reserved`` has the handover when xl has read the configuration."""
+    return relay(source, lambda data: _arrived(data, reserved), reserved)
+
+
+def _arrived(data: bytes, reserved: int) -> bytes | None:
+    """Look at the head of a domain that is sent, as `create` looks at a config; what xl is to read of it, None for nothing.
+
+    Whoever sends it may have no hook, or its wrapper elsewhere: the configuration gets the wrapper of this host.
+    """
+    head = parse_head(data)
+    if head is None:
+        return data
+    try:
+        config = parse(head.config, _SENT)
+    except ConfigError:
+        return data  # xl's to reject
+    override = config.device_model_override or ""
+    hooked = is_ours(override) or override.endswith(_WRAPPER_ENDS)
+    if not hooked and not config.wants_legacy:
+        return data
+    own = "" if hooked else override
+    try:
+        program = wrapper()
+        if config.wants_legacy:
+            _preflight(config._replace(device_model_override=own or None), _SENT, RESTORING)
+        handover.fill(reserved, Handover(head.config, _SENT, (), own))
+        return data if override == program else bytes(head._replace(config=_overridden(head.config, program, config)))
+    except XlplugError as error:
+        sys.stderr.write(one_line(str(error)))
+        return None
 
 
 def real_xl() -> str:
@@ -224,6 +290,18 @@ def rehearse(config: DomainConfig, host: "HostSnapshot", hindrance: str) -> "Pla
     from xlplug.plan import build
 
     return build(config, host, granting=True, attach_later=True, hindrance=hindrance)
+
+
+def _overridden(data: bytes, program: str, config: DomainConfig) -> bytes:
+    """A configuration in either form, with our wrapper for its device model."""
+    if data.lstrip()[:1] != b"{":
+        return data + "".join(f"\n{line}" for line in _override(program, config)).encode() + b"\n"
+    import json
+
+    value = json.loads(data.rstrip(b"\0"))
+    value["b_info"]["device_model"] = program
+    value["b_info"]["device_model_version"] = config.device_model_version.replace("-", "_")
+    return json.dumps(value, ensure_ascii=False).encode() + b"\0"
 
 
 def _override(program: str, config: DomainConfig) -> list[str]:

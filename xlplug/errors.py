@@ -23,6 +23,7 @@ __all__ = [
     "XenError",
     "XenUnavailableError",
     "XlplugError",
+    "one_line",
 ]
 
 EXIT_DONE = 0  #: done, or nothing to do
@@ -125,6 +126,11 @@ class RollbackError(XlplugError):
 
     def __str__(self) -> str:
         return f"{super().__str__()}; still in place: {', '.join(self.left)}"
+
+
+def one_line(text: str) -> str:
+    """The text as a single line of ours that any stream takes."""
+    return f"xlplug: {' '.join(text.split())}\n".encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _errno_name(number: int) -> str:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from xlplug.errors import HostError
 
-__all__ = ["VARIABLE", "Handover", "keep", "offer", "peek", "take"]
+__all__ = ["VARIABLE", "Handover", "fill", "keep", "naming", "offer", "peek", "reserve", "take"]
 
 VARIABLE = (
     "XLPLUG_HANDOVER"  #: the environment variable that holds the descriptor's number, and those of `offer`'s others
@@ -38,13 +38,16 @@ def offer(handover: Handover, *others: int) -> tuple[str, str]:
 
     ``others`` are descriptors that xl needs and the device model must not see either.
     """
-    fields = (_MAGIC, handover.path, handover.device_model, str(len(handover.extra)), *handover.extra)
-    head = b"".join(os.fsencode(field) + b"\0" for field in fields)
-    return VARIABLE, ",".join(map(str, (keep(head + handover.data), *others)))
+    return naming(keep(_pack(handover)), *others)
 
 
-def keep(data: bytes) -> int:
-    """A descriptor that survives exec and from which these bytes can be read, for ever the same.
+def naming(*fds: int) -> tuple[str, str]:
+    """The environment variable to set, and its value, for a descriptor of ours and those to be closed with it."""
+    return VARIABLE, ",".join(map(str, fds))
+
+
+def reserve() -> int:
+    """A descriptor that survives exec, for what is not known yet; nothing is handed over unless `fill` comes in time.
 
     Raises:
         HostError: no memory, or no descriptor.
@@ -53,16 +56,52 @@ def keep(data: bytes) -> int:
         made = os.memfd_create("xlplug-config", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
         fd = fcntl.fcntl(made, fcntl.F_DUPFD, _FIRST_FD)
         os.close(made)
+    except OSError as error:
+        raise _cannot(error) from error
+    return fd
+
+
+def fill(fd: int, handover: Handover) -> None:
+    """Put it into a descriptor that `reserve` made, in this process or in one that has inherited it.
+
+    Raises:
+        HostError: no memory.
+    """
+    _write(fd, _pack(handover))
+
+
+def keep(data: bytes) -> int:
+    """A descriptor that survives exec and from which these bytes can be read, for ever the same.
+
+    Raises:
+        HostError: no memory, or no descriptor.
+    """
+    fd = reserve()
+    _write(fd, data)
+    return fd
+
+
+def _pack(handover: Handover) -> bytes:
+    fields = (_MAGIC, handover.path, handover.device_model, str(len(handover.extra)), *handover.extra)
+    return b"".join(os.fsencode(field) + b"\0" for field in fields) + handover.data
+
+
+def _write(fd: int, data: bytes) -> None:
+    """And seal it."""
+    try:
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(fd, rest) :]
         seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
     except OSError as error:
-        raise HostError(
-            f"the config cannot be handed over: {error.strerror}", hint="free some memory in dom0, see 'ulimit -n'"
-        ) from error
-    return fd
+        raise _cannot(error) from error
+
+
+def _cannot(error: OSError) -> HostError:
+    return HostError(
+        f"the config cannot be handed over: {error.strerror}", hint="free some memory in dom0, see 'ulimit -n'"
+    )
 
 
 def take(environment: MutableMapping[str, str]) -> Handover | None:
@@ -106,9 +145,12 @@ def peek(pid: int) -> Handover | None:
     return None
 
 
-def _read(fd: int) -> Handover:
+def _read(fd: int) -> Handover | None:
     """By position: the descriptor's offset is shared with every process that holds it."""
     data = os.pread(fd, os.fstat(fd).st_size, 0)
+    if not data:
+        fcntl.fcntl(fd, fcntl.F_GET_SEALS)  # only a memfd has them
+        return None  # reserved, and not filled
     magic, path, device_model, count, rest = data.split(b"\0", 4)
     if magic != _MAGIC.encode():
         raise ValueError(magic)

@@ -15,7 +15,7 @@ from xlplug import handover
 from xlplug.addr import Domid
 from xlplug.become import become
 from xlplug.devmodel import domid_of, passes_igd, preload_library, real, restores
-from xlplug.errors import EXIT_FAILED, ConfigError, Refused, XlplugError
+from xlplug.errors import EXIT_FAILED, ConfigError, Refused, XlplugError, one_line
 from xlplug.sources import Found, being_created, from_handover
 
 TYPE_CHECKING = False  # typing's, without importing typing for it
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from xlplug.xen.ctrl import XenCtrl
     from xlplug.xen.store import XenStore
 
-__all__ = ["main", "one_line"]
+__all__ = ["main"]
+
+_INCOMING = "--incoming"  # after the name while the domain arrives.  Source: tools/xl/xl_vmcontrol.c, create_domain
 
 
 def main(argv: list[str]) -> NoReturn:
@@ -81,7 +83,7 @@ def _serve(
         arguments = live.device_model_arguments(target, store)
     if config is None:
         config = _look_up(target, name, xen, igd=passes_igd(arguments)).config
-    elif config.name != name:
+    elif config.name not in ((name, name.removesuffix(_INCOMING)) if restores(arguments) else (name,)):
         # A script that xl has started for one domain, and that creates another, hands the first one's on.
         raise ConfigError(
             f"the config handed over is for '{config.name}'",
@@ -136,11 +138,6 @@ def _grant(
 
 def _log(line: str) -> None:
     sys.stderr.write(f"xlplug: {line}\n")
-
-
-def one_line(text: str) -> str:
-    """The text as a single line that any stream takes."""
-    return f"xlplug: {' '.join(text.split())}\n".encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _complain(text: str) -> None:

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The command lines of ``xl create`` and ``xl restore``, read as xl reads them.  Pure.
+"""The command lines of ``xl create``, ``restore`` and ``migrate-receive``, read as xl reads them.  Pure.
 
-Source: tools/xl/xl_vmcontrol.c, main_create; tools/xl/xl_saverestore.c, main_restore; the same from 4.14 to 4.23.  Options
-end at the first other word: xl has called getopt with "+" before, and glibc keeps to that (xl.c, main).
+Source: tools/xl/xl_vmcontrol.c, main_create; tools/xl/xl_saverestore.c, main_restore;
+tools/xl/xl_migrate.c, main_migrate_receive; the same from 4.14 to 4.23.  Options end at the first other word: xl has
+called getopt with "+" before, and glibc keeps to that (xl.c, main).
 """
 
 from typing import NamedTuple
 
-__all__ = ["Create", "Restore", "is_create", "parse_create", "parse_restore", "parse_xl"]
+__all__ = ["Create", "Restore", "is_create", "is_receive", "parse_create", "parse_restore", "parse_xl"]
 
 _SHORT = "AFVcdef:inpqh"
 _LONG = [
@@ -76,6 +77,17 @@ def parse_restore(words: list[str]) -> Restore | None:
     if not 1 <= len(rest) <= 2 or any(name in ("-h", "--help") for name, _ in options):
         return None
     return Restore(rest[-1], rest[0] if len(rest) == 2 else None)
+
+
+def is_receive(words: list[str]) -> bool:
+    """Whether these words after ``migrate-receive`` receive; xl answers any others with its help or an error of its own."""
+    import getopt
+
+    try:
+        options, rest = getopt.getopt(words, "Fedrph", ["colo", "coloft-script=", "userspace-colo-proxy", "help"])
+    except getopt.GetoptError:
+        return False
+    return not rest and not any(name in ("-h", "--help") for name, _ in options)
 
 
 def parse_xl(argv: list[str]) -> Create | None:

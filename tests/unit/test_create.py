@@ -4,10 +4,12 @@
 Where Xen is needed, it is the one in memory, on a recorded laptop.
 """
 
+import json
 import os
 import struct
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pytest
 
 from tests.unit.fakes import Recorder, recorder
 from xlplug.handover import VARIABLE, Handover, peek
+from xlplug.savefile import parse_head
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
@@ -361,3 +364,140 @@ def test_restore_of_what_was_not(host: Host, override: str, legacy: bool) -> Non
     host.config("save", saved(override.replace("@", str(host.wrapper)), legacy=legacy))
     line = refusal(host, "restore", "save")
     assert line == "xlplug: save: the saved domain does not hold what is to be granted; run: xl restore CONFIG FILE"
+
+
+# what comes through a pipe
+
+
+class Sent:
+    """Starts the program with a domain on its way, as sshd does; ``read`` is what xl has read."""
+
+    def __init__(self, host: Host, *, known_qemu: bool = True) -> None:
+        self.host = host
+        self.file = host.folder / "read"
+        recorder(Path(host.xl.path), then=f"cat ${{FROM:-/dev/stdin}} >{self.file}; exit ${{CODE:-0}}")
+        if known_qemu:  # libxl's own, which this machine does not have
+            text = host.program.read_text()
+            fake = "import xlplug.create\nxlplug.create.real = lambda path: path or '/libxl/qemu'\nfrom xlplug.__main__"
+            host.program.write_text(text.replace("from xlplug.__main__", fake))
+
+    def __call__(self, data: bytes, *words: str, **variables: str) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [sys.executable, "-I", str(self.host.program), "migrate-receive", *words],
+            cwd=self.host.folder, env=self.host.environment | variables, input=data, capture_output=True,
+        )  # fmt: skip
+
+    def config(self) -> dict[str, dict[str, object]]:
+        data = self.file.read_bytes()
+        head = parse_head(data.removesuffix(b"libxl stream"))
+        assert head is not None
+        assert head.config.endswith(b"}\0")
+        value = json.loads(head.config[:-1])
+        assert isinstance(value, dict)
+        return value
+
+
+@pytest.mark.parametrize(
+    "data", [saved("", legacy=False), saved("/opt/qemu", legacy=False), saved("")[:200], b"garbage", b""]
+)
+def test_a_domain_that_comes_and_needs_nothing(host: Host, data: bytes) -> None:
+    sent = Sent(host)
+    done = sent(data, "-p", XLPLUG_XL_OPTIONS=" -v -T", CODE="9")
+    assert (done.returncode, done.stdout, done.stderr) == (9, b"", b"")
+    assert sent.file.read_bytes() == data
+    record = host.xl.read()
+    assert record.argv == [host.xl.path, "-v", "-T", "migrate-receive", "-p"]
+    assert record.fds == [0, 1, 2, int(record.environment[VARIABLE])]
+
+
+# whose wrapper the sender's was: none, this host's, that of another prefix; a device model of its own
+@pytest.mark.parametrize("override", ["", "@", "/opt/else/lib/xlplug/device-model", "/opt/qemu"])
+def test_a_domain_that_comes_gets_this_hosts_wrapper(host: Host, override: str) -> None:
+    sent = Sent(host)
+    recorder(
+        Path(host.xl.path),
+        then=f"cat >{sent.file}; tr '\\000' '\\001' </proc/self/fd/$XLPLUG_HANDOVER >{host.folder}/given",
+    )
+    data = saved(override.replace("@", str(host.wrapper)))
+    done = sent(data)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert sent.config()["b_info"]["device_model"] == str(host.wrapper)
+    expected = parse_head(data.removesuffix(b"libxl stream"))
+    assert expected is not None
+    theirs = json.loads(expected.config[:-1])
+    theirs["b_info"]["device_model"] = str(host.wrapper)
+    assert sent.config() == theirs
+    assert sent.file.read_bytes().endswith(b"libxl stream")
+    if override == "@":
+        assert sent.file.read_bytes() == data
+    words = (host.folder / "given").read_bytes().split(b"\1")
+    assert words[2] == (b"/opt/qemu" if override == "/opt/qemu" else b"")
+
+
+def test_a_hooked_domain_that_comes_without_what_it_was_hooked_for(host: Host) -> None:
+    """Hooked for xlplug_preload, which libxl does not hand on; its RAM comes along anyway."""
+    sent = Sent(host)
+    data = saved(str(host.wrapper), legacy=False)
+    assert sent(data).returncode == 0
+    assert sent.file.read_bytes() == data
+    assert handed(host.xl).isdecimal()
+
+
+def test_a_domain_that_comes_and_is_refused(host: Host) -> None:
+    sent = Sent(host)
+    done = sent(saved("").replace(b'"dev":2,', b'"dev":9,'), CODE="1")
+    assert done.returncode == 1
+    assert done.stderr.decode().count("\n") == 1
+    assert b"xlplug: refused: 0000:00:09.0: no such PCI device" in done.stderr
+    assert sent.file.read_bytes() == b"", "xl reads nothing, so nothing is created"
+
+
+def test_a_domain_that_comes_and_no_wrapper(host: Host) -> None:
+    sent = Sent(host)
+    for data in (saved(""), saved("/else/xlplug/device-model", legacy=False)):
+        done = sent(data, XLPLUG_DEVICE_MODEL="/none")
+        assert done.stderr == b"xlplug: there is no device model wrapper at /none; run 'xlplug hook install'\n"
+        assert sent.file.read_bytes() == b""
+
+
+@pytest.mark.parametrize("words", [["-x"], ["x"], ["-h"], ["--help"]])
+def test_receiving_that_xl_answers_itself(host: Host, words: list[str]) -> None:
+    done = Sent(host)(b"", *words, XLPLUG_XL=host.xl.path)
+    assert (done.returncode, done.stderr) == (0, b"")
+    record = host.xl.read()
+    assert record.argv[1:] == ["migrate-receive", *words]
+    assert VARIABLE not in record.environment
+
+
+def test_receiving_from_a_terminal_is_xls(host: Host) -> None:
+    """What is typed must not vanish in a process of ours."""
+    import pty
+
+    recorder(Path(host.xl.path))
+    main, terminal = pty.openpty()
+    done = host.run("migrate-receive", stdin=terminal)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert VARIABLE not in host.xl.read().environment
+    os.close(main)
+    os.close(terminal)
+
+
+def test_receiving_without_xl(host: Host) -> None:
+    os.unlink(host.xl.path)
+    assert refusal(host, "migrate-receive").startswith("xlplug: no xl in PATH; install it")
+
+
+def test_restore_from_a_pipe(host: Host) -> None:
+    """``xl restore <(ssh host cat save)``."""
+    sent = Sent(host)
+    recorder(Path(host.xl.path), then=f"for file; do :; done; cat $file >{sent.file}")
+    os.mkfifo(host.folder / "fifo")
+    writer = threading.Thread(target=(host.folder / "fifo").write_bytes, args=(saved(""),), daemon=True)
+    writer.start()
+    done = host.run("restore", "-p", "fifo")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sent.config()["b_info"]["device_model"] == str(host.wrapper)
+    record = host.xl.read()
+    reserved, fd = handed(host.xl).split(",")
+    assert record.argv[2:] == ["-p", f"/proc/self/fd/{fd}"]
+    assert record.fds == [0, 1, 2, *sorted((int(reserved), int(fd)))]

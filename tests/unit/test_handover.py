@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from xlplug.errors import HostError
-from xlplug.handover import VARIABLE, Handover, keep, offer, peek, take
+from xlplug.handover import VARIABLE, Handover, fill, keep, naming, offer, peek, reserve, take
 
 BIG = Handover(b"# \0 x\xff\n" * 150_000, "/etc/xen/g.cfg")  # over a megabyte, and no text
 
@@ -57,6 +57,20 @@ def test_the_descriptor_is_high_sealed_and_gone_after_the_wrapper() -> None:
     assert not os.get_inheritable(other)
 
 
+def test_what_was_reserved_is_taken_when_it_is_filled() -> None:
+    other = keep(b"for xl alone")
+    fd = reserve()
+    assert take(dict([naming(fd, other)])) is None, "not filled yet: as if nothing were offered"
+    pid = os.fork()
+    if pid == 0:
+        fill(fd, BIG)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert take(dict([naming(fd, other)])) == BIG
+    with pytest.raises(HostError, match="cannot be handed over"):
+        fill(fd, BIG)
+
+
 def test_it_is_taken_again_and_again() -> None:
     """By the probe, by the device model, and by those of each reboot: they share one offset."""
     environment = given(BIG)
@@ -99,7 +113,7 @@ def test_a_variable_set_by_hand(value: str) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"xlplug-handover-1", b"xlplug-handover-0\0p\0\0000\0data", b"xlplug-handover-1\0p\0\0002\0one",
+    [b"xlplug-handover-1", b"xlplug-handover-0\0p\0\0000\0data", b"xlplug-handover-1\0p\0\0002\0one",
      b"xlplug-handover-1\0p\0\0x\0data", b"xlplug-handover-1\0p\0\0-1\0data", b'name="g"\n'],
 )  # fmt: skip
 def test_a_descriptor_of_something_else(content: bytes) -> None:

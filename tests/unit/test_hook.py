@@ -340,6 +340,17 @@ def test_a_handover_for_another_domain(world: Callable[..., World]) -> None:
     assert made.held(7) == "{ } { }"
 
 
+@pytest.mark.parametrize("name", ["g", "g--incoming"])
+def test_a_domain_that_arrives_has_a_name_of_its_own(world: Callable[..., World], name: str) -> None:
+    """Until it has all arrived; only then, and nobody else, may it bear another name."""
+    made = world(name=name)
+    made.serve(7, LEGACY, [*ARGV, "-incoming", "fd:3"])
+    assert made.held(7) == GUEST
+    for other, arguments in (("g--incoming", ARGV), ("other--incoming", [*ARGV, "-incoming", "fd:3"]), ("", ARGV)):
+        with pytest.raises(ConfigError, match="the config handed over is for 'g'"):
+            world(name=other).serve(7, LEGACY, arguments)
+
+
 def test_no_such_domain(world: Callable[..., World]) -> None:
     made = world()
     made.store.write("/local/domain/9/name", "g")

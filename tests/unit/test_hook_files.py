@@ -14,11 +14,11 @@ from tests.unit.fakes import Recorder, recorder
 HOOKS = Path(__file__).parents[2] / "hooks"
 SHELLS = [shell for shell in ("dash", "bash", "busybox") if shutil.which(shell)]
 
-# tools/xl/xl_cmdtable.c, 4.14 to 4.23: whatever begins as create and restore do, and some more.
+# tools/xl/xl_cmdtable.c, 4.14 to 4.23: whatever begins as create, restore and migrate-receive do, and some more.
 OTHERS = """
     cd-insert cd-eject channel-list claims config-update console cpupool-create debug-keys destroy dmesg domid
-    reboot remus rename resume list info save migrate migrate-receive pci-attach shutdown top uptime vm-list help
-    c res re r e
+    reboot remus rename resume list info save migrate migrate-x migrate-receiver pci-attach shutdown top uptime vm-list help
+    c res re r e m migrat
 """.split()
 ODD = ["", " ", "a b", "*", "$HOME", "`id`", "'", '"', "\\", "a\nb", "-", "--", "é", "\udcff", "create"]
 
@@ -74,7 +74,8 @@ def test_so_is_what_names_nothing_or_is_no_creation(hooked: Hooked, words: list[
 @pytest.mark.parametrize(
     ("word", "verb"),
     [*((word, "create") for word in ("cr", "cre", "crea", "creat", "create")),
-     *((word, "restore") for word in ("rest", "resto", "restor", "restore"))],
+     *((word, "restore") for word in ("rest", "resto", "restor", "restore")),
+     *(("migrate-receive"[:length], "migrate-receive") for length in range(8, 16))],
 )  # fmt: skip
 @pytest.mark.parametrize("options", [[], ["-v"], ["-vvv", "-t", "-T", "-f"]])
 def test_creations_go_through_xlplug(hooked: Hooked, word: str, verb: str, options: list[str]) -> None:

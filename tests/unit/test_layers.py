@@ -13,7 +13,7 @@ ORDER = """
     populate apply journal publication session render memxen
     recording sysfs udev hostmem abi
     xen xen._ffi xen.protocols xen.mismatch xen.lib xen.qdump xen.ctrl xen.store xen.devicemodel xen._build live
-    xlcmd become handover devmodel elf libvirt procs sources savefile hook guard watcher watch
+    xlcmd become handover devmodel elf libvirt procs sources savefile stream hook guard watcher watch
     create commands install survey doctor argv _help cli __main__
 """.split()
 OWNERS = {

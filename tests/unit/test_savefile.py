@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from xlplug.savefile import config_in
+from xlplug.savefile import HEADER_SIZE, Head, config_in, optional_length, parse_head
 
 MAGIC = b"Xen saved domain, xl format\n \0 \r"
 JSON = b'{"c_info":{"type":"hvm"}}\0'
@@ -47,6 +47,21 @@ def optional(config: bytes, size: int | None = None) -> bytes:
 def test_config_in(tmp_path: Path, content: bytes, expected: bytes | None) -> None:
     (tmp_path / "save").write_bytes(content)
     assert config_in(str(tmp_path / "save")) == expected
+
+
+@pytest.mark.parametrize("head", [Head(3, 0, JSON), Head(2, 7, b'name="g"\n', b"more"), Head(0, 0, b"")])
+def test_a_head_is_written_as_it_was_read(head: Head) -> None:
+    data = bytes(head)
+    assert len(data) == HEADER_SIZE + optional_length(data[:HEADER_SIZE])
+    assert parse_head(data) == head
+
+
+def test_a_changed_config_has_its_own_lengths() -> None:
+    given = header(optional(JSON) + b"more")
+    head = parse_head(given)
+    assert head is not None
+    assert bytes(head) == given
+    assert bytes(head._replace(config=b"{}\0")) == header(optional(b"{}\0") + b"more")
 
 
 def test_no_file(tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ from tempfile import mkdtemp
 import pytest
 
 from tests.abi.oracle import require
-from xlplug.xlcmd import Create, Restore, is_create, parse_create, parse_restore, parse_xl
+from xlplug.xlcmd import Create, Restore, is_create, is_receive, parse_create, parse_restore, parse_xl
 
-# What main(), main_create() and main_restore() of tools/xl do to their words, stable-4.14 to 4.22.  main() has called
-# getopt with "+", and glibc keeps to it when optind is set to 1 and not 0: options after the first word are words.
+# What main(), main_create(), main_restore() and main_migrate_receive() of tools/xl do to their words, stable-4.14 to 4.22.
+# main() has called getopt with "+", and glibc keeps to it when optind is set to 1 and not 0: options after the first word
+# are words.
 ORACLE = r"""
 #define _GNU_SOURCE
 #include <getopt.h>
@@ -32,6 +33,13 @@ int main(int argc, char **argv) {
         for (; optind < argc; optind++) printf("<%s>", argv[optind]);
         putchar('\n');
         return 0;
+    }
+    if (!strcmp(argv[0], "migrate-receive")) {
+        static const struct option opts[] = {{"colo",0,0,256},{"coloft-script",1,0,512},{"userspace-colo-proxy",0,0,768},
+            {"help",0,0,'h'},{0}};
+        while ((opt = getopt_long(argc, argv, "hFedrp", opts, 0)) != -1) if (opt == '?' || opt == 'h') return quit();
+        if (argc - optind != 0) return quit();
+        return puts("receives") < 0;
     }
     static const struct option opts[] = {{"defconfig",1,0,'f'},{"dryrun",0,0,'n'},
         {"ignore-global-affinity-masks",0,0,'i'},{"quiet",0,0,'q'},{"vncviewer",0,0,'V'},
@@ -135,6 +143,13 @@ def test_restore_is_read_as_xl_reads_it() -> None:
             got = parse_restore(list(words))
             text = "xl" if got is None else f"{f'<{got.config}>' if got.config else ''}<{got.checkpoint}>"
             assert text == answer(["restore", *words]), words
+
+
+def test_migrate_receive_is_read_as_xl_reads_it() -> None:
+    vocabulary = ["-e", "-pd", "--", "x", "--colo", "--coloft-script", "--userspace", "-h", "--he", "-x"]
+    for length in range(4):
+        for words in itertools.product(vocabulary, repeat=length):
+            assert is_receive(list(words)) == (answer(["migrate-receive", *words]) == "receives"), words
 
 
 @pytest.mark.parametrize(

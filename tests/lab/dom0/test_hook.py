@@ -70,6 +70,22 @@ def destroy(name: str) -> None:
     assert sh("xenstore-read", f"/libxl/{domid}/xlplug-paused").returncode != 0
 
 
+def reboot(name: str) -> None:
+    """The guest reboots: another domain takes its place, and has what it had."""
+    before = domid_of(name)
+    assert before is not None
+    with DeviceModel() as model:
+        model.call("shutdown", before, reason=_REBOOT)
+    assert until(lambda: domid_of(name) not in (None, before), 60)
+    again = domid_of(name)
+    assert again is not None
+    assert until(lambda: 'state = "applied"' in journal(again))
+    assert "ioport_mapping" in journal(again)
+    assert sh("xenstore-ls", f"/libxl/{before}").returncode != 0
+    # xl's daemon is done with it when libxl has written its record; before, each would destroy under the other's hands.
+    assert until(lambda: list(Path("/var/lib/xen").glob(f"userdata-d.{again}.*.libxl-json")))
+
+
 def test_everything_is_there_when_the_device_model_starts(config: Path, tmp_path: Path) -> None:
     probe = Probe(tmp_path, QEMU)
     add(config, IGD + probe.line)
@@ -137,18 +153,7 @@ def test_a_rebooting_guest_is_granted_again_whatever_became_of_its_config(config
     assert dump()[first].ports == RangeSet([(0x2F8, 0x300)])
     config.write_text("this is no config any more")
     for _ in range(2):
-        before = domid_of(config.stem)
-        assert before is not None
-        with DeviceModel() as model:
-            model.call("shutdown", before, reason=_REBOOT)
-        assert until(lambda before=before: domid_of(config.stem) not in (None, before), 60)
-        again = domid_of(config.stem)
-        assert again is not None
-        assert until(lambda again=again: 'state = "applied"' in journal(again))
-        assert "ioport_mapping" in journal(again)
-        assert sh("xenstore-ls", f"/libxl/{before}").returncode != 0
-        # xl's daemon is done with it when libxl has written its record; before, each would destroy under the other's hands.
-        assert until(lambda again=again: list(Path("/var/lib/xen").glob(f"userdata-d.{again}.*.libxl-json")))
+        reboot(config.stem)
     config.write_text(f'name="{config.stem}"\n')
     destroy(config.stem)
 
@@ -318,12 +323,49 @@ def test_saved_and_restored(config: Path, tmp_path: Path) -> None:
     saved = tmp_path / "saved"
     done = xl("save", config.stem, str(saved))
     assert done.returncode == 0, done.stderr
-    for words in ([str(saved)], [str(config), str(saved)]):
-        done = xl("restore", "-p", *words)
+    for words in ([str(saved)], [str(config), str(saved)], ["/proc/self/fd/0"]):
+        with saved.open("rb") as file, subprocess.Popen(["cat"], stdin=file, stdout=subprocess.PIPE) as pipe:
+            done = xl("restore", "-p", *words, stdin=pipe.stdout)
+            pipe.kill()
         assert done.returncode == 0, done.stderr
         domid = domid_of(config.stem)
         assert "ioport_mapping" in journal(domid or 0)
         destroy(config.stem)
+
+
+def test_sent_to_another_host(config: Path) -> None:
+    """To this one, which is another to xl; the sender has a hook or not, and the receiver's decides."""
+    add(config, INERT)
+    for front_end in (True, False):
+        assert xl("create", "-p", str(config), front_end=front_end).returncode == 0
+        before = domid_of(config.stem)
+        done = xl("migrate", "-p", "-s", "", config.stem, "/usr/local/sbin/xl migrate-receive -p")
+        assert done.returncode == 0, done.stderr
+        assert "xlplug" not in done.stderr
+        domid = domid_of(config.stem)
+        assert domid not in (None, before)
+        assert "ioport_mapping" in journal(domid or 0)
+        assert guests_of_xen() == {domid}
+        assert qemu_log(f"{config.stem}--incoming") == []
+        if front_end:
+            reboot(config.stem)
+        destroy(config.stem)
+    assert sh("pgrep", "-f", "migrate-receive").stdout.split() == []
+
+
+def test_sent_and_refused_it_goes_on_where_it_was(config: Path) -> None:
+    add(config, INERT)
+    assert xl("create", str(config)).returncode == 0
+    before = domid_of(config.stem)
+    held = dump()
+    done = xl("migrate", "-s", "", config.stem, "XLPLUG_DEVICE_MODEL=/none xlplug migrate-receive")
+    assert done.returncode != 0
+    ours = [line for line in done.stderr.splitlines() if line.startswith("xlplug:")]
+    assert ours == ["xlplug: there is no device model wrapper at /none; run 'xlplug hook install'"]
+    assert domid_of(config.stem) == before
+    assert dump() == held
+    assert sh("pgrep", "-f", "migrate-receive").stdout.split() == []
+    destroy(config.stem)
 
 
 def test_many_in_a_row_and_five_at_once(tmp_path: Path) -> None:

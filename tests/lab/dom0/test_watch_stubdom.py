@@ -90,9 +90,16 @@ def in_time(watch: Daemon, guest: Guest) -> None:
 
 
 def test_through_the_watcher_the_display_works(daemon: Daemon, tmp_path: Path, display: Card) -> None:  # noqa: F811
-    """With dom0 kept busy; idle, the other tests have it."""
+    """With dom0 kept busy until the stubdomain runs, by then the watcher must be done; idle, the other tests have it.
+
+    From then on libxl waits 30 s for the QEMU inside, which on a slow machine can be too little.
+    """
     before = dump()
-    with busy(os.cpu_count() or 1), running(tmp_path, "watched") as guest:
+    with creating(tmp_path, "watched") as (config, process):
+        with busy(os.cpu_count() or 1):
+            assert until(lambda: ran("watched"), 120), config.with_suffix(".stderr").read_text()
+        assert process.wait(120) == 0, config.with_suffix(".stderr").read_text()
+        guest = seen(config)
         granted(guest, display)
         in_time(daemon, guest)
     assert until(lambda: journal(guest.domid) == "")
