@@ -62,9 +62,10 @@ def _close_all_but(*kept: int) -> None:
 
 def _pass_on(source: int, to: int, alter: Callable[[bytes], bytes | None]) -> None:
     null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 1)  # the way back to the sender is xl's
-    head = _read(source, HEADER_SIZE)
-    head += _read(source, optional_length(head))
+    for fd in {0, 1} - {source}:  # standard output is the way back to the sender, and xl's alone
+        os.dup2(null, fd)
+    head = _read(source, to, HEADER_SIZE)
+    head += _read(source, to, optional_length(head))
     altered = alter(head)
     os.dup2(null, 2)  # ssh waits for all who could still write
     if altered is None:
@@ -78,28 +79,29 @@ def _pass_on(source: int, to: int, alter: Callable[[bytes], bytes | None]) -> No
         _copy(source, to)
 
 
-def _read(source: int, length: int) -> bytes:
+def _ready(source: int, to: int) -> bool:
+    """Wait for something to read, or the end; False when nobody would read it: xl is gone, and the sender may not know."""
+    poll = select.poll()
+    poll.register(source, select.POLLIN)
+    poll.register(to, 0)
+    return to not in dict(poll.poll())
+
+
+def _read(source: int, to: int, length: int) -> bytes:
     """So many bytes, fewer only at the end."""
     data = b""
-    while len(data) < length:
-        try:
+    while len(data) < length and _ready(source, to):
+        with suppress(BlockingIOError):
             more = os.read(source, length - len(data))
-        except BlockingIOError:
-            select.select([source], [], [])
-            continue
-        if not more:
-            break
-        data += more
+            if not more:
+                break
+            data += more
     return data
 
 
 def _copy(source: int, to: int) -> None:
-    """Until the end, or until nobody reads: to wait for the sender only would be to outlive xl."""
-    poll = select.poll()
-    poll.register(source, select.POLLIN)
-    poll.register(to, 0)
     splice = True
-    while to not in dict(poll.poll()):
+    while _ready(source, to):
         try:
             if splice:
                 if not os.splice(source, to, _AT_ONCE):
@@ -114,4 +116,4 @@ def _copy(source: int, to: int) -> None:
         except OSError as error:
             if error.errno != errno.EINVAL or not splice:
                 raise
-            splice = False
+            splice = False  # not every file can

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """What arrives passes through, its head looked at on the way: real pipes and processes."""
 
+import errno
 import os
 import select
 import socket
@@ -62,6 +63,18 @@ def unchanged(data: bytes) -> bytes | None:
 @pytest.mark.parametrize("kind", ["pipe", "socket", "file"])
 def test_everything_comes_through(kind: str) -> None:
     source = fed(HEAD + BODY, kind=kind)
+    assert all_of(relay(source, unchanged)) == HEAD + BODY
+    os.close(source)
+
+
+def test_a_file_that_splice_does_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal, a device, a file system: it depends on the kernel."""
+
+    def refuse(*arguments: object) -> int:
+        raise OSError(errno.EINVAL, "")
+
+    monkeypatch.setattr(os, "splice", refuse)
+    source = fed(HEAD + BODY)
     assert all_of(relay(source, unchanged)) == HEAD + BODY
     os.close(source)
 
@@ -130,12 +143,13 @@ def others_with(path: str) -> list[str]:
     return found
 
 
-def test_it_ends_with_its_reader() -> None:
-    """The sender says nothing for ever; xl is gone."""
+@pytest.mark.parametrize("sent", [b"", HEAD[:-1], HEAD])
+def test_it_ends_with_its_reader(sent: bytes) -> None:
+    """The sender says nothing more for ever; xl is gone."""
     source, to = os.pipe()
-    os.write(to, HEAD)
+    os.write(to, sent)
     fd = relay(source, unchanged)
-    assert os.read(fd, len(HEAD)) == HEAD
+    assert sent != HEAD or os.read(fd, len(HEAD)) == HEAD
     pipe = os.readlink(f"/proc/self/fd/{fd}")
     assert len(others_with(pipe)) == 1
     os.close(fd)
