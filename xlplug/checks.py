@@ -259,7 +259,7 @@ def hook(facts: Facts) -> Iterator[Finding]:
         yield _there("xlplug", facts.hook.program)
     if facts.hook.hooked or _is(facts.hook.wrapper):
         yield from _wrapper(facts.hook)
-    yield _there("device model", facts.hook.device_model)
+    yield _device_model("device model", facts.hook.device_model, facts.hook.fits)
     none = "not installed: needed only for xlplug_preload=1 and a device model in dom0"
     yield Finding(OK, "preload library", facts.hook.library or none)
 
@@ -368,9 +368,16 @@ def _config(facts: ConfigFacts, host: Facts) -> Iterator[Finding]:
 
 def _wanted(facts: ConfigFacts) -> Finding:
     """A domain that is ours to serve, and the device model that will."""
-    if isinstance(facts.device_model, Unread | Broken):
-        return _wrong(facts.path, facts.device_model, "the device model")
-    return Finding(OK, facts.path, f"needs legacy ranges; its device model is {facts.device_model}")
+    return _device_model(facts.path, facts.device_model, facts.fits, "needs legacy ranges; its device model is ")
+
+
+def _device_model(name: str, path: Reading[str], fits: Reading[str], before: str = "") -> Finding:
+    """That it is there, and was built for the running Xen.  To look into it is extra: it takes a module of Python's."""
+    if isinstance(path, Unread | Broken):
+        return _wrong(name, path, "the device model" if before else "")
+    if isinstance(fits, Broken):
+        return Finding(FAILURE, name, f"the device model {path}: {fits.why}", fits.advice)
+    return Finding(OK, name, f"{before}{path} ({f'not looked into: {fits.why}' if isinstance(fits, Unread) else fits})")
 
 
 def _routing(facts: ConfigFacts, host: Facts) -> Iterator[Finding]:

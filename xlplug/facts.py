@@ -77,7 +77,8 @@ class Hook(NamedTuple):
 
     ``first`` is the first xl in PATH, None when there is none, and ``hooked`` whether it is our front end; ``program`` the
     xlplug that the front end starts; ``files`` what the manifest below ``prefix`` names, empty when nothing is installed;
-    ``library`` the preload library for a QEMU in dom0, None where it is not installed, which is in order.
+    ``fits`` what the device model needs of Xen's libraries, where the running Xen has it; ``library`` the preload library for a
+    QEMU in dom0, None where it is not installed, which is in order.
     """
 
     first: str | None = None
@@ -89,6 +90,7 @@ class Hook(NamedTuple):
     wrapper: Reading[str] = _NOT_ASKED
     ran: Reading[Wrapper] = _NOT_ASKED
     device_model: Reading[str] = _NOT_ASKED
+    fits: Reading[str] = _NOT_ASKED
     library: str | None = None
 
 
@@ -97,7 +99,7 @@ class ConfigFacts(NamedTuple):
 
     ``sole_vga``: True when no other domain holds the VGA ports, or the plan has none.  ``hotplug`` is the ``passthrough``
     setting, None where there is none or where it cannot be told (libxl's JSON).  ``kernel`` and ``ramdisk`` are a Linux
-    stubdomain's, None where the domain has none.
+    stubdomain's, None where the domain has none.  ``fits`` is as in `Hook`.
     """
 
     path: str
@@ -108,6 +110,7 @@ class ConfigFacts(NamedTuple):
     hotplug: str | None = None
     kernel: Reading[str] | None = None
     ramdisk: Reading[str] | None = None
+    fits: Reading[str] = _NOT_ASKED
 
 
 class Facts(NamedTuple):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol, TypeVar
 
-from xlplug import create, devmodel, hostmem, install, sysfs
+from xlplug import abi, create, devmodel, elf, hostmem, install, sysfs
 from xlplug.addr import Domid
 from xlplug.bdf import Bdf
 from xlplug.domcfg import DomainConfig
@@ -229,7 +229,7 @@ class _Survey:
             arbiter=_tried(_first_bytes, f"{self.places.dev}/vga_arbiter"),
             dev_mem=self._dev_mem(),
             firmware=self._firmware(host, memory),
-            hook=_tried(lambda: _hook(self.places.prefix, on_xen=known is not None)),
+            hook=_tried(lambda: _hook(self.places.prefix, known[2] if known else "")),
             watcher=_tried(_watcher, self.places.proc),
             configs=tuple(self._config(path, host) for path in paths),
         )
@@ -370,14 +370,16 @@ class _Survey:
         images: tuple[Reading[str] | None, Reading[str] | None] = (None, None)
         if config.type == "hvm" and config.stubdom and config.device_model_version == "qemu-xen":
             images = self._stubdom_images(config)
+        model = self._device_model(config, path)
         return ConfigFacts(
             path,
             config,
             plan,
-            self._device_model(config, path),
+            model,
             True if isinstance(plan, Unread | Broken) else self._sole_vga(plan),
             _tried_hotplug(path),
             *images,
+            _fits(model, "" if isinstance(self.version, Unread | Broken) else self.version[2]),
         )
 
     def _device_model(self, config: DomainConfig, path: str) -> Reading[str]:
@@ -543,13 +545,14 @@ def _first_bytes(path: str) -> str:
 # the hook -------------------------------------------------------------------------------------------------------------
 
 
-def _hook(prefix: str, *, on_xen: bool) -> Hook:
+def _hook(prefix: str, running: str) -> Hook:
     first = install.first_xl()
     hooked = first is not None and devmodel.is_ours(first)
     if hooked and first is not None:
         prefix = install.prefix_of(first)
     files = _tried(install.installed, prefix)
     wrapper = _tried(install.wrapper_of, first) if hooked else _tried(create.wrapper)
+    model = _tried(devmodel.real, "") if running else Unread("no Xen runs here")
     return Hook(
         first=first,
         hooked=hooked,
@@ -562,8 +565,30 @@ def _hook(prefix: str, *, on_xen: bool) -> Hook:
         wrapper=wrapper,
         library=devmodel.preload_library("" if isinstance(wrapper, Unread | Broken) else wrapper),
         ran=_because(wrapper, "there is no wrapper") if isinstance(wrapper, Unread | Broken) else _tried(_ran, wrapper),
-        device_model=_tried(devmodel.real, "") if on_xen else Unread("no Xen runs here"),
+        device_model=model,
+        fits=_fits(model, running),
     )
+
+
+def _fits(path: Reading[str], running: str) -> Reading[str]:
+    """What a device model needs of Xen's libraries; `Broken` where the running Xen has something else."""
+    if isinstance(path, Unread | Broken):
+        return _because(path)
+    report = _tried(_looked_into, path, running)
+    if isinstance(report, Unread | Broken):
+        return Unread(report.why.replace(f"{path} ", "it "))  # a script, or no pyelftools: it may be in order
+    if report.problems:
+        why, _, advice = report.problems[0].rpartition(": ")
+        return Broken(why, advice)
+    if not report.libraries:
+        return Unread("it needs no library of Xen's")
+    versions = [library.xen for library in report.libraries if library.xen]
+    return f"built for Xen {versions[0]}" if versions else "runs on any Xen"
+
+
+def _looked_into(path: str, running: str) -> abi.Report:
+    imports = elf.read_imports(path)
+    return abi.judge(path, imports, elf.find_libraries(path, imports), running)
 
 
 def _ran(path: str) -> Wrapper:

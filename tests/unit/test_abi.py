@@ -14,10 +14,11 @@ import jsonschema
 import pytest
 
 from tests.abi.oracle import require
-from xlplug import abi, elf
+from xlplug import abi, elf, survey
 from xlplug.abi import OWNERS, SYMBOLS, Imported, Imports, judge
 from xlplug.elf import find_libraries, read_imports
 from xlplug.errors import HostError
+from xlplug.facts import Broken, Unread
 
 ROOT = Path(__file__).parents[2]
 CTRL = ("xc_interface_open", "xc_domain_iomem_permission", "xc_set_hvm_param", "xc_brand_new")
@@ -445,3 +446,39 @@ def test_limit() -> None:
     assert list(bounded([3, 4, 5])) == [3, 4, 5]
     with pytest.raises(ValueError, match="6"):
         list(bounded([6]))
+
+
+# as the doctor sees it
+
+
+@pytest.mark.parametrize(
+    ("functions", "libraries", "expected"),
+    [
+        (CTRL[:1], ["libxenctrl.so.4.17"], "built for Xen 4.17"),
+        (CTRL[:1], ["libxenctrl.so.4.14"],
+         Broken("it needs libxenctrl.so.4.14, and Xen 4.17.7 runs",
+                "install a device model that was built for Xen 4.17, or boot Xen 4.14")),
+        (MODEL, ["libxendevicemodel.so.1"], "runs on any Xen"),
+        ((), [], Unread("it needs no library of Xen's")),
+    ],
+)  # fmt: skip
+def test_the_doctor_looks_into_a_device_model(
+    folder: Path, functions: tuple[str, ...], libraries: list[str], expected: object
+) -> None:
+    path = program(folder, "model", functions, *libraries)
+    assert survey._fits(str(path), "4.17.7") == expected
+
+
+def test_the_doctor_sees_that_a_library_is_gone(folder: Path, tmp_path: Path) -> None:
+    path = program(folder, "model", CTRL[:1], "libxenctrl.so.4.14").rename(tmp_path / "model")
+    assert survey._fits(str(path), "4.14.6") == Broken(
+        "libxenctrl.so.4.14 is not installed (Debian: libxenmisc4.14), so it cannot start", "install it"
+    )
+
+
+def test_the_doctor_does_without_pyelftools(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "elftools"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "elftools", None)
+    assert survey._fits("/usr/bin/true", "4.17.7") == Unread("this needs pyelftools, which is not installed")
+    assert survey._fits(Broken("gone"), "4.17.7") == Unread("Xen cannot be asked")

@@ -149,6 +149,9 @@ def lines(facts: Facts) -> dict[str, Finding]:
     return {finding.name: finding for finding in examine(facts)}
 
 
+SCRIPT = Unread("it is a script, and no program")  # such is the device model here
+
+
 def test_a_healthy_dom0(dom0: Dom0, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     facts = dom0.look()
     assert {f for f in examine(facts) if f.status != OK} == set()
@@ -181,6 +184,7 @@ def test_a_healthy_dom0(dom0: Dom0, tmp_path: Path, capsys: pytest.CaptureFixtur
             wrapper=f"{prefix}/lib/xlplug/device-model",
             ran=Wrapper(survey.create.sys.modules["xlplug"].__version__),
             device_model=f"{tmp_path}/qemu",
+            fits=SCRIPT,
         ),
         watcher=None,
     )
@@ -501,7 +505,7 @@ def test_a_config_of_each_kind(dom0: Dom0, tmp_path: Path) -> None:
     paths = [good, bad, absent, on_demand, other, plain, later]
     facts = dom0.look(*paths)
     found = [(Path(f.name).stem, f.status, f.text, f.advice) for f in examine(facts) if f.name in paths]
-    served = f"needs legacy ranges; its device model is {tmp_path}/qemu"
+    served = f"needs legacy ranges; its device model is {tmp_path}/qemu (not looked into: {SCRIPT.why})"
     assert found[0] == ("good", OK, served, "")
     assert found[1][:2] == ("bad", FAILURE)
     assert "bad.cfg:1:5" in found[1][2]

@@ -48,6 +48,7 @@ HOOK = Hook(
     wrapper="/usr/local/lib/xlplug/device-model",
     ran=Wrapper("1.0"),
     device_model="/usr/bin/qemu",
+    fits="built for Xen 4.17",
 )
 UNHOOKED = HOOK._replace(first="/usr/sbin/xl", hooked=False, files=(), program=UNREAD, wrapper=BROKEN, ran=UNREAD)
 
@@ -267,6 +268,9 @@ CASES: list[tuple[dict[str, Any], dict[str, tuple[str, str, str]]]] = [
     ({"hook": HOOK._replace(ran=BROKEN)}, {"wrapper": (FAILURE, "it is torn", "mend it")}),
     ({"hook": HOOK._replace(ran=UNREAD)}, {"wrapper": (WARNING, "cannot be told: it is dark", "bring a lamp")}),
     ({"hook": HOOK._replace(device_model=BROKEN)}, {"device model": (FAILURE, "it is torn", "mend it")}),
+    ({"hook": HOOK._replace(fits=BROKEN)},
+     {"device model": (FAILURE, "the device model /usr/bin/qemu: it is torn", "mend it")}),
+    ({"hook": HOOK._replace(fits=UNREAD)}, {"device model": (OK, "/usr/bin/qemu (not looked into: it is dark)", "")}),
     ({"hook": HOOK._replace(device_model=UNREAD)}, {"device model": (WARNING, "cannot be told: it is dark", "bring a lamp")}),
     ({"hook": HOOK._replace(library="/lib/p.so")}, {"preload library": (OK, "/lib/p.so", "")}),
     ({"watcher": 12}, {"watcher": (OK, "running (pid 12)", "")}),
@@ -311,7 +315,8 @@ def planned(
     **facts: Any,
 ) -> ConfigFacts:
     host = HostSnapshot("h", devices, xen=XenInfo(version, "x"))
-    return ConfigFacts("g.cfg", config, rehearse(config, host, hindrance), "/usr/bin/qemu", **facts)
+    plan = rehearse(config, host, hindrance)
+    return ConfigFacts("g.cfg", config, plan, "/usr/bin/qemu", **{"fits": "built for Xen 4.17"} | facts)
 
 
 def of_config(facts: ConfigFacts, **others: Any) -> list[tuple[str, str, str]]:
@@ -319,11 +324,14 @@ def of_config(facts: ConfigFacts, **others: Any) -> list[tuple[str, str, str]]:
     return [(f.status, f.text, f.advice) for f in found if f.name == "g.cfg"]
 
 
-SERVED = (OK, "needs legacy ranges; its device model is /usr/bin/qemu", "")
+SERVED = (OK, "needs legacy ranges; its device model is /usr/bin/qemu (built for Xen 4.17)", "")
 
 
 def test_a_config_that_works() -> None:
     assert of_config(planned(IGD, VGA)) == [SERVED]
+    assert of_config(planned(IGD, VGA, fits=BROKEN)) == [
+        (FAILURE, "the device model /usr/bin/qemu: it is torn", "mend it")
+    ]
 
 
 def test_a_config_that_needs_nothing() -> None:

@@ -95,10 +95,10 @@ def test_a_healthy_dom0(config: Path) -> None:
         "hook": f"'xl create' runs {FRONT_END}, the front end of xlplug",
         "hook files": "as installed below /usr/local",
         "real xl": f"/usr/lib/xen-{VERSION}/bin/xl",
-        "device model": QEMU,
+        "device model": f"{QEMU} (built for Xen {VERSION})",
         "preload library": "not installed: needed only for xlplug_preload=1 and a device model in dom0",
         "watcher": "not running: needed only without the hook, or for displays plugged in later",
-        str(config): f"needs legacy ranges; its device model is {QEMU}",
+        str(config): f"needs legacy ranges; its device model is {QEMU} (built for Xen {VERSION})",
     }
     assert {name: found.of(name) for name in expected} == {name: [("ok", text, "")] for name, text in expected.items()}
     assert found.of("wrapper")[0][1].startswith(f"{WRAPPER} starts, with xlplug ")
@@ -278,7 +278,20 @@ def test_hazards_of_configs(tmp_path: Path) -> None:
         tmp_path / "m.cfg",
     )
     model.write_text(f'name="m"\n{BASE}{IGD}device_model_override="/nonexistent"\ndevice_model_version="qemu-xen"\n')
-    found = doctor(plain, pod, missing, there, absent, syntax, model)
+    # The real device model, as if it had been built for the Xen before: the library's name is in it but once, for the linker.
+    other, older = tmp_path / "qemu", f"4.{int(VERSION[2:]) - 1}"
+    soname = f"libxenctrl.so.{VERSION}\0".encode()
+    program = Path(QEMU).read_bytes()
+    assert program.count(soname) == 1
+    other.write_bytes(program.replace(soname, soname.replace(VERSION.encode(), older.encode())))
+    other.chmod(0o755)
+    old = write("old", f'{IGD}device_model_override="{other}"\ndevice_model_version="qemu-xen"\n')
+    found = doctor(plain, pod, missing, there, absent, syntax, model, old)
+    assert found.of(str(old))[0] == (
+        "failure",
+        f"the device model {other}: it needs libxenctrl.so.{older}, and Xen {TEXT} runs",
+        f"install a device model that was built for Xen {VERSION}, or boot Xen {older}",
+    )
     assert found.of(str(plain)) == [("ok", "needs no legacy range: the real xl runs unchanged", "")]
     assert "cannot populate on demand" in found.of(str(pod))[1][1]
     folder = firmware_folder(running_version()[:2])
