@@ -9,6 +9,7 @@ when the grants cannot be made; libxl then tears the domain down.
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 from xlplug import handover
@@ -67,14 +68,28 @@ def _prepare(arguments: list[str], wrapper: str) -> tuple[str, str | None]:
     from xlplug.xen.ctrl import XenCtrl
     from xlplug.xen.store import XenStore
 
+    def same_xl() -> bool:
+        return offered is not None and _by_this_xl(offered)
+
     with XenCtrl() as xen, XenStore() as store, live.locked():
-        return program, _serve(Domid(domid), arguments, wrapper, config, xen, store)
+        return program, _serve(Domid(domid), arguments, wrapper, config, xen, store, same_xl)
+
+
+def _by_this_xl(offered: handover.Handover) -> bool:
+    """Whether the xl that started us is the one that this was handed to: our parent is a fork of it (libxl_exec.c)."""
+    from xlplug import procs
+
+    return procs.creates(os.getppid(), offered.path, offered.extra)
 
 
 def _serve(
-    domid: Domid, arguments: list[str], wrapper: str, config: "DomainConfig | None", xen: "XenCtrl", store: "XenStore"
-) -> str | None:
-    """Grant for the domain that the device model serves; ``config`` is what was handed over.  The library to preload."""
+    domid: Domid, arguments: list[str], wrapper: str, config: "DomainConfig | None", xen: "XenCtrl", store: "XenStore",
+    same_xl: Callable[[], bool] = lambda: False,
+) -> str | None:  # fmt: skip
+    """Grant for the domain that the device model serves.  The library to preload.
+
+    ``config`` is what was handed over, ``same_xl`` whether to the xl that makes this domain, and to none before it.
+    """
     from xlplug import live
 
     target, stubdom = live.target_and_stubdom(domid, store)
@@ -83,8 +98,10 @@ def _serve(
         arguments = live.device_model_arguments(target, store)
     if config is None:
         config = _look_up(target, name, xen, igd=passes_igd(arguments)).config
-    elif config.name not in ((name, name.removesuffix(_INCOMING)) if restores(arguments) else (name,)):
-        # A script that xl has started for one domain, and that creates another, hands the first one's on.
+    elif (
+        config.name not in ((name, name.removesuffix(_INCOMING)) if restores(arguments) else (name,)) and not same_xl()
+    ):
+        # Renamed; but a script that xl has started for one domain, and that creates another, hands the first one's on.
         raise ConfigError(
             f"the config handed over is for '{config.name}'",
             path=f"domain {target} ({name})",

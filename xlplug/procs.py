@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from xlplug.xlcmd import Create, parse_xl
 
-__all__ = ["Creator", "borrowed", "creators", "remains"]
+__all__ = ["Creator", "borrowed", "creates", "creators", "remains"]
 
 _SYS_PIDFD_GETFD = 438  # Linux 5.6 and later, the same for every architecture
 
@@ -55,6 +55,18 @@ def remains(creator: Creator, proc: str = "/proc") -> bool:
         return _create(f"{proc}/{creator.pid}") == creator.create
     except (OSError, ValueError):
         return False
+
+
+def creates(pid: int, path: str, extra: tuple[str, ...], proc: str = "/proc") -> bool:
+    """Whether a process is the ``xl create`` of this config, and so of one domain only, whatever that is called by now.
+
+    ``extra`` are the ``k=v`` words that were typed; ours may come behind them.
+    """
+    try:
+        create = _create(f"{proc}/{pid}")
+    except (OSError, ValueError):
+        return False
+    return create is not None and create.path == path and create.extra[: len(extra)] == extra
 
 
 def _create(folder: str) -> Create | None:

@@ -351,6 +351,13 @@ def test_a_domain_that_arrives_has_a_name_of_its_own(world: Callable[..., World]
             world(name=other).serve(7, LEGACY, arguments)
 
 
+def test_a_renamed_domain(world: Callable[..., World], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reboots: the same xl makes it anew, with its new name."""
+    made = world(name="renamed")
+    hook._serve(Domid(7), ARGV, "", hook.from_handover(Handover(LEGACY, "g.cfg")), made.xen, made.store, lambda: True)  # type: ignore[arg-type]
+    assert made.held(7) == GUEST
+
+
 def test_no_such_domain(world: Callable[..., World]) -> None:
     made = world()
     made.store.write("/local/domain/9/name", "g")

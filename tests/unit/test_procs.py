@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from tests.abi.oracle import require
-from xlplug.procs import Creator, borrowed, creators
+from xlplug.procs import Creator, borrowed, creates, creators
 
 Start = Callable[..., subprocess.Popen[bytes]]
 
@@ -59,6 +59,17 @@ def test_a_creating_xl_is_found(start: Start, tmp_path: Path) -> None:
 def test_the_latest_comes_first(start: Start) -> None:
     processes = [start("cr", f"{i}.cfg", argv0="/usr/lib/xen-4.17/bin/xl") for i in range(3)]
     assert [creator.create.path for creator in found(*processes)] == ["2.cfg", "1.cfg", "0.cfg"]
+
+
+def test_whose_creation_it_is(start: Start) -> None:
+    pid = start("-v", "create", "-p", "g.cfg", "memory=64", 'device_model_override="/w"').pid
+    assert creates(pid, "g.cfg", ("memory=64",))
+    assert creates(pid, "g.cfg", ())
+    assert not creates(pid, "other.cfg", ("memory=64",))
+    assert not creates(pid, "g.cfg", ("memory=96",))
+    assert not creates(pid, "g.cfg", ("memory=64", 'device_model_override="/w"', "x=1"))
+    assert not creates(start("list", "g.cfg").pid, "g.cfg", ())
+    assert not creates(1 << 22, "g.cfg", ()), "it has ended"
 
 
 def test_others_are_not(start: Start) -> None:
