@@ -95,11 +95,12 @@ def domid_of(name: str) -> int | None:
 
 
 def until(true: Callable[[], object], seconds: float = 30) -> bool:
+    """Wait for it, asking not more than half of the time: what we wait for needs the processor, too."""
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    while (asked := time.monotonic()) < end:
         if true():
             return True
-        time.sleep(0.1)
+        time.sleep(max(0.1, time.monotonic() - asked))
     return False
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.dom0.conftest import Guests, journal, sh
+from tests.lab.dom0.conftest import Guests, discard, journal, sh
 from tests.lab.dom0.hooked import installed, qemu_log, until, xl
 from tests.lab.dom0.vgaguest import STUBDOM
 from xlplug import domcfg, session, xlcfg
@@ -91,7 +91,7 @@ def test_prediction_is_what_qemu_does(tmp_path: Path, which: str) -> None:
         assert done.returncode == 0, f"{done.stderr} {qemu_log(name)}"
         assert populated_by_qemu(name) == [(b.first, b.nr) for b in blocks]
     finally:
-        sh("xl", "destroy", name)
+        discard(name)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.dom0.conftest import journal, sh
+from tests.lab.dom0.conftest import discard, journal, sh
 from tests.lab.dom0.hooked import FRONT_END, LIBRARY, domid_of, installed, qemu_log, xl
 from tests.lab.dom0.test_physmap import pages
 from tests.lab.dom0.test_stubdom import ALIVE, display  # noqa: F401 - a fixture
@@ -54,7 +54,7 @@ class Created:
             self.log = others(qemu_log(path.stem))
             self.asked = asked(path.stem)
         finally:
-            sh("xl", "destroy", path.stem)
+            discard(path.stem)
 
 
 def others(log: list[str]) -> list[str]:
@@ -93,7 +93,7 @@ def test_stock_qemu_alone_would_lose_them(tmp_path: Path) -> None:
             "max_pages is what is needed, no more"
         )
     finally:
-        sh("xl", "destroy", "alone")
+        discard("alone")
 
 
 def test_a_device_model_that_asks_for_more(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_a_restored_guest_has_what_it_had(tmp_path: Path) -> None:
         assert sh("xenstore-ls", f"/local/domain/0/xlplug/{domid}").stdout == ""
         assert sh("pgrep", "-f", f"xen-domid {domid} .*-incoming").returncode == 0
     finally:
-        sh("xl", "destroy", "kept")
+        discard("kept")
 
 
 def test_in_a_stubdomain(tmp_path: Path, display: Card) -> None:  # noqa: F811
@@ -219,7 +219,7 @@ def test_iomem_that_is_published_is_granted_without_a_call(tmp_path: Path) -> No
         assert held() != before
         sh("xenstore-rm", f"/local/domain/0/xlplug/{domid}")
     finally:
-        sh("xl", "destroy", "io")
+        discard("io")
 
 
 def rights(domid: int) -> object:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.dom0.conftest import BASE, IGD, VGA, dump, journal, sh
+from tests.lab.dom0.conftest import BASE, IGD, VGA, discard, dump, journal, sh
 from tests.lab.dom0.hooked import domid_of, guests_of_xen, name_for, qemu_log, until
 from xlplug.rangeset import RangeSet
 from xlplug.xen.ctrl import XenCtrl
@@ -88,7 +88,7 @@ def config(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     path.write_text(f'name="{name}"\n{BASE}')
     yield path
     if domid_of(name) is not None:
-        sh("xl", "destroy", name)
+        discard(name)
 
 
 def add(path: Path, text: str) -> None:
