@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""``make bench-lab``: what the hook adds to ``xl create``, and the wrapper's own time, in the lab's dom0.
+"""``make bench-lab``: what the hook adds to ``xl create``, the wrapper's own time, and populating, in the lab's dom0.
 
 Everything is emulated there, so that only the ratios mean anything: both sides of each are timed in turn.
 """
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import stubdom
+from benchmarks import populate, stubdom
 from benchmarks.__main__ import line, ratio
 from xlplug.handover import VARIABLE, Handover, offer
 
@@ -100,6 +100,9 @@ def main() -> None:
         print(
             f"{f'xl create, {what}':<58} {a * 1e3:9.0f} ms {b * 1e3:9.0f} ms   added {added * 1e3:.0f} ms", flush=True
         )
+    path = folder / "bench.cfg"
+    path.write_text(f'name="bench"\n{BASE}')
+    populate.main(stock, path)
     stubdom.main(FRONT_END, stock)
     quiet("xlplug", "hook", "uninstall")
 

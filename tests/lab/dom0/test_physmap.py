@@ -2,9 +2,7 @@
 """Guest RAM: what QEMU populates against what we predict; populating, undoing and its cost on the real Xen."""
 
 import re
-import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,9 +17,9 @@ from xlplug.errors import ApplyError, XenError
 from xlplug.grant import POPULATE_PHYSMAP, TARGET, Room, Step
 from xlplug.physmap import FRESH, plan_physmap, predict
 from xlplug.plan import Plan
-from xlplug.populate import extents, populate, release
+from xlplug.populate import populate, release
 from xlplug.xen.ctrl import XenCtrl
-from xlplug.xen.lib import check, ffi, running_version
+from xlplug.xen.lib import running_version
 from xlplug.xen.store import XenStore
 
 TRACE = '"-trace","xen_ram_alloc"'
@@ -217,46 +215,6 @@ def test_a_host_without_memory_gives_all_back(guest: tuple[int, int], xen: XenCt
     release(made, xen)
     assert pages(target) == before
     guests.destroy(ballast)
-
-
-def test_video_ram_in_large_pieces_is_faster(
-    guest: tuple[int, int], xen: XenCtrl, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """16 MiB: 8 extents of 2 MiB against QEMU's way, one list of 4096 single pages (xen_ram_alloc).
-
-    At gfns that never had a page, as when a guest is created: with a page once there, the large ones find tables for small ones.
-    """
-    target, _ = guest
-    nr, runs = 16 << 8, 9
-    info = xen.domain_info(target)
-    assert info is not None
-    xen.set_max_mem(target, 4 * (info.nr_pages + 3 * runs * nr))
-
-    def timed(call: Callable[[], object]) -> float:
-        began = time.perf_counter()
-        call()
-        return (time.perf_counter() - began) * 1e3
-
-    def hypercall(gfns: range, order: int) -> float:
-        """The call alone, its list made before, as QEMU makes it in C."""
-        listed = ffi.new("xen_pfn_t[]", list(gfns))
-        call = xen._lib.xc_domain_populate_physmap_exact
-        return timed(lambda: check("populate", call(xen._xch, target, len(gfns), order, 0, listed)))
-
-    ours, qemus, steps = [], [], []
-    for i in range(runs):
-        first = 0x100000 + 3 * i * nr
-        ours.append(sum(hypercall(gfns, order) for order, gfns in extents(first, nr)))
-        qemus.append(hypercall(range(first + nr, first + 2 * nr), 0))
-        made = Step(POPULATE_PHYSMAP, TARGET, Domid(target), first + 2 * nr, nr)
-        steps.append(timed(lambda made=made: populate(made, xen)))  # type: ignore[misc]
-    assert pages(target)[0] == info.nr_pages + 3 * runs * nr
-    mine, theirs, whole = (statistics.median(times) for times in (ours, qemus, steps))
-    with capsys.disabled():
-        print(
-            f"\n16 MiB: hypercall {mine:.2f} ms (step {whole:.2f}), one order-0 list {theirs:.2f}: {theirs / mine:.1f} times"
-        )
-    assert theirs > 10 * mine
 
 
 # through the hook -----------------------------------------------------------------------------------------------------
