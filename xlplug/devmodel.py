@@ -11,7 +11,7 @@ from itertools import pairwise
 from xlplug.errors import HostError
 
 __all__ = [
-    "MARKER", "PRELOAD", "default_path", "domid_of", "executable", "firmware_folder", "is_ours", "passes_igd",
+    "MARKER", "PRELOAD", "default_path", "domid_of", "executable", "firmware_folder", "is_ours",
     "preload_library", "real", "restores",
 ]  # fmt: skip
 
@@ -33,11 +33,6 @@ def domid_of(arguments: list[str]) -> int | None:
         if option == "-xen-domid":
             return int(value) if value.isascii() and value.isdecimal() else None
     return None
-
-
-def passes_igd(arguments: list[str]) -> bool:
-    """Whether QEMU is told to pass a display through: the machine option that ``gfx_passthru`` becomes."""
-    return any(option == "-machine" and "igd-passthru=on" in value.split(",") for option, value in pairwise(arguments))
 
 
 def restores(arguments: list[str]) -> bool:

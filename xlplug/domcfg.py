@@ -6,7 +6,8 @@ tools/libs/light/libxl_create.c, libxl__domain_build_info_setdefault.  `MAP_LEGA
 keys that it does not know.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from xlplug.bdf import Bdf
@@ -24,6 +25,7 @@ __all__ = [
     "Vif",
     "from_libxl",
     "from_settings",
+    "passes_igd",
 ]
 
 MAP_LEGACY_KEY = "xlplug_map_legacy"  #: 1: map the VGA set ourselves, for device models that do not or may not
@@ -68,7 +70,10 @@ class Vif(NamedTuple):
 
 
 class DomainConfig(NamedTuple):
-    """What a configuration asks for.  Sizes in MiB; ``gfx_passthru`` is None, "default" or "igd"."""
+    """What a configuration asks for.  Sizes in MiB; ``gfx_passthru`` is None, "default" or "igd".
+
+    ``igd_by_args``: it is QEMU alone that is told of that, as with libvirt, and libxl grants nothing for it.
+    """
 
     name: str = ""
     type: str = "pv"
@@ -77,6 +82,7 @@ class DomainConfig(NamedTuple):
     videoram: int = 0
     vga: str = "cirrus"
     gfx_passthru: str | None = None
+    igd_by_args: bool = False
     pci: tuple[PciAssignment, ...] = ()
     iomem: tuple[IomemRange, ...] = ()
     ioports: tuple[Range, ...] = ()
@@ -104,13 +110,25 @@ class DomainConfig(NamedTuple):
         return self.type == "hvm" and wanted
 
 
+def passes_igd(arguments: Sequence[str]) -> bool:
+    """Whether QEMU is told to pass a display through: the machine option that ``gfx_passthru`` becomes."""
+    return any(option == "-machine" and "igd-passthru=on" in value.split(",") for option, value in pairwise(arguments))
+
+
+def _with_args(config: DomainConfig) -> DomainConfig:
+    """The configuration, where its arguments for QEMU do what ``gfx_passthru`` would."""
+    if config.type == "hvm" and config.gfx_passthru is None and passes_igd(config.device_model_args):
+        return config._replace(gfx_passthru="igd", igd_by_args=True)
+    return config
+
+
 def from_settings(settings: Settings, *, path: str = "") -> DomainConfig:
     """The view of a parsed xl configuration.
 
     Raises:
         ConfigError: a value that makes xl exit.
     """
-    return _Reader(settings, path).view()
+    return _with_args(_Reader(settings, path).view())
 
 
 class _Reader:
@@ -300,7 +318,7 @@ def from_libxl(data: Mapping[str, Any], *, path: str = "libxl-json") -> DomainCo
         ConfigError: it is not libxl's JSON.
     """
     try:
-        return _from_libxl(data)
+        return _with_args(_from_libxl(data))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(
             f"not libxl's JSON for a domain ({type(error).__name__}: {error})",

@@ -15,7 +15,8 @@ from typing import NoReturn
 from xlplug import handover
 from xlplug.addr import Domid
 from xlplug.become import become
-from xlplug.devmodel import domid_of, passes_igd, preload_library, real, restores
+from xlplug.devmodel import domid_of, preload_library, real, restores
+from xlplug.domcfg import passes_igd
 from xlplug.errors import EXIT_FAILED, ConfigError, Refused, XlplugError, one_line
 from xlplug.sources import Found, being_created, from_handover
 
@@ -134,7 +135,7 @@ def _look_up(target: Domid, name: str, xen: "XenCtrl", *, igd: bool) -> Found:
         raise ConfigError(
             "no configuration was handed over, and neither libvirt nor a running 'xl create' has one",
             path=f"domain {target} ({name})",
-            hint="start it with 'xl create' through the xlplug front end (see 'xlplug hook status')",
+            hint="start it with 'xl create' through the xlplug front end (see 'xlplug hook status'), or after 'virsh define'",
         )
     return found
 

@@ -4,7 +4,7 @@
 When libvirt's libxl driver starts a domain, nothing about it is on disk but its definition in /etc/libvirt/libxl; the
 status in /run/libvirt/libxl is written after libxl is done (libvirt, src/libxl/libxl_domain.c, libxlDomainStartPerform), and
 then holds the domains that were never defined.  libvirt has no setting for ``gfx_passthru``: the device model's command
-line tells (see `xlplug.devmodel.passes_igd`).
+line tells (see `xlplug.domcfg.passes_igd`).
 """
 
 from xlplug.bdf import Bdf
@@ -72,6 +72,7 @@ def from_xml(data: bytes, path: str, *, gfx_passthru: bool) -> DomainConfig:
         maxmem=memory,
         memory=_mib(domain, "currentMemory", path) or memory,
         gfx_passthru="igd" if gfx_passthru else None,
+        igd_by_args=gfx_passthru,
         pci=tuple(pci),
         device_model_override=domain.findtext("devices/emulator"),
     )

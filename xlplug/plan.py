@@ -207,7 +207,7 @@ def _by_libxl(config: DomainConfig, assigned: Sequence[Assigned], grantees: tupl
     """Everything that libxl grants for this configuration, in its own order."""
     found = [LibxlGrant(IOPORT, ports, TARGET, "ioports=") for ports in config.ioports]
     found += [LibxlGrant(IOMEM, Range(m.mfn, m.mfn + m.nr), TARGET, "iomem=") for m in config.iomem]
-    if config.gfx_passthru is not None:
+    if config.gfx_passthru is not None and not config.igd_by_args:
         # libxl_pci.c, libxl__grant_vga_iomem_permission: exactly class 0x030000, memory only.
         found += [
             LibxlGrant(IOMEM, VGA_MEMORY, grantee, "VGA frame buffer", a.device.bdf)

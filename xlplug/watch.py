@@ -11,8 +11,7 @@ import socket
 import sys
 
 from xlplug import live
-from xlplug.devmodel import passes_igd
-from xlplug.domcfg import DomainConfig
+from xlplug.domcfg import DomainConfig, passes_igd
 from xlplug.errors import EXIT_DONE
 from xlplug.guard import Guard, GuardLostError, recover
 from xlplug.host import HostSnapshot

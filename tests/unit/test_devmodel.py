@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from xlplug import devmodel
-from xlplug.devmodel import default_path, domid_of, executable, is_ours, passes_igd, real
+from xlplug.devmodel import default_path, domid_of, executable, is_ours, real
 from xlplug.errors import HostError, XenUnavailableError
 
 HOOKS = Path(__file__).parents[2] / "hooks"
@@ -31,20 +31,6 @@ PROBE = "-S -no-user-config -nodefaults -nographic -machine none,accel=xen -char
 )
 def test_domid_of(arguments: list[str], expected: int | None) -> None:
     assert domid_of(arguments) == expected
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["-machine", "pc,accel=xen,suppress-vmdesc=on,igd-passthru=on"], True),
-        (["-machine", "pc,accel=xen", "-machine", "igd-passthru=on"], True),
-        (["-machine", "pc,igd-passthru=off"], False),
-        (["-name", "igd-passthru=on"], False),
-        (["-machine"], False),
-    ],
-)
-def test_passes_igd(arguments: list[str], expected: bool) -> None:
-    assert passes_igd(arguments) == expected
 
 
 def test_our_programs_are_known_by_their_second_line(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from xlplug.bdf import Bdf
-from xlplug.domcfg import DomainConfig, IomemRange, PciAssignment, Vif, from_libxl, from_settings
+from xlplug.domcfg import DomainConfig, IomemRange, PciAssignment, Vif, from_libxl, from_settings, passes_igd
 from xlplug.errors import ConfigError
 from xlplug.xlcfg import parse
 
@@ -156,3 +156,41 @@ def test_the_example_says_what_its_comments_say() -> None:
         made = from_settings(parse(file.read()))
     assert (made.type, made.gfx_passthru, made.stubdom, made.map_legacy) == ("hvm", "igd", True, False)
     assert not made.warnings
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["-machine", "pc,accel=xen,suppress-vmdesc=on,igd-passthru=on"], True),
+        (["-machine", "pc,accel=xen", "-machine", "igd-passthru=on"], True),
+        (["-machine", "pc,igd-passthru=off"], False),
+        (["-name", "igd-passthru=on"], False),
+        (["-machine"], False),
+    ],
+)
+def test_passes_igd(arguments: list[str], expected: bool) -> None:
+    assert passes_igd(arguments) == expected
+
+
+ARGS = '"-machine","igd-passthru=on"'
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"device_model_args=[{ARGS}]", ("igd", True)),
+        (f"device_model_args_hvm=[{ARGS}]", ("igd", True)),
+        (f'device_model_args=[{ARGS}]\ngfx_passthru="igd"', ("igd", False)),
+        (f'device_model_args=[{ARGS}]\ntype="pvh"', (None, False)),
+        ('device_model_args=["-machine","usb=off"]', (None, False)),
+    ],
+)
+def test_qemu_alone_is_told_of_a_display(text: str, expected: tuple[str | None, bool]) -> None:
+    config = view(f'type="hvm"\n{text}')
+    assert (config.gfx_passthru, config.igd_by_args) == expected
+
+
+def test_qemu_alone_is_told_of_a_display_by_libvirt() -> None:
+    """As libxl keeps what ``<xen:commandline>`` says."""
+    config = from_libxl({"c_info": {"type": "hvm"}, "b_info": {"extra": ["-machine", "igd-passthru=on"]}})
+    assert (config.gfx_passthru, config.igd_by_args, config.wants_legacy) == ("igd", True, True)

@@ -47,7 +47,7 @@ def test_what_planning_reads(text: str, igd: bool) -> None:
     assert [str(entry) for entry in config.pci] == ["0000:00:02.0"]
     assert config.device_model_override == "/usr/local/lib/xlplug/device-model"
     assert config.gfx_passthru == ("igd" if igd else None)
-    assert config.wants_legacy == igd
+    assert (config.wants_legacy, config.igd_by_args) == (igd, igd)
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,15 @@ def test_libxl_s_own_grants_are_shared(host: Host, config: Config) -> None:
     assert shared == {("target", 0xA0), ("stubdom", 0xA0)}
 
 
+def test_where_qemu_alone_is_told_libxl_grants_no_vga(host: Host, config: Config) -> None:
+    """As with libvirt: then all of it is ours, and is taken back."""
+    made = config(IGD.replace('gfx_passthru="igd"', 'device_model_args=["-machine","igd-passthru=on"]'))
+    steps, usual = build(made, host("igd-laptop")).steps, build(config(IGD), host("igd-laptop")).steps
+    assert [step._replace(kept=RangeSet()) for step in steps] == [step._replace(kept=RangeSet()) for step in usual]
+    assert [step.kept for step in steps if step.first == 0xA0] == [RangeSet()]
+    assert [step.kept for step in usual if step.first == 0xA0] == [RangeSet([(0xA0, 0xC0)])]
+
+
 def test_raptor_lake_s_class_counts_for_intel_and_libxl_does_not_grant_it(host: Host, config: Config) -> None:
     plan = build(config(IGD), host("raptor-lake"))
     assert not plan.refusals
