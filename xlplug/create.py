@@ -22,7 +22,6 @@ from xlplug.handover import Handover
 from xlplug.physmap import FRESH, NO_LIBRARY, RESTORING
 from xlplug.savefile import config_in, parse_head
 from xlplug.sources import parse, read_as_xl
-from xlplug.stream import relay
 from xlplug.xlcmd import is_receive, parse_create, parse_restore
 
 TYPE_CHECKING = False  # typing's, without importing typing for it
@@ -138,6 +137,8 @@ def _is_pipe(path: str) -> bool:
 
 def _incoming(source: int, reserved: int) -> int:
     """What xl is to read in place of ``source``; ``reserved`` has the handover when xl has read the configuration."""
+    from xlplug.stream import relay
+
     return relay(source, lambda data: _arrived(data, reserved), reserved)
 
 
