@@ -84,9 +84,10 @@ def restore(words: Sequence[str]) -> int:
     asked = parse_restore(words)
     if asked is None:
         _become_xl("restore", words)
-    if asked.config is None and _is_pipe(asked.checkpoint):
+    pipe = _open_pipe(asked.checkpoint) if asked.config is None else None
+    if pipe is not None:
         reserved = handover.reserve()
-        fd = _incoming(os.open(asked.checkpoint, os.O_RDONLY | os.O_CLOEXEC), reserved)
+        fd = _incoming(pipe, reserved)
         fd = fcntl.fcntl(fd, fcntl.F_DUPFD, reserved)  # survives exec
         words[-1] = f"/proc/self/fd/{fd}"
         _become_xl("restore", words, handover.naming(reserved, fd))
@@ -120,7 +121,7 @@ def receive(words: Sequence[str]) -> int:
         HostError: nothing has been received.
     """
     words = list(words)
-    real_xl()
+    real_xl()  # that it is there, before a process of ours waits for the sender
     if not is_receive(words) or os.isatty(0):
         _become_xl("migrate-receive", words)
     reserved = handover.reserve()
@@ -128,11 +129,12 @@ def receive(words: Sequence[str]) -> int:
     _become_xl("migrate-receive", words, handover.naming(reserved))
 
 
-def _is_pipe(path: str) -> bool:
+def _open_pipe(path: str) -> int | None:
+    """A pipe, opened as xl opens it: its writer is waited for.  None for anything else, and for what xl cannot open either."""
     try:
-        return stat.S_ISFIFO(os.stat(path).st_mode)
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC) if stat.S_ISFIFO(os.stat(path).st_mode) else None
     except OSError:
-        return False
+        return None
 
 
 def _incoming(source: int, reserved: int) -> int:

@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import select
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -39,6 +40,8 @@ def relay(source: int, alter: Callable[[bytes], bytes | None], *needed: int) -> 
             f"the domain cannot be received: {error.strerror}", hint="free some memory in dom0, see 'ulimit -a'"
         ) from error
     if pid == 0:
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is for xl, too, and needs no words of ours
         try:
             if os.fork() == 0:  # nobody's child, so that xl sees none that it does not know
                 _close_all_but(0, 1, 2, source, writing, *needed)

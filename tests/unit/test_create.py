@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.fakes import Recorder, recorder
+from xlplug import create
 from xlplug.handover import VARIABLE, Handover, peek
 from xlplug.savefile import parse_head
 
@@ -501,3 +502,14 @@ def test_restore_from_a_pipe(host: Host) -> None:
     reserved, fd = handed(host.xl).split(",")
     assert record.argv[2:] == ["-p", f"/proc/self/fd/{fd}"]
     assert record.fds == [0, 1, 2, *sorted((int(reserved), int(fd)))]
+
+
+def test_a_pipe_that_may_not_be_read_is_xls_to_refuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "fifo")
+
+    def refuse(*arguments: object) -> int:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert create._open_pipe(str(tmp_path / "fifo")) is None
+    assert create._open_pipe(str(tmp_path / "none")) is None

@@ -4,6 +4,7 @@
 import errno
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -198,6 +199,38 @@ def test_xl_has_no_child_and_the_way_back_to_itself() -> None:
         process.stdin.write(b"x")
         process.stdin.close()
         assert process.wait(10) == 0
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_an_interrupt_needs_no_words(ignored: bool) -> None:
+    """Ctrl-C goes to xl and to us; where it was ignored, it still is."""
+    script = SCRIPT.format(root=str(ROOT), length=len(HEAD)).replace('print("a child")', "pass")
+    ignore = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" if ignored else ""
+    with subprocess.Popen(
+        [sys.executable, "-I", "-c", f"{ignore}{script}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, start_new_session=True,
+    ) as process:  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b"no child\n"
+        group = [pid for pid in filter(str.isdecimal, os.listdir("/proc")) if in_group(pid, process.pid)]
+        (relaying,) = {int(pid) for pid in group} - {process.pid}
+        os.kill(relaying, signal.SIGINT)
+        if ignored:
+            time.sleep(0.2)
+            assert in_group(str(relaying), process.pid)
+            process.stdin.write(HEAD + b"x")
+        process.stdin.close()
+        assert process.wait(10) == 0
+        assert process.stderr.read() == b""
+
+
+def in_group(pid: str, group: int) -> bool:
+    try:
+        return os.getpgid(int(pid)) == group
+    except ProcessLookupError:
+        return False
 
 
 def test_a_bug_is_seen_and_xl_reads_nothing() -> None:
