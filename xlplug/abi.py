@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from xlplug.render import table
 
 __all__ = [
-    "ABI_SCHEMA", "OWNERS", "SYMBOLS", "Imported", "Imports", "Library", "Report", "abi_json", "abi_text", "is_xens",
+    "ABI_SCHEMA", "OWNERS", "SYMBOLS", "Imported", "Imports", "Library", "Problem", "Report", "abi_json", "abi_text", "is_xens",
     "judge", "xen_version_of", "xens_libraries",
 ]  # fmt: skip
 
@@ -97,6 +97,16 @@ class Library(NamedTuple):
     path: str | None
 
 
+class Problem(NamedTuple):
+    """Why a program cannot run on the running Xen, and what to do."""
+
+    what: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.advice}"
+
+
 class Report(NamedTuple):
     """``unstable`` is (import, owner, text); ``running`` is Xen's version ("4.17.4"), "" where none runs."""
 
@@ -104,7 +114,7 @@ class Report(NamedTuple):
     libraries: tuple[Library, ...]
     unstable: tuple[tuple[Imported, str, str], ...]
     running: str
-    problems: tuple[str, ...]
+    problems: tuple[Problem, ...]
 
 
 def xen_version_of(soname: str) -> str:
@@ -158,20 +168,18 @@ def _library_of(symbol: Imported, needed: Sequence[str]) -> str:
     return ""
 
 
-def _problems(libraries: Sequence[Library], running: str) -> tuple[str, ...]:
+def _problems(libraries: Sequence[Library], running: str) -> tuple[Problem, ...]:
     found = []
     match = re.match(r"\d+\.\d+", running)
     short = match[0] if match else ""
     for library in libraries:
         package = f"libxenmisc{library.xen}" if library.xen else ""
         if library.xen and short and library.xen != short:
-            found.append(
-                f"it needs {library.soname}, and Xen {running} runs: install a device model that was built for "
-                f"Xen {short}, or boot Xen {library.xen}"
-            )
+            advice = f"install a device model that was built for Xen {short}, or boot Xen {library.xen}"
+            found.append(Problem(f"it needs {library.soname}, and Xen {running} runs", advice))
         elif running and library.path is None:
             how = f" (Debian: {package})" if package else ""
-            found.append(f"{library.soname} is not installed{how}, so it cannot start: install it")
+            found.append(Problem(f"{library.soname} is not installed{how}, so it cannot start", "install it"))
     return tuple(found)
 
 
@@ -241,5 +249,5 @@ def abi_json(report: Report) -> dict[str, Any]:
             }
             for symbol, owner, text in report.unstable
         ],
-        "problems": list(report.problems),
+        "problems": list(map(str, report.problems)),
     }

@@ -339,7 +339,7 @@ def _config(facts: ConfigFacts, host: Facts) -> Iterator[Finding]:
     if not config.wants_legacy:
         yield Finding(OK, name, "needs no legacy range: the real xl runs unchanged")
     else:
-        yield _wanted(facts)
+        yield _device_model(facts.path, facts.device_model, facts.fits, "needs legacy ranges; its device model is ")
     if isinstance(facts.plan, Unread | Broken):
         yield _wrong(name, facts.plan, "what would be granted")
         return
@@ -364,11 +364,6 @@ def _config(facts: ConfigFacts, host: Facts) -> Iterator[Finding]:
         )  # fmt: skip
     yield from _routing(facts, host)
     yield from _stubdomain(facts)
-
-
-def _wanted(facts: ConfigFacts) -> Finding:
-    """A domain that is ours to serve, and the device model that will."""
-    return _device_model(facts.path, facts.device_model, facts.fits, "needs legacy ranges; its device model is ")
 
 
 def _device_model(name: str, path: Reading[str], fits: Reading[str], before: str = "") -> Finding:

@@ -149,9 +149,9 @@ def abi(program: str | None, form: str) -> int:
     Raises:
         HostError: it cannot be read; or xl's own cannot be told, or this is no Xen.
     """
-    from xlplug.abi import abi_json, abi_text, judge
+    from xlplug.abi import abi_json, abi_text
     from xlplug.devmodel import real
-    from xlplug.elf import find_libraries, read_imports
+    from xlplug.elf import look_into
     from xlplug.errors import XenUnavailableError
     from xlplug.xen.lib import running_version
 
@@ -163,8 +163,7 @@ def abi(program: str | None, form: str) -> int:
         running = ""
     if program is None:
         program = real("")
-    imports = read_imports(program)
-    report = judge(program, imports, find_libraries(program, imports), running)
+    report = look_into(program, running)
     if form == "json":
         import json
 

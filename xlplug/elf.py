@@ -11,11 +11,11 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
-from xlplug.abi import Imported, Imports, xens_libraries
+from xlplug.abi import Imported, Imports, Report, judge, xens_libraries
 from xlplug.devmodel import is_ours
 from xlplug.errors import HostError
 
-__all__ = ["find_libraries", "read_imports"]
+__all__ = ["find_libraries", "look_into", "read_imports"]
 
 #: What the loader looks through without a configuration.  Source: ld.so(8); the second is Debian's.
 _FOLDERS = ("/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib")
@@ -23,6 +23,16 @@ _CACHE = "/etc/ld.so.cache"
 #: More than a program has of sections, symbols and the rest together: QEMU 5.2 has 18,000 symbols, most of them its own.
 _LIMIT = 100_000
 _ANOTHER = "give the path of a QEMU: xlplug abi /usr/bin/qemu-system-i386"
+
+
+def look_into(path: str, running: str) -> Report:
+    """What the program at ``path`` takes of Xen's libraries, and whether that fits ``running``, Xen's version or "".
+
+    Raises:
+        HostError: as `read_imports`.
+    """
+    imports = read_imports(path)
+    return judge(path, imports, find_libraries(path, imports), running)
 
 
 def read_imports(path: str) -> Imports:

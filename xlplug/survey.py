@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol, TypeVar
 
-from xlplug import abi, create, devmodel, elf, hostmem, install, sysfs
+from xlplug import create, devmodel, elf, hostmem, install, sysfs
 from xlplug.addr import Domid
 from xlplug.bdf import Bdf
 from xlplug.domcfg import DomainConfig
@@ -574,21 +574,15 @@ def _fits(path: Reading[str], running: str) -> Reading[str]:
     """What a device model needs of Xen's libraries; `Broken` where the running Xen has something else."""
     if isinstance(path, Unread | Broken):
         return _because(path)
-    report = _tried(_looked_into, path, running)
+    report = _tried(elf.look_into, path, running)
     if isinstance(report, Unread | Broken):
         return Unread(report.why.replace(f"{path} ", "it "))  # a script, or no pyelftools: it may be in order
     if report.problems:
-        why, _, advice = report.problems[0].rpartition(": ")
-        return Broken(why, advice)
+        return Broken(*report.problems[0])
     if not report.libraries:
         return Unread("it needs no library of Xen's")
     versions = [library.xen for library in report.libraries if library.xen]
     return f"built for Xen {versions[0]}" if versions else "runs on any Xen"
-
-
-def _looked_into(path: str, running: str) -> abi.Report:
-    imports = elf.read_imports(path)
-    return abi.judge(path, imports, elf.find_libraries(path, imports), running)
 
 
 def _ran(path: str) -> Wrapper:
