@@ -2,10 +2,14 @@
 """The command line, for click: options and help here, what they do in commands.py."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import click
 
 from xlplug import __version__, commands, create, install
+from xlplug.errors import one_line
 
 __all__ = ["main"]
 
@@ -13,7 +17,31 @@ _AS_XL = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
 
 
-@click.group(context_settings=_SETTINGS)
+class _OneLine(click.Group):
+    """Wrong use is said in one line, as everything else that goes wrong is."""
+
+    def make_context(self, *args: Any, **options: Any) -> click.Context:  # noqa: ANN401 - click's own
+        with _said_in_one_line():
+            return super().make_context(*args, **options)
+
+    def invoke(self, ctx: click.Context) -> object:
+        with _said_in_one_line():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _said_in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except click.UsageError as error:
+        if type(error).show is not click.UsageError.show:
+            raise  # no error at all but help, where a command lacks (click 8.2)
+        hint = f"see '{error.ctx.command_path if error.ctx else 'xlplug'} --help'"
+        sys.stderr.write(one_line(f"{error.format_message().rstrip('.')}; {hint}"))
+        sys.exit(error.exit_code)
+
+
+@click.group(cls=_OneLine, context_settings=_SETTINGS)
 @click.version_option(__version__, prog_name="xlplug", message="%(prog)s %(version)s")
 def main() -> None:
     """Grant legacy VGA, OpRegion and VBIOS rights to Xen guests.
