@@ -7,6 +7,7 @@ happens to be installed.  The others have stable interfaces.
 
 import errno
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NoReturn, Self, cast
@@ -144,7 +145,7 @@ def libc() -> LibC:
     return cast("LibC", ffi.dlopen(None))
 
 
-class Handle:
+class Handle(ABC):
     """What every open library handle is: a context manager that closes it.  No ``__del__``: close it, or use ``with``."""
 
     def __enter__(self) -> Self:
@@ -155,9 +156,9 @@ class Handle:
     ) -> None:
         self.close()
 
+    @abstractmethod
     def close(self) -> None:
         """Close the handle; doing it again does nothing."""
-        raise NotImplementedError
 
 
 class QuietLogger(Handle):
