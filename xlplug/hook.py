@@ -99,9 +99,7 @@ def _serve(
         arguments = live.device_model_arguments(target, store)
     if config is None:
         config = _look_up(target, name, xen, igd=passes_igd(arguments)).config
-    elif (
-        config.name not in ((name, name.removesuffix(_INCOMING)) if restores(arguments) else (name,)) and not same_xl()
-    ):
+    elif config.name not in _names(name, arguments) and not same_xl():
         # Renamed; but a script that xl has started for one domain, and that creates another, hands the first one's on.
         raise ConfigError(
             f"the config handed over is for '{config.name}'",
@@ -112,6 +110,11 @@ def _serve(
     if config.wants_legacy:
         _grant(config, target, stubdom, _hindrance(arguments, stubdom, library, xen), xen, store)
     return library
+
+
+def _names(name: str, arguments: list[str]) -> tuple[str, ...]:
+    """What the configuration of the domain of this name may call it."""
+    return (name, name.removesuffix(_INCOMING)) if restores(arguments) else (name,)
 
 
 def _hindrance(arguments: list[str], stubdom: Domid | None, library: str | None, xen: "XenCtrl") -> str:
