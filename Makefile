@@ -55,10 +55,9 @@ $(VENV)/.test: $(VENV)/.runtime
 PREFIX = /usr/local
 MODULES = $(shell $(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 install:
-	install -d $(DESTDIR)$(MODULES)/xlplug/xen/decl $(DESTDIR)$(MODULES)/xlplug/_hooks $(DESTDIR)$(PREFIX)/bin
-	install -m 644 xlplug/*.py xlplug/py.typed $(DESTDIR)$(MODULES)/xlplug/
-	install -m 644 xlplug/xen/*.py $(DESTDIR)$(MODULES)/xlplug/xen/
-	install -m 644 xlplug/xen/decl/*.h $(DESTDIR)$(MODULES)/xlplug/xen/decl/
+	find xlplug -name '*.py' -o -name '*.h' -o -name py.typed | while read -r file; do \
+		install -D -m 644 "$$file" "$(DESTDIR)$(MODULES)/$$file" || exit 1; done
+	install -d $(DESTDIR)$(MODULES)/xlplug/_hooks $(DESTDIR)$(PREFIX)/bin
 	install -m 644 hooks/xl hooks/device-model hooks/xlplug-watch.service $(DESTDIR)$(MODULES)/xlplug/_hooks/
 	printf '#!%s\nfrom xlplug.__main__ import main\n\nmain()\n' "$$(command -v $(PYTHON))" >$(DESTDIR)$(PREFIX)/bin/xlplug
 	chmod 755 $(DESTDIR)$(PREFIX)/bin/xlplug

@@ -19,10 +19,12 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests.abi import oracle  # noqa: E402 - the path comes first
-from xlplug import domcfg, recording, session, xlcfg  # noqa: E402
-from xlplug.addr import Domid  # noqa: E402
-from xlplug.memxen import MemStore, MemXen  # noqa: E402
+from xlplug.config import domain, language  # noqa: E402
+from xlplug.dom0 import recording  # noqa: E402
+from xlplug.execute import grants  # noqa: E402
+from xlplug.model.addr import Domid  # noqa: E402
 from xlplug.plan import build  # noqa: E402
+from xlplug.xen.in_memory import MemStore, MemXen  # noqa: E402
 
 RECORDED = ROOT / "tests" / "recorded" / "domains" / "igd-laptop-stubdom"
 #: The system's own interpreter where there is one: a virtual environment or a developer's installation starts more slowly,
@@ -116,7 +118,7 @@ def ours(data: bytes, runs: int) -> Callable[[], float]:
         best = float("inf")
         for _ in range(runs):
             began = time.perf_counter()
-            xlcfg.parse(data)
+            language.parse(data)
             best = min(best, time.perf_counter() - began)
         return best
 
@@ -144,7 +146,7 @@ def parser() -> None:
 def domains(count: int = 10_000) -> None:
     """Plan and apply in memory, one domain after another; memory must not grow with the count."""
     recorded = recording.load_domain(str(RECORDED))
-    config = domcfg.from_settings(xlcfg.parse(recorded.config or b""))
+    config = domain.from_settings(language.parse(recorded.config or b""))
     assert recorded.stubdom is not None
 
     def one() -> None:
@@ -152,7 +154,7 @@ def domains(count: int = 10_000) -> None:
         xen.add_domain(recorded.target)
         xen.add_domain(recorded.stubdom)
         plan = build(config, recorded.host, Domid(7), Domid(8), granting=True)
-        assert len(session.grant(plan, xen, store, str).done) == 8
+        assert len(grants.grant(plan, xen, store, str).done) == 8
 
     for _ in range(100):
         one()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks import populate, stubdom
 from benchmarks.__main__ import line, ratio
-from xlplug.handover import VARIABLE, Handover, offer
+from xlplug.dom0.handover import VARIABLE, Handover, offer
 
 VGA = "0000:00:01.0"
 FRONT_END, WRAPPER = "/usr/local/sbin/xl", "/usr/local/lib/xlplug/device-model"

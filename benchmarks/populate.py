@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from xlplug.addr import Domid
-from xlplug.grant import POPULATE_PHYSMAP, TARGET, Step
-from xlplug.populate import extents, populate
+from xlplug.execute.populate import extents, populate
+from xlplug.model.addr import Domid
+from xlplug.model.steps import POPULATE_PHYSMAP, TARGET, Step
 from xlplug.xen.ctrl import XenCtrl
 from xlplug.xen.lib import check, ffi
 

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from tests.lab.dom0.hooked import busy
 from tests.lab.dom0.vgaguest import FIRMWARE, STUBDOM
-from xlplug.devmodel import default_path
+from xlplug.hook.device_model import default_path
 from xlplug.xen.ctrl import XenCtrl
 from xlplug.xen.lib import running_version
 from xlplug.xen.store import XenStore

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from xlplug import domcfg, recording, xlcfg
-from xlplug.domcfg import DomainConfig
-from xlplug.host import HostSnapshot
+from xlplug.config import domain, language
+from xlplug.config.domain import DomainConfig
+from xlplug.dom0 import recording
+from xlplug.model.host import HostSnapshot
 
 # "nohup make test &" has these ignored, and whatever the tests start would inherit that.
 for number, handler in (
@@ -32,6 +33,6 @@ def host() -> Callable[[str], HostSnapshot]:
 def config() -> Callable[[str], DomainConfig]:
     def make(text: str) -> DomainConfig:
         base = 'type="hvm"\nname="g"\nmemory=64\nvga="none"\n'
-        return domcfg.from_settings(xlcfg.parse((base + text).encode()))
+        return domain.from_settings(language.parse((base + text).encode()))
 
     return make

@@ -11,25 +11,26 @@ def main() -> None:
     """Run the command line of this process and exit."""
     arguments = sys.argv[1:]
     if arguments[:1] == ["grant"]:
-        from xlplug import argv, commands
+        from xlplug.commands import common, fast_argv
 
-        options = argv.grant_options(arguments[1:])
+        options = fast_argv.grant_options(arguments[1:])
         if options is not None:
-            sys.exit(commands.run(commands.grant, options))
+            sys.exit(common.run(common.grant, options))
     elif arguments[:1] in (["create"], ["restore"], ["migrate-receive"]) and not _asks_us_for_help(arguments):
-        from xlplug import commands, create
+        from xlplug.commands import common
+        from xlplug.hook import create
 
         run = {"create": create.create, "restore": create.restore, "migrate-receive": create.receive}[arguments[0]]
-        sys.exit(commands.run(run, arguments[1:]))
+        sys.exit(common.run(run, arguments[1:]))
     elif arguments in (["--help"], ["-h"]):
-        from xlplug._help import TEXT
+        from xlplug.commands.fast_help import TEXT
 
         # click wraps at the terminal's width when that is below 80 columns; then it has to do it.
         if not sys.stdout.isatty() or os.get_terminal_size().columns >= 82:
             sys.stdout.write(TEXT)
             sys.exit(0)
     try:
-        from xlplug import cli
+        from xlplug.commands import cli
     except ModuleNotFoundError as error:
         if error.name != "click":
             raise

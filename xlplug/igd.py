@@ -5,10 +5,10 @@ Policy only.  The headers were read by firmware.py and hostmem.py; nothing in th
 because a wrong page is a page of the host's memory in the guest's hands.
 """
 
-from xlplug.addr import page_span
-from xlplug.grant import IOMEM, STUBDOM, Right
-from xlplug.host import HostSnapshot, OpRegion, PciDevice
-from xlplug.rangeset import Range, RangeSet
+from xlplug.model.addr import page_span
+from xlplug.model.host import HostSnapshot, OpRegion, PciDevice
+from xlplug.model.rangeset import Range, RangeSet
+from xlplug.model.steps import IOMEM, STUBDOM, Right
 
 __all__ = ["ASLS", "opregion_pages", "opregion_rights", "vbios_rights"]
 

@@ -7,12 +7,12 @@ Policy only.  Nothing that depends on where the guest puts its BARs is ours: tho
 from itertools import pairwise
 from typing import NamedTuple
 
-from xlplug.addr import PAGE_SHIFT, Domid
-from xlplug.bdf import Bdf
-from xlplug.domcfg import DomainConfig, PciAssignment
-from xlplug.grant import IOMEM, IOPORT, TARGET
-from xlplug.host import ROM_INDEX, HostSnapshot, PciDevice
-from xlplug.rangeset import Range
+from xlplug.config.domain import DomainConfig, PciAssignment
+from xlplug.model.addr import PAGE_SHIFT, Domid
+from xlplug.model.bdf import Bdf
+from xlplug.model.host import ROM_INDEX, HostSnapshot, PciDevice
+from xlplug.model.rangeset import Range
+from xlplug.model.steps import IOMEM, IOPORT, TARGET
 
 __all__ = ["Assigned", "Delegated", "LibxlGrant", "adjacent_port_bars", "delegated", "libxl_grants", "resolve"]
 

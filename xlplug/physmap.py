@@ -13,10 +13,10 @@ tests/recorded/xen_ram_alloc.json has QEMU's own trace of it.
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from xlplug.addr import Domid, Gfn
-from xlplug.domcfg import DomainConfig
-from xlplug.grant import POPULATE_PHYSMAP, TARGET, Step
-from xlplug.rangeset import Range, RangeSet
+from xlplug.config.domain import DomainConfig
+from xlplug.model.addr import Domid, Gfn
+from xlplug.model.rangeset import Range, RangeSet
+from xlplug.model.steps import POPULATE_PHYSMAP, TARGET, Step
 
 __all__ = ["FRESH", "NO_LIBRARY", "RESTORING", "RUNNING", "Block", "Physmap", "plan_physmap", "predict", "ram"]
 

@@ -8,10 +8,13 @@ merges rights into the fewest calls, orders them, finds what is shared with libx
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from xlplug.addr import DOMID_FIRST_RESERVED, PAGE_SHIFT, Domid
-from xlplug.bdf import Bdf
-from xlplug.domcfg import DomainConfig
-from xlplug.grant import (
+from xlplug.config.domain import DomainConfig
+from xlplug.igd import opregion_rights, vbios_rights
+from xlplug.model.addr import DOMID_FIRST_RESERVED, PAGE_SHIFT, Domid
+from xlplug.model.bdf import Bdf
+from xlplug.model.host import HostSnapshot, PciDevice
+from xlplug.model.rangeset import Range, RangeSet
+from xlplug.model.steps import (
     IOMEM,
     IOMEM_PERMISSION,
     IOPORT,
@@ -24,8 +27,6 @@ from xlplug.grant import (
     Right,
     Step,
 )
-from xlplug.host import HostSnapshot, PciDevice
-from xlplug.igd import opregion_rights, vbios_rights
 from xlplug.pci_assign import (
     Assigned,
     Delegated,
@@ -36,7 +37,6 @@ from xlplug.pci_assign import (
     resolve,
 )
 from xlplug.physmap import RUNNING, plan_physmap
-from xlplug.rangeset import Range, RangeSet
 from xlplug.vga import VENDOR_INTEL, VGA_MEMORY, VGA_PORT_SET, VGA_PORTS, owns_legacy_vga, vga_rights
 
 __all__ = ["Plan", "build", "domid_refusals"]

@@ -4,10 +4,10 @@
 Policy only: imports nothing that can touch a machine.  Intel's OpRegion and the VBIOS are igd.py's.
 """
 
-from xlplug.bdf import Bdf
-from xlplug.grant import IOMEM, IOPORT, Right
-from xlplug.host import PciDevice
-from xlplug.rangeset import Range, RangeSet
+from xlplug.model.bdf import Bdf
+from xlplug.model.host import PciDevice
+from xlplug.model.rangeset import Range, RangeSet
+from xlplug.model.steps import IOMEM, IOPORT, Right
 
 __all__ = ["VGA_MEMORY", "VGA_PORTS", "VGA_PORT_SET", "VENDOR_INTEL", "is_display", "owns_legacy_vga", "vga_rights"]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.contract.versions import PERSONALITIES, Behaviour, behaviour
-from xlplug.hypervisor import DomainInfo, Hypervisor, Store
-from xlplug.memxen import MemStore, MemXen
+from xlplug.model.hypervisor import DomainInfo, Hypervisor, Store
+from xlplug.xen.in_memory import MemStore, MemXen
 
 IN_LAB = bool(os.environ.get("XLPLUG_IN_LAB"))
 PAGES = 64 << 8  # of a guest with memory=64

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.contract.conftest import World
-from xlplug.errors import XenError
-from xlplug.rangeset import RangeSet
+from xlplug.model.errors import XenError
+from xlplug.model.rangeset import RangeSet
 
 VGA, MDA = (0x3C0, 0x20), (0x3B0, 0xC)
 BOTH = RangeSet(((0x3B0, 0x3BC), (0x3C0, 0x3E0)))

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from tests.contract.conftest import MemoryWorld
-from xlplug.errors import XenError
-from xlplug.memxen import MemXen
-from xlplug.rangeset import RangeSet
+from xlplug.model.errors import XenError
+from xlplug.model.rangeset import RangeSet
+from xlplug.xen.in_memory import MemXen
 
 
 @pytest.fixture

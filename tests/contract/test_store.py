@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.contract.conftest import World
-from xlplug.errors import StoreError
-from xlplug.hypervisor import Store
+from xlplug.model.errors import StoreError
+from xlplug.model.hypervisor import Store
 
 HERE = "/tool/xlplug-contract"
 

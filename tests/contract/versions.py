@@ -3,8 +3,8 @@
 
 from typing import NamedTuple
 
-from xlplug.hypervisor import HeldRights
-from xlplug.rangeset import RangeSet
+from xlplug.model.hypervisor import HeldRights
+from xlplug.model.rangeset import RangeSet
 
 __all__ = ["INTERFACES", "PERSONALITIES", "Behaviour", "behaviour"]
 

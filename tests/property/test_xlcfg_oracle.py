@@ -4,9 +4,9 @@
 import random
 
 from tests.abi import oracle
-from xlplug.errors import ConfigError
-from xlplug.pcispec import parse_pci_spec
-from xlplug.xlcfg import Settings, Value, parse
+from xlplug.config.language import Settings, Value, parse
+from xlplug.config.pci_spec import parse_pci_spec
+from xlplug.model.errors import ConfigError
 
 ROWS = [
     b"", b";;;", b"\n\n", b"a=1", b'a="1"', b"a=1\n", b"a=1;b=2", b"a=1 b=2", b"a=1,b=2", b"a = 1 # c\n", b"a=1 # c",

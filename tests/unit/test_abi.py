@@ -14,11 +14,12 @@ import jsonschema
 import pytest
 
 from tests.abi.oracle import require
-from xlplug import abi, elf, survey
-from xlplug.abi import OWNERS, SYMBOLS, Imported, Imports, judge
-from xlplug.elf import find_libraries, look_into, read_imports
-from xlplug.errors import HostError
-from xlplug.facts import Broken, Unread
+from xlplug.abi import elf, symbols
+from xlplug.abi.elf import find_libraries, look_into, read_imports
+from xlplug.abi.symbols import OWNERS, SYMBOLS, Imported, Imports, judge
+from xlplug.doctor import survey
+from xlplug.doctor.facts import Broken, Unread
+from xlplug.model.errors import HostError
 
 ROOT = Path(__file__).parents[2]
 CTRL = ("xc_interface_open", "xc_domain_iomem_permission", "xc_set_hvm_param", "xc_brand_new")
@@ -70,7 +71,7 @@ def qemu(folder: Path) -> Path:
     )
 
 
-def report(path: Path, running: str = "4.17.4") -> abi.Report:
+def report(path: Path, running: str = "4.17.4") -> symbols.Report:
     return look_into(str(path), running)
 
 
@@ -97,7 +98,7 @@ def test_report(qemu: Path, folder: Path) -> None:
         ("xc_interface_open", "last"),
         ("xc_brand_new", "unknown"),
     ]
-    text = abi.abi_text(made)
+    text = symbols.abi_text(made)
     assert "It was built for the Xen that runs, 4.17.4." in text
     assert "Not known to this xlplug (1)\n  xc_brand_new\n" in text
 
@@ -135,8 +136,8 @@ def test_a_function_whose_library_is_not_named_is_shown(tmp_path: Path, folder: 
     assert [(symbol.name, symbol.library, owner) for symbol, owner, _ in made.unstable] == [
         ("xc_set_hvm_param", "", "unstable"), ("xc_novel", "", "unknown"),
     ]  # fmt: skip
-    assert "It names no library of Xen's, so what loads it has to bring one." in abi.abi_text(made)
-    shown = abi.abi_json(made)
+    assert "It names no library of Xen's, so what loads it has to bring one." in symbols.abi_text(made)
+    shown = symbols.abi_json(made)
     jsonschema.validate(shown, json.loads((ROOT / "docs" / "abi.schema.json").read_text()))
     assert [row["library"] for row in shown["unstable"]] == [None, None]
 
@@ -182,10 +183,10 @@ def test_a_library_that_is_not_installed(qemu: Path, tmp_path: Path) -> None:
         "libxenctrl.so.4.17 is not installed (Debian: libxenmisc4.17), so it cannot start: install it",
         "libxendevicemodel.so.1 is not installed, so it cannot start: install it",
     )
-    assert "NOT INSTALLED" in abi.abi_text(made)
+    assert "NOT INSTALLED" in symbols.abi_text(made)
     elsewhere = judge("qemu", imports, paths, "")
     assert elsewhere.problems == (), "where no Xen runs, a QEMU is only looked at"
-    assert "NOT INSTALLED" in abi.abi_text(elsewhere)
+    assert "NOT INSTALLED" in symbols.abi_text(elsewhere)
 
 
 def loaded(path: Path, folder: Path) -> str:
@@ -260,7 +261,7 @@ def test_libraries_are_found_where_the_loader_looks(tmp_path: Path, monkeypatch:
     ],
 )
 def test_sonames(soname: str, xens: bool, version: str) -> None:
-    assert (abi.is_xens(soname), abi.xen_version_of(soname)) == (xens, version)
+    assert (symbols.is_xens(soname), symbols.xen_version_of(soname)) == (xens, version)
 
 
 def test_every_function_of_the_thread_has_its_owner() -> None:
@@ -306,7 +307,7 @@ def test_programs_that_import_nothing(folder: Path) -> None:
     assert "is linked statically" in refused(folder / "static")
     plain = program(folder, "plain", ())
     assert report(plain, "4.17.4").libraries == ()
-    assert "it is no device model" in abi.abi_text(report(plain))
+    assert "it is no device model" in symbols.abi_text(report(plain))
     data = bytearray((folder / "plain").read_bytes())
     data[18:20] = (183).to_bytes(2, "little")  # e_machine: EM_AARCH64
     (folder / "arm").write_bytes(data)
@@ -346,7 +347,7 @@ def test_a_damaged_file_is_read_or_refused(qemu: Path, tmp_path: Path, seed: int
             del data[rng.randrange(4, len(data)) :]
         path.write_bytes(data)
         try:
-            abi.abi_text(judge("p", read_imports(str(path)), {}, "4.17.4"))
+            symbols.abi_text(judge("p", read_imports(str(path)), {}, "4.17.4"))
         except HostError as error:
             refusals += 1
             assert "\n" not in str(error)
@@ -432,7 +433,7 @@ def test_the_command_without_what_it_needs(tmp_path: Path) -> None:
 
 def test_nothing_else_needs_pyelftools() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "import sys, xlplug.cli, xlplug.elf; print('elftools' in sys.modules)"],
+        [sys.executable, "-c", "import sys, xlplug.commands.cli, xlplug.abi.elf; print('elftools' in sys.modules)"],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert done.stdout == "False\n", done.stderr

@@ -9,7 +9,7 @@ import pytest
 
 from tests.unit.fakes import recorder
 
-BECOME = "import sys; from xlplug.become import become; become(sys.argv[1], ['p', *sys.argv[2:]], {'GONE': None, 'NEW': 'n'})"
+BECOME = "import sys; from xlplug.hook.become import become; become(sys.argv[1], ['p', *sys.argv[2:]], {'GONE': None, 'NEW': 'n'})"
 
 
 @pytest.mark.parametrize(

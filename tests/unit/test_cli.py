@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 from click.testing import CliRunner
 
-from xlplug import _help, argv, cli, commands
+from xlplug.commands import cli, common, fast_argv, fast_help
 
 ROOT = Path(__file__).parents[2]
 HOSTS = ROOT / "tests" / "recorded" / "hosts"
@@ -127,8 +127,8 @@ def test_off_xen_it_says_so() -> None:
 
 
 def test_the_quick_reader_agrees_with_click(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[commands.GrantOptions] = []
-    monkeypatch.setattr(commands, "grant", lambda options: seen.append(options) or 0)
+    seen: list[common.GrantOptions] = []
+    monkeypatch.setattr(common, "grant", lambda options: seen.append(options) or 0)
     words = [
         "7",
         "8",
@@ -150,7 +150,7 @@ def test_the_quick_reader_agrees_with_click(monkeypatch: pytest.MonkeyPatch) -> 
     agreed = 0
     for _ in range(3000):
         arguments = rng.choices(words, k=rng.randrange(1, 6))
-        quick = argv.grant_options(arguments)
+        quick = fast_argv.grant_options(arguments)
         if quick is None:
             continue
         seen.clear()
@@ -163,9 +163,9 @@ def test_the_quick_reader_agrees_with_click(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_quick_help_is_click_s() -> None:
     shown = CliRunner().invoke(cli.main, ["--help"], prog_name="xlplug").output
-    assert _help.TEXT.split() == shown.split(), "write click's output of 'xlplug --help' into xlplug/_help.py"
-    assert xlplug("--help").stdout == _help.TEXT
-    assert xlplug("-h").stdout == _help.TEXT
+    assert fast_help.TEXT.split() == shown.split(), "write click's output of 'xlplug --help' into xlplug/_help.py"
+    assert xlplug("--help").stdout == fast_help.TEXT
+    assert xlplug("-h").stdout == fast_help.TEXT
 
 
 def test_version() -> None:

@@ -16,20 +16,21 @@ from pathlib import Path
 import pytest
 
 from tests.unit.fakes import Recorder, recorder
-from xlplug import create
-from xlplug.handover import VARIABLE, Handover, peek
-from xlplug.savefile import parse_head
+from xlplug.dom0.handover import VARIABLE, Handover, peek
+from xlplug.dom0.savefile import parse_head
+from xlplug.hook import create
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import contextlib, sys
 sys.path.insert(0, {root!r})
 import xlplug.xen.ctrl, xlplug.xen.store
-from xlplug import live, recording
-from xlplug.memxen import MemStore, MemXen
+from xlplug.dom0 import domains
+from xlplug.dom0 import recording
+from xlplug.xen.in_memory import MemStore, MemXen
 xlplug.xen.ctrl.XenCtrl = lambda: contextlib.nullcontext(MemXen())
 xlplug.xen.store.XenStore = lambda: contextlib.nullcontext(MemStore())
-live.snapshot = lambda xen, store, config: recording.load_host({host!r})
+domains.snapshot = lambda xen, store, config: recording.load_host({host!r})
 from xlplug.__main__ import main
 main()
 """
@@ -350,7 +351,7 @@ def test_restore_of_what_was_hooked(host: Host) -> None:
     assert (done.returncode, host.xl.ran) == (1, False)
     assert "does not run on Xen" in done.stderr
     text = host.program.read_text().replace(
-        "from xlplug.__main__", "import xlplug.create\nxlplug.create.real = str\nfrom xlplug.__main__"
+        "from xlplug.__main__", "import xlplug.hook.create\nxlplug.hook.create.real = str\nfrom xlplug.__main__"
     )
     host.program.write_text(text)
     done = host.run("restore", "save")
@@ -379,7 +380,7 @@ class Sent:
         recorder(Path(host.xl.path), then=f"cat ${{FROM:-/dev/stdin}} >{self.file}; exit ${{CODE:-0}}")
         if known_qemu:  # libxl's own, which this machine does not have
             text = host.program.read_text()
-            fake = "import xlplug.create\nxlplug.create.real = lambda path: path or '/libxl/qemu'\nfrom xlplug.__main__"
+            fake = "import xlplug.hook.create\nxlplug.hook.create.real = lambda path: path or '/libxl/qemu'\nfrom xlplug.__main__"
             host.program.write_text(text.replace("from xlplug.__main__", fake))
 
     def __call__(self, data: bytes, *words: str, **variables: str) -> subprocess.CompletedProcess[bytes]:

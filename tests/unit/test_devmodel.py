@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from xlplug import devmodel
-from xlplug.devmodel import default_path, domid_of, executable, is_ours, real
-from xlplug.errors import HostError, XenUnavailableError
+from xlplug.hook import device_model
+from xlplug.hook.device_model import default_path, domid_of, executable, is_ours, real
+from xlplug.model.errors import HostError, XenUnavailableError
 
 HOOKS = Path(__file__).parents[2] / "hooks"
 PROBE = "-S -no-user-config -nodefaults -nographic -machine none,accel=xen -chardev stdio,id=c -mon c".split()
@@ -84,7 +84,7 @@ def test_the_real_one_is_an_override_or_the_default(tmp_path: Path, monkeypatch:
         real("")
     (tmp_path / "libxenlight.so.4.17").write_bytes(b"\0/default/qemu-system-i386\0")
     monkeypatch.setattr("xlplug.xen.lib.running_version", lambda: (4, 17, "4.17.7"))
-    monkeypatch.setattr(devmodel.default_path, "__defaults__", ((str(tmp_path),),))
+    monkeypatch.setattr(device_model.default_path, "__defaults__", ((str(tmp_path),),))
     for override in ("", str(HOOKS / "device-model")):  # chained behind itself it would run for ever
         with pytest.raises(HostError, match=r"the device model /default/qemu-system-i386 is missing"):
             real(override)

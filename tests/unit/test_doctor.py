@@ -16,16 +16,17 @@ import jsonschema
 import pytest
 
 from tests.unit.fakes import recorder
-from xlplug import create, install, survey
-from xlplug.bdf import Bdf
-from xlplug.checks import FAILURE, OK, STATUSES, Finding, examine, worst
-from xlplug.errors import StoreError, XenError, XenUnavailableError
-from xlplug.facts import Broken, Facts, Hook, InstalledFile, Named, Unread, Wrapper
-from xlplug.host import E820_RAM, MemRegion
-from xlplug.hypervisor import DomainInfo, HeldRights
-from xlplug.memxen import MemStore
-from xlplug.rangeset import RangeSet
-from xlplug.survey import Doors, Places
+from xlplug.doctor import survey
+from xlplug.doctor.checks import FAILURE, OK, STATUSES, Finding, examine, worst
+from xlplug.doctor.facts import Broken, Facts, Hook, InstalledFile, Named, Unread, Wrapper
+from xlplug.doctor.survey import Doors, Places
+from xlplug.hook import create, install
+from xlplug.model.bdf import Bdf
+from xlplug.model.errors import StoreError, XenError, XenUnavailableError
+from xlplug.model.host import E820_RAM, MemRegion
+from xlplug.model.hypervisor import DomainInfo, HeldRights
+from xlplug.model.rangeset import RangeSet
+from xlplug.xen.in_memory import MemStore
 
 ROOT = Path(__file__).parents[2]
 VGA = "0000:00:01.0"
@@ -138,9 +139,9 @@ def dom0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dom0:
     recorder(tmp_path / "bin" / "xlplug")
     qemu = recorder(tmp_path / "qemu").path
     monkeypatch.setenv("PATH", f"{made.places.prefix}/sbin:{tmp_path}/bin:/usr/bin:/bin")
-    monkeypatch.setattr(survey.devmodel, "real", lambda override: override or qemu)
+    monkeypatch.setattr(survey.device_model, "real", lambda override: override or qemu)
     monkeypatch.setattr(create, "real", lambda override: override or qemu)
-    monkeypatch.setattr(survey.devmodel, "firmware_folder", lambda version: str(tmp_path))
+    monkeypatch.setattr(survey.device_model, "firmware_folder", lambda version: str(tmp_path))
     assert install.install(made.places.prefix) == 0
     return made
 
@@ -419,7 +420,7 @@ def test_everything_damaged_is_still_a_report(dom0: Dom0, monkeypatch: pytest.Mo
     dom0.doors = Doors(bug, bug, bug, bug, lambda: 0)
     for name in ("first_xl", "installed", "wrapper_of", "program_of"):
         monkeypatch.setattr(install, name, bug)
-    monkeypatch.setattr(survey.sysfs, "function", bug)
+    monkeypatch.setattr(survey.pci, "function", bug)
     monkeypatch.setattr(create, "rehearse", bug)
     found = lines(dom0.look(str(dom0.write("g.cfg", CONFIG))))
     for name in ("libxenctrl", "libxenstore", "xenstored", "hook"):

@@ -10,16 +10,16 @@ from typing import Any
 import jsonschema
 import pytest
 
-from xlplug.addr import Domid
-from xlplug.bdf import Bdf
-from xlplug.checks import CHECKS, FAILURE, OK, STATUSES, WARNING, Finding, examine, worst
-from xlplug.create import rehearse
-from xlplug.doctor import as_json, as_text, exit_code
-from xlplug.domcfg import DomainConfig, PciAssignment
-from xlplug.facts import Broken, ConfigFacts, Facts, Firmware, Hook, InstalledFile, Named, Unread, Wrapper
-from xlplug.host import HostSnapshot, PciDevice, Resource, XenInfo
+from xlplug.commands.doctor import as_json, as_text, exit_code
+from xlplug.config.domain import DomainConfig, PciAssignment
+from xlplug.doctor.checks import CHECKS, FAILURE, OK, STATUSES, WARNING, Finding, examine, worst
+from xlplug.doctor.facts import Broken, ConfigFacts, Facts, Firmware, Hook, InstalledFile, Named, Unread, Wrapper
+from xlplug.hook.create import rehearse
+from xlplug.model.addr import Domid
+from xlplug.model.bdf import Bdf
+from xlplug.model.host import HostSnapshot, PciDevice, Resource, XenInfo
+from xlplug.model.rangeset import Range
 from xlplug.physmap import FRESH, NO_LIBRARY
-from xlplug.rangeset import Range
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = json.loads((ROOT / "docs" / "doctor.schema.json").read_text())

@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from xlplug.bdf import Bdf
-from xlplug.domcfg import DomainConfig, IomemRange, PciAssignment, Vif, from_libxl, from_settings, passes_igd
-from xlplug.errors import ConfigError
-from xlplug.xlcfg import parse
+from xlplug.config.domain import DomainConfig, IomemRange, PciAssignment, Vif, from_libxl, from_settings, passes_igd
+from xlplug.config.language import parse
+from xlplug.model.bdf import Bdf
+from xlplug.model.errors import ConfigError
 
 
 def view(text: str) -> DomainConfig:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from xlplug.errors import StoreError, XenError, XlplugError
-from xlplug.guard import Guard, recover, serve
-from xlplug.memxen import MemStore
+from xlplug.model.errors import StoreError, XenError, XlplugError
+from xlplug.watch.guard import Guard, recover, serve
+from xlplug.xen.in_memory import MemStore
 
 
 class Pauser:
@@ -228,8 +228,8 @@ def test_recover_when_xen_refuses(code: int, expected: list[str]) -> None:
 DAEMON = """
 import sys, time
 import xlplug.xen.ctrl, xlplug.xen.store
-from xlplug.guard import Guard
-from xlplug.memxen import MemStore
+from xlplug.watch.guard import Guard
+from xlplug.xen.in_memory import MemStore
 
 class Xen:
     def __enter__(self): return self

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from xlplug.errors import HostError
-from xlplug.handover import VARIABLE, Handover, fill, keep, naming, offer, peek, reserve, take
+from xlplug.dom0.handover import VARIABLE, Handover, fill, keep, naming, offer, peek, reserve, take
+from xlplug.model.errors import HostError
 
 BIG = Handover(b"# \0 x\xff\n" * 150_000, "/etc/xen/g.cfg")  # over a megabyte, and no text
 
@@ -75,7 +75,7 @@ def test_it_is_taken_again_and_again() -> None:
     """By the probe, by the device model, and by those of each reboot: they share one offset."""
     environment = given(BIG)
     for _ in range(3):
-        script = "import os; from xlplug.handover import take; print(len(take(os.environ).data))"
+        script = "import os; from xlplug.dom0.handover import take; print(len(take(os.environ).data))"
         done = subprocess.run(
             [sys.executable, "-c", script],
             env=os.environ | environment,
@@ -141,8 +141,8 @@ def test_peek_never_waits() -> None:
 def test_what_cannot_be_handed_over_is_said() -> None:
     script = """
 import json, resource
-from xlplug.errors import HostError
-from xlplug.handover import Handover, offer
+from xlplug.model.errors import HostError
+from xlplug.dom0.handover import Handover, offer
 resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
 try:
     offer(Handover(b"", "p"))

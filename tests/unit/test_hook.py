@@ -14,14 +14,16 @@ from pathlib import Path
 import pytest
 
 from tests.unit.fakes import recorder
-from xlplug import hook, libvirt, live
-from xlplug.addr import Domid
-from xlplug.devmodel import PRELOAD
-from xlplug.errors import ApplyError, ConfigError, Refused
-from xlplug.handover import VARIABLE, Handover
-from xlplug.host import HostSnapshot
-from xlplug.hypervisor import DomainInfo
-from xlplug.memxen import MemStore, MemXen
+from xlplug.config import from_libvirt
+from xlplug.dom0 import domains
+from xlplug.dom0.handover import VARIABLE, Handover
+from xlplug.hook import wrapper as hook
+from xlplug.hook.device_model import PRELOAD
+from xlplug.model.addr import Domid
+from xlplug.model.errors import ApplyError, ConfigError, Refused
+from xlplug.model.host import HostSnapshot
+from xlplug.model.hypervisor import DomainInfo
+from xlplug.xen.in_memory import MemStore, MemXen
 
 ROOT = Path(__file__).parents[2]
 PLAIN = b'name="g"\ntype="hvm"\n'
@@ -33,7 +35,7 @@ UUID = "00000000-0000-0000-0000-000000000007"
 LIBXL = """
 import json, os, signal, sys
 sys.path.insert(0, sys.argv[1])
-from xlplug.handover import Handover, offer
+from xlplug.dom0.handover import Handover, offer
 argv, log, offered = json.load(open(sys.argv[2]))
 if offered is not None:
     data, path, device_model = offered
@@ -213,13 +215,13 @@ def test_signals(tmp_path: Path) -> None:
     script = f"""
 import sys, time
 sys.path.insert(0, {str(ROOT)!r})
-from xlplug import hook
+from xlplug.hook import wrapper
 def prepare(arguments, wrapper):
     print(flush=True)
     time.sleep(float(arguments[0]))
     return "/bin/true", None
-hook._prepare = prepare
-hook.main(["w", sys.argv[1]])
+wrapper._prepare = prepare
+wrapper.main(["w", sys.argv[1]])
 """
     for number in (signal.SIGTERM, signal.SIGHUP):
         for trap, code in (("", 3), (f"trap '' {number.name[3:]}; ", 0)):
@@ -274,7 +276,7 @@ class World:
 def world(host: Callable[[str], HostSnapshot], monkeypatch: pytest.MonkeyPatch) -> Callable[..., World]:
     def make(**options: object) -> World:
         made = World(host("igd-laptop"), **options)  # type: ignore[arg-type]
-        monkeypatch.setattr(live, "snapshot", lambda xen, store, config: made.snapshot)
+        monkeypatch.setattr(domains, "snapshot", lambda xen, store, config: made.snapshot)
         return made
 
     return make
@@ -307,8 +309,8 @@ def test_again_is_no_more(world: Callable[..., World]) -> None:
 def test_what_needs_nothing_is_left_alone(world: Callable[..., World], monkeypatch: pytest.MonkeyPatch) -> None:
     """Found in libvirt: not even the host is looked at."""
     made = world()
-    monkeypatch.setattr(live, "snapshot", None)
-    monkeypatch.setattr(libvirt, "find", lambda name, uuid: (b"<domain><name>g</name></domain>", "g.xml"))
+    monkeypatch.setattr(domains, "snapshot", None)
+    monkeypatch.setattr(from_libvirt, "find", lambda name, uuid: (b"<domain><name>g</name></domain>", "g.xml"))
     made.serve(7, None, ["-xen-domid", "7"])
     assert made.held(7) == "{ } { }"
 
@@ -317,7 +319,9 @@ def test_libvirts_domain_is_granted(world: Callable[..., World], monkeypatch: py
     made = world(stubdom=True)
     xml = b"""<domain><name>g</name><os><type>hvm</type></os><memory>65536</memory><devices><hostdev type='pci'>
         <source><address bus='0' slot='2' function='0'/></source></hostdev></devices></domain>"""
-    monkeypatch.setattr(libvirt, "find", lambda name, uuid: (xml, "g.xml") if (name, uuid) == ("g", UUID) else None)
+    monkeypatch.setattr(
+        from_libvirt, "find", lambda name, uuid: (xml, "g.xml") if (name, uuid) == ("g", UUID) else None
+    )
     # libxl left the guest's device model's command line in xenstore: that of dom0's, for the stubdomain, does not tell.
     made.store.write("/local/domain/7/vm", f"/vm/{UUID}")
     for i, word in enumerate(("-machine", "xenfv,igd-passthru=on")):
@@ -429,9 +433,9 @@ def test_the_library_is_preloaded_into_the_device_model_only(
     qemu = recorder(tmp_path / "qemu")
     text = Path(wrapper).read_text().replace(
         "main(sys.argv)",
-        "from xlplug import hook\n"
-        "from xlplug.devmodel import preload_library\n"
-        f"hook._prepare = lambda words, me: ({qemu.path!r}, preload_library(me))\nmain(sys.argv)",
+        "from xlplug.hook import wrapper\n"
+        "from xlplug.hook.device_model import preload_library\n"
+        f"wrapper._prepare = lambda words, me: ({qemu.path!r}, preload_library(me))\nmain(sys.argv)",
     )  # fmt: skip
     Path(wrapper).write_text(text)
     variables = {} if given is None else {"LD_PRELOAD": given}

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from tests.abi.oracle import require
-from xlplug.bdf import Bdf
-from xlplug.errors import HostError
-from xlplug.firmware import OPREGION_HEADER, parse_opregion, parse_vbios
-from xlplug.host import HostSnapshot, PciDevice
-from xlplug.hostmem import read_firmware
-from xlplug.memxen import MemStore
-from xlplug.sysfs import owners
+from xlplug.dom0.firmware import read_firmware
+from xlplug.dom0.pci import owners
+from xlplug.model.bdf import Bdf
+from xlplug.model.errors import HostError
+from xlplug.model.firmware_headers import OPREGION_HEADER, parse_opregion, parse_vbios
+from xlplug.model.host import HostSnapshot, PciDevice
+from xlplug.xen.in_memory import MemStore
 
 Host = Callable[[str], HostSnapshot]
 ROOT = Path(__file__).parents[2]
@@ -57,7 +57,7 @@ def test_pyudev_sees_what_was_recorded(host: Host, name: str, tmp_path: Path) ->
     description = tmp_path / "host.umockdev"
     description.write_text("".join(describe(d) for d in recorded.devices))
     code = (
-        "from xlplug import udev, recording, host\n"
+        "from xlplug.dom0 import udev, recording\nfrom xlplug.model import host\n"
         "print(recording.dump_host(host.HostSnapshot('seen', udev.devices())))"
     )
     done = subprocess.run(
@@ -67,7 +67,7 @@ def test_pyudev_sees_what_was_recorded(host: Host, name: str, tmp_path: Path) ->
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    from xlplug.recording import dump_host
+    from xlplug.dom0.recording import dump_host
 
     wanted = json.loads(dump_host(HostSnapshot("seen", recorded.devices)))
     assert json.loads(done.stdout)["devices"] == wanted["devices"]

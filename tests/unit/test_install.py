@@ -13,9 +13,9 @@ import pytest
 
 from tests.abi.oracle import require
 from tests.unit.fakes import recorder
-from xlplug import install
-from xlplug.devmodel import PRELOAD, is_ours
-from xlplug.errors import HostError
+from xlplug.hook import install
+from xlplug.hook.device_model import PRELOAD, is_ours
+from xlplug.model.errors import HostError
 
 ROOT = Path(__file__).parents[2]
 #: What is installed from: a copy, in which the preload library has not been built, unless a test does.
@@ -227,7 +227,8 @@ def test_a_prefix_that_cannot_be_written(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_all_as_it_was(tmp_path: Path) -> None:
     """No file may be longer than 100 bytes, which the wrapper is."""
     script = (
-        "import resource, signal, sys; from xlplug import commands, install; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "import resource, signal, sys; from xlplug.commands import common as commands; from xlplug.hook import install; "
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); sys.exit(commands.run(install.install, sys.argv[1]))"
     )
 
@@ -357,7 +358,10 @@ def test_an_installed_package_brings_its_hooks(tmp_path: Path) -> None:
     for name in names.split("\0")[:-1]:
         if name.startswith(("xlplug/", "hooks/", "pyproject", "README", "LICENSE")):
             (source / name).parent.mkdir(parents=True, exist_ok=True)
-            (source / name).write_bytes((ROOT / name).read_bytes())
+            if (ROOT / name).is_symlink():
+                (source / name).symlink_to((ROOT / name).readlink())
+            else:
+                (source / name).write_bytes((ROOT / name).read_bytes())
     build = "import sys; from setuptools.build_meta import build_wheel; print(build_wheel(sys.argv[1]))"
     done = subprocess.run([python, "-c", build, str(tmp_path)], cwd=source, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -377,3 +381,19 @@ def test_an_installed_package_brings_its_hooks(tmp_path: Path) -> None:
     wrapper = (prefix / "lib/xlplug/device-model").read_text()
     assert f"sys.path.insert(0, {str(site)!r})" in wrapper  # no folder of this interpreter's own
     assert str(ROOT) not in wrapper.partition("\n")[2]  # the first line's interpreter may be in the checkout
+
+
+def test_make_install_brings_every_module(tmp_path: Path) -> None:
+    """And each can be imported from there, which a folder that was forgotten in a list would prevent."""
+    where = ["DESTDIR=" + str(tmp_path), "MODULES=/m", f"PYTHON={sys.executable}"]
+    subprocess.run(["make", "-s", "install", *where], cwd=ROOT, check=True)
+    site = tmp_path / "m"
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in (ROOT / "xlplug").rglob("*.py")
+        if path.name not in ("_build.py", "__main__.py")
+    ]
+    code = f"import sys, importlib; sys.path.insert(0, {str(site)!r})\nfor m in {modules}: importlib.import_module(m)\n"
+    code += "import xlplug; print(xlplug.__file__)"
+    done = subprocess.run([sys.executable, "-c", code], cwd="/", capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{site}/xlplug/__init__.py\n", "")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from xlplug.errors import ConfigError
-from xlplug.libvirt import find, from_xml
+from xlplug.config.from_libvirt import find, from_xml
+from xlplug.model.errors import ConfigError
 
 UUID = "c0ffee00-1234-5678-9abc-def012345678"
 DEFINITION = f"""<!--

@@ -9,11 +9,11 @@ from collections.abc import Callable
 import pytest
 
 from tests.contract.versions import behaviour
-from xlplug.errors import XenError
-from xlplug.hypervisor import DomainInfo, HeldRights, Hypervisor, Store
-from xlplug.memxen import MemStore, MemXen, dom0_rights
-from xlplug.rangeset import RangeSet
+from xlplug.model.errors import XenError
+from xlplug.model.hypervisor import DomainInfo, HeldRights, Hypervisor, Store
+from xlplug.model.rangeset import RangeSet
 from xlplug.xen.ctrl import XenCtrl
+from xlplug.xen.in_memory import MemStore, MemXen, dom0_rights
 from xlplug.xen.store import XenStore
 
 #: mypy holds the real classes and those in memory to the protocols.

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from tests.conftest import RECORDED
-from xlplug.addr import Domid
-from xlplug.domcfg import DomainConfig, Vif, from_libxl
-from xlplug.host import HostSnapshot
+from xlplug.config.domain import DomainConfig, Vif, from_libxl
+from xlplug.model.addr import Domid
+from xlplug.model.host import HostSnapshot
+from xlplug.model.rangeset import RangeSet
 from xlplug.physmap import FRESH, RESTORING, RUNNING, plan_physmap, predict, ram
 from xlplug.plan import build
-from xlplug.rangeset import RangeSet
 
 Host = Callable[[str], HostSnapshot]
 Config = Callable[[str], DomainConfig]

@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 import pytest
 
-from xlplug.addr import Domid
-from xlplug.bdf import Bdf
-from xlplug.domcfg import DomainConfig
-from xlplug.host import HostSnapshot
+from xlplug.config.domain import DomainConfig
+from xlplug.model.addr import Domid
+from xlplug.model.bdf import Bdf
+from xlplug.model.host import HostSnapshot
+from xlplug.model.rangeset import RangeSet
 from xlplug.plan import Plan, build
-from xlplug.rangeset import RangeSet
 
 Host = Callable[[str], HostSnapshot]
 Config = Callable[[str], DomainConfig]

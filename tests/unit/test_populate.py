@@ -7,21 +7,21 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from xlplug import session
-from xlplug.addr import Domid
-from xlplug.apply import apply
-from xlplug.domcfg import DomainConfig
-from xlplug.errors import ApplyError, RollbackError, StoreError, XenError
-from xlplug.grant import POPULATE_PHYSMAP, TARGET, Room, Step
-from xlplug.host import HostSnapshot
-from xlplug.hypervisor import DomainInfo
-from xlplug.journal import APPLYING, Journal
-from xlplug.memxen import MemStore, MemXen
+from xlplug.commands.text import comparison_text
+from xlplug.config.domain import DomainConfig
+from xlplug.execute import grants
+from xlplug.execute.apply import apply
+from xlplug.execute.journal import APPLYING, Journal
+from xlplug.execute.populate import extents, populate, release
+from xlplug.model.addr import Domid
+from xlplug.model.errors import ApplyError, RollbackError, StoreError, XenError
+from xlplug.model.host import HostSnapshot
+from xlplug.model.hypervisor import DomainInfo
+from xlplug.model.rangeset import RangeSet
+from xlplug.model.steps import POPULATE_PHYSMAP, TARGET, Room, Step
 from xlplug.physmap import FRESH
 from xlplug.plan import Plan, build
-from xlplug.populate import extents, populate, release
-from xlplug.rangeset import RangeSet
-from xlplug.render import comparison_text
+from xlplug.xen.in_memory import MemStore, MemXen
 
 Host = Callable[[str], HostSnapshot]
 Config = Callable[[str], DomainConfig]
@@ -166,9 +166,9 @@ def test_pages_that_cannot_be_taken_back_are_no_secret(plan: Plan) -> None:
         release(made, xen)
     moved = plan._replace(steps=(made,))
     xen = machine(kind=Stuck)
-    session.grant(moved, xen, store := MemStore(), quiet)
+    grants.grant(moved, xen, store := MemStore(), quiet)
     with pytest.raises(RollbackError, match=r"not revoked whole.*768 pages more than before"):
-        session.revoke(7, xen, store, quiet)
+        grants.revoke(7, xen, store, quiet)
     assert Journal(store, 7).read().steps
 
 
@@ -190,19 +190,19 @@ def test_granted_told_once_and_taken_back(plan: Plan, version: tuple[int, int]) 
     before, (tot, limit) = state(xen), pages(xen)
     added = tot + NEEDED
     assert added > limit, "five NICs do not fit in what libxl leaves free: raised by just what is needed"
-    session.grant(plan, xen, store, quiet)
+    grants.grant(plan, xen, store, quiet)
     assert pages(xen) == (added, added)
     assert xen.ram(7) & BLOCKS == BLOCKS
     assert store.read(f"{TOLD}/populated") == "3000-400f,4040-417f"
     assert store.read(f"{TOLD}/iomem") == "a0-bf,7a18d-7a18f"
-    shown = comparison_text(session.compare(7, xen, store))
+    shown = comparison_text(grants.compare(7, xen, store))
     assert ["physmap", "populated", "by", "xlplug", "{", "3000-400f,", "4040-417f", "}"] in map(
         str.split, shown.splitlines()
     )
     granted, calls, nodes = state(xen), xen.calls, dict(store.nodes)
-    assert session.grant(plan, xen, store, quiet).done == ()
+    assert grants.grant(plan, xen, store, quiet).done == ()
     assert (state(xen), xen.calls, store.nodes) == (granted, calls, nodes), "not twice"
-    session.revoke(7, xen, store, quiet)
+    grants.revoke(7, xen, store, quiet)
     xen.iomem_permission(7, 0xA0, 0x20, allow=False)  # libxl's own, which stay
     xen.iomem_permission(8, 0xA0, 0x30, allow=False)
     assert state(xen) == before
@@ -213,7 +213,7 @@ def test_no_raise_where_libxl_has_left_enough(host: Host, config: Config) -> Non
     xen, store = machine(), MemStore()
     limit = pages(xen)[1]
     small = config(TEXT.replace('vif=["","","","",""]', 'vif=[""]'))
-    session.grant(build(small, host("igd-laptop"), Domid(7), hindrance=FRESH), xen, store, quiet)
+    grants.grant(build(small, host("igd-laptop"), Domid(7), hindrance=FRESH), xen, store, quiet)
     assert pages(xen)[1] == limit
     assert {s.before.raised for s in Journal(store, 7).read().steps if s.before} == {limit}
     assert store.read("/local/domain/0/xlplug/7/populated") == "3000-400f,4040-407f", "the device model in dom0"
@@ -223,7 +223,7 @@ def test_no_raise_where_libxl_has_left_enough(host: Host, config: Config) -> Non
 @pytest.mark.parametrize("code", [errno.ENOMEM, errno.EBUSY])
 def test_a_failure_at_any_call_leaves_everything_as_it_was(plan: Plan, version: tuple[int, int], code: int) -> None:
     counted = machine(version)
-    session.grant(plan, counted, MemStore(), quiet)
+    grants.grant(plan, counted, MemStore(), quiet)
     failed = 0
     for k in range(counted.calls):
         xen, store = machine(version), MemStore()
@@ -232,7 +232,7 @@ def test_a_failure_at_any_call_leaves_everything_as_it_was(plan: Plan, version: 
         before = state(xen)
         xen.fail_call(k, code)
         try:
-            session.grant(plan, xen, store, quiet)
+            grants.grant(plan, xen, store, quiet)
         except ApplyError as error:
             failed += 1
             assert error.exit_code == 3
@@ -260,14 +260,14 @@ class Partial(MemXen):
 @pytest.mark.parametrize("version", VERSIONS)
 def test_running_out_of_memory_half_way_gives_all_back(plan: Plan, version: tuple[int, int]) -> None:
     counted = machine(version)
-    session.grant(plan, counted, MemStore(), quiet)
+    grants.grant(plan, counted, MemStore(), quiet)
     for at in range(counted.calls):
         xen = machine(version, Partial)
         assert isinstance(xen, Partial)
         xen.at = at
         tot_limit, gfns = pages(xen), xen.ram(7)
         with pytest.raises(ApplyError, match="EBUSY"):
-            session.grant(plan, xen, MemStore(), quiet)
+            grants.grant(plan, xen, MemStore(), quiet)
         assert (pages(xen), xen.ram(7)) == (tot_limit, gfns), at
 
 
@@ -285,14 +285,14 @@ class Interrupted(MemXen):
 
 def test_an_interrupt_after_any_call_leaves_everything_as_it_was(plan: Plan) -> None:
     counted = machine()
-    session.grant(plan, counted, MemStore(), quiet)
+    grants.grant(plan, counted, MemStore(), quiet)
     for at in range(counted.calls - 1):
         xen = machine(kind=Interrupted)
         assert isinstance(xen, Interrupted)
         xen.at = at
         tot_limit, gfns = pages(xen), xen.ram(7)
         with pytest.raises(ApplyError, match="interrupted"):
-            session.grant(plan, xen, MemStore(), quiet)
+            grants.grant(plan, xen, MemStore(), quiet)
         assert (pages(xen), xen.ram(7)) == (tot_limit, gfns), at
 
 
@@ -313,7 +313,7 @@ def test_what_cannot_be_told_is_not_done(plan: Plan, which: str) -> None:
     store.refuse = which
     before, gfns = pages(xen), xen.ram(7)
     with pytest.raises(ApplyError, match="ENOSPC"):
-        session.grant(plan, xen, store, quiet)
+        grants.grant(plan, xen, store, quiet)
     assert (pages(xen), xen.ram(7)) == (before, gfns)
     assert not any("xlplug" in node for node in store.nodes)
 
@@ -323,7 +323,7 @@ def test_what_cannot_be_told_is_not_done(plan: Plan, which: str) -> None:
 
 def killed(plan: Plan, xen: MemXen, store: MemStore, k: int) -> None:
     """A run that was killed after ``k`` steps and half of the next."""
-    steps = session._with_room(plan.steps, xen)
+    steps = grants._with_room(plan.steps, xen)
     Journal(store, 7).write(APPLYING, steps, Domid(8))
     apply(steps[:k], xen, quiet)
     if k < len(steps) and steps[k].op == POPULATE_PHYSMAP:
@@ -337,11 +337,11 @@ def test_a_killed_run_is_finished_or_undone_before_the_device_model_starts(plan:
         before, gfns = pages(xen), xen.ram(7)
         killed(plan, xen, store, k)
         if finish == "grant":
-            session.grant(plan, xen, store, quiet)
+            grants.grant(plan, xen, store, quiet)
             assert pages(xen) == (before[0] + NEEDED, before[0] + NEEDED), "no page lost"
             assert xen.ram(7) == gfns | BLOCKS
             assert store.read(f"{TOLD}/populated") == "3000-400f,4040-417f"
-        session.revoke(7, xen, store, quiet)
+        grants.revoke(7, xen, store, quiet)
         assert (pages(xen), xen.ram(7)) == (before, gfns)
 
 
@@ -354,31 +354,31 @@ def test_after_a_killed_run_a_device_model_that_has_started_is_left_alone(
     xen, store = machine(ran=1), MemStore()
     killed(plan, xen, store, len(plan.steps))
     gfns, lines = xen.ram(7), list[str]()
-    session.grant(later, xen, store, lines.append)
+    grants.grant(later, xen, store, lines.append)
     assert xen.ram(7) == gfns
     assert sum("left to the device model" in line for line in lines) == 7
     assert store.read(f"{TOLD}/populated") is None
     assert store.read(f"{TOLD}/iomem") == "a0-bf,7a18d-7a18f"
-    session.revoke(7, xen, store, quiet)
+    grants.revoke(7, xen, store, quiet)
     assert xen.ram(7) == gfns
 
 
 def test_ram_that_a_device_model_has_in_use_stays(plan: Plan) -> None:
     xen, store = machine(), MemStore()
-    session.grant(plan, xen, store, quiet)
+    grants.grant(plan, xen, store, quiet)
     stubdom = xen.domain_info(8)
     assert stubdom is not None
     xen._domains[8].info = stubdom._replace(cpu_time=1)
     gfns = xen.ram(7)
     for _ in range(2):
         lines: list[str] = []
-        session.revoke(7, xen, store, lines.append)
+        grants.revoke(7, xen, store, lines.append)
         assert sum("not taken back, its device model has it in use: populate" in line for line in lines) == 7
         assert xen.ram(7) == gfns
         assert not xen.held()[7].ports
         assert store.read(f"{TOLD}/populated") == "3000-400f,4040-417f", "still true"
         assert store.read(f"{TOLD}/iomem") is None
-    done = session.grant(plan, xen, store, quiet).done
+    done = grants.grant(plan, xen, store, quiet).done
     assert not any(s.op == POPULATE_PHYSMAP for s in done), "and is not populated again"
 
 
@@ -386,12 +386,12 @@ def test_a_device_model_in_dom0_has_started_once_all_is_done(host: Host, config:
     made = build(config(TEXT), host("igd-laptop"), Domid(7), granting=True, hindrance=FRESH)
     xen, store = machine(), MemStore()
     before = xen.ram(7)
-    session.grant(made, xen, store, quiet)
-    session.revoke(7, xen, store, quiet)
+    grants.grant(made, xen, store, quiet)
+    grants.revoke(7, xen, store, quiet)
     assert xen.ram(7) == before | BLOCKS
     xen, store = machine(), MemStore()
-    Journal(store, 7).write(APPLYING, session._with_room(made.steps, xen), Domid(0))
-    session.revoke(7, xen, store, quiet)
+    Journal(store, 7).write(APPLYING, grants._with_room(made.steps, xen), Domid(0))
+    grants.revoke(7, xen, store, quiet)
     assert xen.ram(7) == before
 
 
@@ -400,22 +400,22 @@ def test_a_guest_that_is_gone_leaves_no_trace_for_the_next_of_its_number(host: H
     for gone in (7, 9):
         store.write(f"/local/domain/0/xlplug/{gone}/populated", "0-fff")
     without = build(config('xlplug_preload=1\nioports=["2f8"]\n'), host("igd-laptop"), Domid(7), hindrance=FRESH)
-    session.grant(without, xen, store, quiet)
+    grants.grant(without, xen, store, quiet)
     assert not any(node.startswith("/local/domain/0/xlplug") for node in store.nodes)
 
 
 def test_without_the_library_nothing_is_told(host: Host, config: Config) -> None:
     xen, store = machine(), MemStore()
     text = (TEXT + STUB).replace("xlplug_preload=1", "")
-    session.grant(build(config(text), host("igd-laptop"), Domid(7), Domid(8), hindrance=FRESH), xen, store, quiet)
+    grants.grant(build(config(text), host("igd-laptop"), Domid(7), Domid(8), hindrance=FRESH), xen, store, quiet)
     assert not any(node.startswith("/local") for node in store.nodes)
     assert xen.ram(7) == machine().ram(7)
 
 
 def test_a_detached_device_is_no_longer_told(plan: Plan) -> None:
     xen, store = machine(), MemStore()
-    session.grant(plan, xen, store, quiet)
-    session.revoke_detached(plan._replace(devices=()), xen, store, quiet)
+    grants.grant(plan, xen, store, quiet)
+    grants.revoke_detached(plan._replace(devices=()), xen, store, quiet)
     assert store.read(f"{TOLD}/iomem") is None
     assert store.read(f"{TOLD}/populated") == "3000-400f,4040-417f"
     assert Journal(store, 7).read().dm == 8

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from tests.abi.oracle import require
-from xlplug.procs import Creator, borrowed, creates, creators
+from xlplug.dom0.running_xl import Creator, borrowed, creates, creators
 
 Start = Callable[..., subprocess.Popen[bytes]]
 

@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from xlplug.rangeset import RangeSet
+from xlplug.model.rangeset import RangeSet
 
 
 def test_laws_against_plain_sets() -> None:

@@ -10,13 +10,21 @@ import jsonschema
 import pytest
 
 from tests.conftest import RECORDED
-from xlplug.bdf import Bdf
-from xlplug.errors import HostError
-from xlplug.host import HostSnapshot, PciDevice
-from xlplug.hypervisor import DomainInfo, HeldRights
+from xlplug.dom0.recording import (
+    DomainRecording,
+    dump_domain,
+    dump_host,
+    load_domain,
+    load_host,
+    scrub_libxl,
+    write_domain,
+)
 from xlplug.igd import opregion_pages
-from xlplug.rangeset import RangeSet
-from xlplug.recording import DomainRecording, dump_domain, dump_host, load_domain, load_host, scrub_libxl, write_domain
+from xlplug.model.bdf import Bdf
+from xlplug.model.errors import HostError
+from xlplug.model.host import HostSnapshot, PciDevice
+from xlplug.model.hypervisor import DomainInfo, HeldRights
+from xlplug.model.rangeset import RangeSet
 
 HOSTS = sorted((RECORDED / "hosts").glob("*.json"))
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "host.schema.json").read_text())

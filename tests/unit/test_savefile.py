@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from xlplug.savefile import HEADER_SIZE, Head, config_in, optional_length, parse_head
+from xlplug.dom0.savefile import HEADER_SIZE, Head, config_in, optional_length, parse_head
 
 MAGIC = b"Xen saved domain, xl format\n \0 \r"
 JSON = b'{"c_info":{"type":"hvm"}}\0'

@@ -6,17 +6,17 @@ from collections.abc import Callable
 
 import pytest
 
-from xlplug import session
-from xlplug.addr import Domid
-from xlplug.apply import apply
-from xlplug.domcfg import DomainConfig
-from xlplug.errors import ApplyError, Refused, RollbackError, StoreError
-from xlplug.host import HostSnapshot
-from xlplug.hypervisor import DomainInfo, HeldRights
-from xlplug.journal import Journal
-from xlplug.memxen import MemStore, MemXen
+from xlplug.config.domain import DomainConfig
+from xlplug.execute import grants
+from xlplug.execute.apply import apply
+from xlplug.execute.journal import Journal
+from xlplug.model.addr import Domid
+from xlplug.model.errors import ApplyError, Refused, RollbackError, StoreError
+from xlplug.model.host import HostSnapshot
+from xlplug.model.hypervisor import DomainInfo, HeldRights
+from xlplug.model.rangeset import RangeSet
 from xlplug.plan import Plan, build
-from xlplug.rangeset import RangeSet
+from xlplug.xen.in_memory import MemStore, MemXen
 
 Host = Callable[[str], HostSnapshot]
 Config = Callable[[str], DomainConfig]
@@ -48,21 +48,21 @@ def plan(host: Host, config: Config) -> Plan:
 def test_grant_twice_and_revoke(plan: Plan, version: tuple[int, int]) -> None:
     xen, store = world(version)
     lines: list[str] = []
-    outcome = session.grant(plan, xen, store, lines.append)
+    outcome = grants.grant(plan, xen, store, lines.append)
     assert [str(s) for s in outcome.done] == lines == [str(s) for s in plan.steps]
     granted = state(xen)
-    again = session.grant(plan, xen, store, quiet)
+    again = grants.grant(plan, xen, store, quiet)
     assert again.done == ()
     assert [s.key for s in again.already] == [s.key for s in outcome.done]
     assert state(xen) == granted
     assert xen.mapped(7)[1] == ((0x2F8, 0x2F8, 8), (0x3B0, 0x3B0, 12), (0x3C0, 0x3C0, 32))
-    session.revoke(7, xen, store, quiet)
+    grants.revoke(7, xen, store, quiet)
     # What libxl grants too is left; everything else is gone, mappings first.
     assert xen.held()[7] == HeldRights(RangeSet([(0x2F8, 0x300)]), RangeSet([(0xA0, 0xC0)]))
     assert xen.held()[8] == HeldRights(RangeSet(), RangeSet([(0xA0, 0xD0)]))
     assert xen.mapped(7) == ({}, ())
     assert not any("xlplug" in node for node in store.nodes)
-    assert session.revoke(7, xen, store, quiet) == ()
+    assert grants.revoke(7, xen, store, quiet) == ()
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -74,7 +74,7 @@ def test_a_failure_at_any_call_leaves_everything_as_it_was(plan: Plan, version: 
         before, nodes = state(xen), dict(store.nodes)
         xen.fail_call(k, errno.ENOMEM)
         with pytest.raises(ApplyError, match="ENOMEM") as caught:
-            session.grant(plan, xen, store, quiet)
+            grants.grant(plan, xen, store, quiet)
         assert str(plan.steps[k]) in str(caught.value)
         assert caught.value.exit_code == 3
         assert state(xen) == before, f"step {k}"
@@ -98,7 +98,7 @@ def test_an_interrupt_at_any_call_leaves_everything_as_it_was(plan: Plan, versio
                     raise KeyboardInterrupt
 
         with pytest.raises(ApplyError, match="interrupted"):
-            session.grant(plan, xen, store, interrupt)
+            grants.grant(plan, xen, store, interrupt)
         assert state(xen) == before
 
 
@@ -107,19 +107,19 @@ def test_a_failed_undo_says_what_is_left_and_revoke_finishes(plan: Plan) -> None
     xen.fail_call(3, errno.ENOMEM)
     xen.fail_call(4, errno.ENOMEM)  # the first undo
     with pytest.raises(RollbackError) as caught:
-        session.grant(plan, xen, store, quiet)
+        grants.grant(plan, xen, store, quiet)
     assert caught.value.exit_code == 4
     assert len(caught.value.left) == 1
     assert str(caught.value.left[0]).startswith(str(plan.steps[1])) or str(plan.steps[2]) in caught.value.left[0]
-    session.revoke(7, xen, store, quiet)
+    grants.revoke(7, xen, store, quiet)
     assert not xen.held()[7].ports.overlaps(0x3B0, 0x3E0)
 
 
 def test_what_was_held_before_is_kept(plan: Plan) -> None:
     held = HeldRights(RangeSet([(0x3B4, 0x3B6)]), RangeSet([(0x7A18D, 0x7A18E), (0x500, 0x501)]))
     xen, store = world((4, 17), held)
-    session.grant(plan, xen, store, quiet)
-    session.revoke(7, xen, store, quiet)
+    grants.grant(plan, xen, store, quiet)
+    grants.revoke(7, xen, store, quiet)
     assert xen.held()[7].ports == held.ports | RangeSet([(0x2F8, 0x300)])
     assert xen.held()[7].memory == held.memory | RangeSet([(0xA0, 0xC0)])
 
@@ -131,10 +131,10 @@ def test_a_killed_run_is_finished(plan: Plan) -> None:
             Journal(store, 7).write("applying", plan.steps)
             apply(plan.steps[:k], xen, quiet)
             if finish == "grant":
-                session.grant(plan, xen, store, quiet)
+                grants.grant(plan, xen, store, quiet)
                 assert xen.held()[7].ports.covers(0x3C0, 0x3E0)
                 assert Journal(store, 7).read().state == "applied"
-            session.revoke(7, xen, store, quiet)
+            grants.revoke(7, xen, store, quiet)
             assert not xen.held()[7].ports.overlaps(0x3B0, 0x3E0)
             assert xen.mapped(7) == ({}, ())
 
@@ -142,10 +142,10 @@ def test_a_killed_run_is_finished(plan: Plan) -> None:
 def test_a_second_grant_adds_what_is_new(host: Host, config: Config) -> None:
     xen, store = world((4, 17))
     without = build(config(TEXT.replace("xlplug_map_legacy=1", "")), host("igd-laptop"), Domid(7), Domid(8))
-    session.grant(without, xen, store, quiet)
-    outcome = session.grant(build(config(TEXT), host("igd-laptop"), Domid(7), Domid(8)), xen, store, quiet)
+    grants.grant(without, xen, store, quiet)
+    outcome = grants.grant(build(config(TEXT), host("igd-laptop"), Domid(7), Domid(8)), xen, store, quiet)
     assert [s.op for s in outcome.done] == ["memory_mapping", "ioport_mapping", "ioport_mapping"]
-    session.revoke(7, xen, store, quiet)
+    grants.revoke(7, xen, store, quiet)
     assert xen.held()[7].ports == RangeSet([(0x2F8, 0x300)])
 
 
@@ -153,12 +153,12 @@ def test_refusals_touch_nothing(host: Host, config: Config, plan: Plan) -> None:
     xen, store = world((4, 17))
     bad = build(config(TEXT), host("igd-malformed-opregion"), Domid(7), Domid(8))
     with pytest.raises(Refused, match="malformed OpRegion"):
-        session.grant(bad, xen, store, quiet)
+        grants.grant(bad, xen, store, quiet)
     with pytest.raises(Refused, match="domain 9 does not exist"):
-        session.grant(plan._replace(target=Domid(9)), xen, store, quiet)
+        grants.grant(plan._replace(target=Domid(9)), xen, store, quiet)
     xen.add_domain(DomainInfo(10, dying=True))
     with pytest.raises(Refused, match="being destroyed"):
-        session.grant(plan._replace(target=Domid(10)), xen, store, quiet)
+        grants.grant(plan._replace(target=Domid(10)), xen, store, quiet)
     assert xen.calls == 0
     assert store.nodes == {}
 
@@ -167,16 +167,16 @@ def test_a_second_claimant_of_vga_is_refused(plan: Plan) -> None:
     xen, store = world((4, 17))
     xen.add_domain(DomainInfo(9), HeldRights(RangeSet([(0x3D4, 0x3D6)])))
     with pytest.raises(Refused, match="domain 9 holds the legacy VGA ports"):
-        session.grant(plan, xen, store, quiet)
+        grants.grant(plan, xen, store, quiet)
     assert xen.calls == 0
     assert store.nodes == {}
 
 
 def test_revoking_after_the_stubdomain_is_gone(plan: Plan) -> None:
     xen, store = world((4, 17))
-    session.grant(plan, xen, store, quiet)
+    grants.grant(plan, xen, store, quiet)
     del xen._domains[8]
-    assert session.revoke(7, xen, store, quiet)
+    assert grants.revoke(7, xen, store, quiet)
     assert not xen.held()[7].ports.overlaps(0x3B0, 0x3E0)
 
 
@@ -186,7 +186,7 @@ def test_a_journal_of_someone_else_is_not_guessed_at(plan: Plan) -> None:
         store.write("/libxl/7/xlplug/state", "applied")
         store.write("/libxl/7/xlplug/steps/000", text)
         with pytest.raises(StoreError, match="xenstore-rm /libxl/7/xlplug"):
-            session.grant(plan, xen, store, quiet)
+            grants.grant(plan, xen, store, quiet)
         assert xen.calls == 0
 
 
@@ -198,19 +198,19 @@ def test_journal_round_trip(plan: Plan) -> None:
 
 def test_comparison(plan: Plan) -> None:
     xen, store = world((4, 17))
-    session.grant(plan, xen, store, quiet)
+    grants.grant(plan, xen, store, quiet)
     xen.ioport_permission(7, 0x3C0, 0x20, allow=False)
     xen.iomem_permission(7, 0x500, 1, allow=True)
-    rows = {(r.domid, r.kind): r for r in session.compare(7, xen, store)}
+    rows = {(r.domid, r.kind): r for r in grants.compare(7, xen, store)}
     assert rows[7, "ioport"].missing == RangeSet([(0x3C0, 0x3E0)])
     assert rows[7, "iomem"].others == RangeSet([(0x500, 0x501)])
     assert not rows[8, "iomem"].missing
-    again = session.grant(plan, xen, store, quiet)
+    again = grants.grant(plan, xen, store, quiet)
     assert [(s.domid, s.range) for s in again.done] == [(7, (0x3C0, 0x3E0))], "grant mends what show calls missing"
-    assert not any(r.missing for r in session.compare(7, xen, store))
+    assert not any(r.missing for r in grants.compare(7, xen, store))
     xen.ioport_permission(7, 0x3C0, 0x20, allow=False)
     xen.fail_call(0, errno.ENOMEM)
     with pytest.raises(ApplyError):
-        session.grant(plan, xen, store, quiet)
+        grants.grant(plan, xen, store, quiet)
     assert Journal(store, 7).read().state == "applied"
     assert len(Journal(store, 7).read().steps) == len(plan.steps)

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from xlplug import libvirt, procs, sources
-from xlplug.errors import ConfigError
-from xlplug.handover import Handover, offer
-from xlplug.sources import being_created, parse, read_as_xl
+from xlplug.config import from_libvirt
+from xlplug.dom0 import find_config, running_xl
+from xlplug.dom0.find_config import being_created, parse, read_as_xl
+from xlplug.dom0.handover import Handover, offer
+from xlplug.model.errors import ConfigError
 
 UUID = "00000000-0000-0000-0000-000000000001"
 CONFIG = b'name="srcg"\ntype="hvm"\nmemory=64\ngfx_passthru="igd"\n'
@@ -51,9 +52,9 @@ def test_a_big_config_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     data = read_as_xl(str(tmp_path / "big"))
     assert data is not None
     assert parse(data, "big").wants_legacy
-    monkeypatch.setattr(sources, "MAX_BYTES", len(data))
+    monkeypatch.setattr(find_config, "MAX_BYTES", len(data))
     assert read_as_xl(str(tmp_path / "big")) == data
-    monkeypatch.setattr(sources, "MAX_BYTES", len(data) - 1)  # never cut short without a word
+    monkeypatch.setattr(find_config, "MAX_BYTES", len(data) - 1)  # never cut short without a word
     with pytest.raises(ConfigError, match=r"big: more than 1 MiB; give the path"):
         read_as_xl(str(tmp_path / "big"))
 
@@ -61,7 +62,7 @@ def test_a_big_config_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_stdin_is_read_where_xl_can_read_it(tmp_path: Path) -> None:
     """A redirected file, from its beginning and as often as one likes; a pipe never, and nothing is taken out of it."""
     (tmp_path / "g.cfg").write_bytes(CONFIG)
-    script = "from xlplug.sources import read_as_xl as r; print(r('/dev/stdin'), r('/dev/stdin'), input())"
+    script = "from xlplug.dom0.find_config import read_as_xl as r; print(r('/dev/stdin'), r('/dev/stdin'), input())"
     with (tmp_path / "g.cfg").open("rb") as file:
         done = subprocess.run([sys.executable, "-c", script], stdin=file, capture_output=True, text=True)
     assert done.stdout == f'{CONFIG} {CONFIG} name="srcg"\n'
@@ -152,9 +153,9 @@ def test_a_child_of_xl_that_execs_meanwhile(xl: Xl, tmp_path: Path, monkeypatch:
     """It looked like xl when the processes were counted, and in the midst of exec as if nothing had been handed over."""
     (tmp_path / "g.cfg").write_bytes(CONFIG.replace(b"igd", b"default"))
     process = xl("g.cfg", **dict([offer(Handover(CONFIG, "g.cfg"))]))
-    (parent,) = (creator for creator in procs.creators() if creator.pid == process.pid)
+    (parent,) = (creator for creator in running_xl.creators() if creator.pid == process.pid)
     with subprocess.Popen(["sleep", "100"], cwd=tmp_path, env={}) as child:
-        monkeypatch.setattr(procs, "creators", lambda: [parent._replace(pid=child.pid), parent])
+        monkeypatch.setattr(running_xl, "creators", lambda: [parent._replace(pid=child.pid), parent])
         found = being_created("srcg", UUID, igd=False)
         child.kill()
     assert found is not None
@@ -169,7 +170,7 @@ def test_a_file_that_was_changed_since(
     path.write_bytes(CONFIG)
     xl("g.cfg")
     if change is Path.unlink:  # between reading and looking
-        reading = sources.read_as_xl
+        reading = find_config.read_as_xl
 
         def read(name: str) -> bytes | None:
             data = reading(name)
@@ -177,7 +178,7 @@ def test_a_file_that_was_changed_since(
                 path.unlink()
             return data
 
-        monkeypatch.setattr(sources, "read_as_xl", read)
+        monkeypatch.setattr(find_config, "read_as_xl", read)
     else:
         change(path)
     with pytest.raises(ConfigError, match=r"g.cfg: changed since xl read it; destroy srcg and create it again"):
@@ -188,7 +189,7 @@ def test_libvirts_domain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     (tmp_path / "srcg.xml").write_text(
         f"<domain><name>srcg</name><uuid>{UUID}</uuid><os><type>hvm</type></os></domain>"
     )
-    monkeypatch.setattr(libvirt.find, "__defaults__", ((str(tmp_path),),))
+    monkeypatch.setattr(from_libvirt.find, "__defaults__", ((str(tmp_path),),))
     found = being_created("srcg", UUID, igd=True)
     assert found is not None
     assert (found.whence, found.config.wants_legacy) == (str(tmp_path / "srcg.xml"), True)

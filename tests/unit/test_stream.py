@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.test_savefile import JSON, header, optional
-from xlplug.stream import relay
+from xlplug.hook.relay import relay
 
 ROOT = Path(__file__).parents[2]
 HEAD = header(optional(JSON))
@@ -165,7 +165,7 @@ def test_it_ends_with_its_reader(sent: bytes) -> None:
 SCRIPT = """
 import os, sys
 sys.path.insert(0, {root!r})
-from xlplug.stream import relay
+from xlplug.hook.relay import relay
 fd = relay(0, lambda head: head)
 os.dup2(fd, 0)
 try:
@@ -234,7 +234,7 @@ def in_group(pid: str, group: int) -> bool:
 
 
 def test_a_bug_is_seen_and_xl_reads_nothing() -> None:
-    script = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from xlplug.stream import relay; import os; "
+    script = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from xlplug.hook.relay import relay; import os; "
     script += "print(os.read(relay(0, lambda head: 1 / 0), 1))"
     done = subprocess.run([sys.executable, "-I", "-c", script], input=HEAD, capture_output=True)
     assert done.stdout == b"b''\n"

@@ -6,19 +6,19 @@ from collections.abc import Callable
 
 import pytest
 
-from xlplug import session
-from xlplug import watcher as module
-from xlplug.addr import Domid
-from xlplug.domcfg import DomainConfig
-from xlplug.errors import XenError
-from xlplug.guard import GuardLostError
-from xlplug.host import HostSnapshot
-from xlplug.hypervisor import DomainInfo
-from xlplug.memxen import MemStore, MemXen
+from xlplug.config.domain import DomainConfig
+from xlplug.dom0.find_config import Found
+from xlplug.execute import grants
+from xlplug.model.addr import Domid
+from xlplug.model.errors import XenError
+from xlplug.model.host import HostSnapshot
+from xlplug.model.hypervisor import DomainInfo
+from xlplug.model.rangeset import RangeSet
 from xlplug.plan import build
-from xlplug.rangeset import RangeSet
-from xlplug.sources import Found
-from xlplug.watcher import ERROR, INFO, WARNING, Watcher, World
+from xlplug.watch import guests as module
+from xlplug.watch.guard import GuardLostError
+from xlplug.watch.guests import ERROR, INFO, WARNING, Watcher, World
+from xlplug.xen.in_memory import MemStore, MemXen
 
 Host = Callable[[str], HostSnapshot]
 Config = Callable[[str], DomainConfig]
@@ -223,7 +223,7 @@ def test_a_stubdomain_s_guest_that_lives_already(scene: Scene, config: Config, h
     scene.domain(8, "g-dm", target=7, hvm=False)
     if first == "granted before":
         made = build(config(STUBDOM), scene.host, Domid(7), Domid(8), granting=True, attach_later=True)
-        session.grant(made, scene.xen, scene.store, lambda _: None)
+        grants.grant(made, scene.xen, scene.store, lambda _: None)
     if first == "refused before":
         scene.watcher.look()
         assert len(scene.said(ERROR)) == 1

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from xlplug.errors import XenError, XenUnavailableError
-from xlplug.hypervisor import DomainInfo, HeldRights
-from xlplug.memxen import MemXen
-from xlplug.rangeset import RangeSet
+from xlplug.model.errors import XenError, XenUnavailableError
+from xlplug.model.hypervisor import DomainInfo, HeldRights
+from xlplug.model.rangeset import RangeSet
 from xlplug.xen.ctrl import _MAX_VCPU_ID, _ONLINE_VCPUS, XenCtrl
+from xlplug.xen.in_memory import MemXen
 from xlplug.xen.lib import ffi
 
 

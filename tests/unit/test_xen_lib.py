@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from xlplug.errors import XenError, XenUnavailableError
+from xlplug.model.errors import XenError, XenUnavailableError
 from xlplug.xen import lib
 from xlplug.xen.lib import check, ffi
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from xlplug.hypervisor import DomainInfo, HeldRights
-from xlplug.memxen import MemXen, dom0_rights
-from xlplug.rangeset import RangeSet
+from xlplug.model.hypervisor import DomainInfo, HeldRights
+from xlplug.model.rangeset import RangeSet
+from xlplug.xen.in_memory import MemXen, dom0_rights
 from xlplug.xen.qdump import parse_q
 
 BEGIN = "(XEN) 'q' pressed -> dumping domain info (now = 11419308653)\n"

@@ -39,7 +39,7 @@ int xc_domain_getinfolist(void *xch, unsigned first, unsigned room, char *info)
 LOGGER = 'void *xtl_createlogger_stdiostream(void) { return "logger"; } void xtl_logger_destroy(void *l) { }'
 PROGRAM = """
 import sys
-from xlplug.errors import XlplugError
+from xlplug.model.errors import XlplugError
 from xlplug.xen import ctrl
 ctrl.require_dom0 = lambda: None  # this machine may be none; what that finds is tested elsewhere
 try:

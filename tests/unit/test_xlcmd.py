@@ -11,7 +11,7 @@ from tempfile import mkdtemp
 import pytest
 
 from tests.abi.oracle import require
-from xlplug.xlcmd import Create, Restore, is_create, is_receive, parse_create, parse_restore, parse_xl
+from xlplug.config.xl_command_line import Create, Restore, is_create, is_receive, parse_create, parse_restore, parse_xl
 
 # What main(), main_create(), main_restore() and main_migrate_receive() of tools/xl do to their words, stable-4.14 to 4.22.
 # main() has called getopt with "+", and glibc keeps to it when optind is set to 1 and not 0: options after the first word

@@ -9,10 +9,10 @@ import errno
 from collections.abc import Sequence
 from typing import cast
 
-from xlplug.addr import DOMID_FIRST_RESERVED
-from xlplug.errors import XenError, XenUnavailableError
-from xlplug.host import MemRegion
-from xlplug.hypervisor import DomainInfo, HeldRights, check_domid
+from xlplug.model.addr import DOMID_FIRST_RESERVED
+from xlplug.model.errors import XenError, XenUnavailableError
+from xlplug.model.host import MemRegion
+from xlplug.model.hypervisor import DomainInfo, HeldRights, check_domid
 from xlplug.xen import mismatch
 from xlplug.xen.lib import (
     SYS_HYPERVISOR,

@@ -7,8 +7,8 @@ interface 1.4 is here, under its C name without the prefix; the two of 1.4 (Xen 
 
 from typing import Any
 
-from xlplug.errors import XenUnavailableError
-from xlplug.hypervisor import check_domid
+from xlplug.model.errors import XenUnavailableError
+from xlplug.model.hypervisor import check_domid
 from xlplug.xen.lib import Handle, QuietLogger, check, ffi, has, load_stable
 
 __all__ = ["OPERATIONS", "DeviceModel"]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NoReturn, Self, cast
 
-from xlplug.errors import XenError, XenUnavailableError
+from xlplug.model.errors import XenError, XenUnavailableError
 from xlplug.xen import mismatch
 from xlplug.xen._ffi import ffi
 from xlplug.xen.protocols import CTRL_CALLS, CtrlLib, LibC, ToollogLib

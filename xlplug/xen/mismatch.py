@@ -7,7 +7,7 @@ That it does not, `xlplug.xen.lib` and `xlplug.xen.ctrl` find out, by loading it
 import os
 import re
 
-from xlplug.errors import XenUnavailableError
+from xlplug.model.errors import XenUnavailableError
 
 __all__ = ["absent", "foreign", "incomplete"]
 

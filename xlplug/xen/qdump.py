@@ -9,8 +9,8 @@ Source: xen/common/keyhandler.c, dump_domains; xen/common/rangeset.c, rangeset_p
 vprintk_common and guest_printk.
 """
 
-from xlplug.hypervisor import HeldRights
-from xlplug.rangeset import RangeSet
+from xlplug.model.hypervisor import HeldRights
+from xlplug.model.rangeset import RangeSet
 
 __all__ = ["parse_q"]
 

@@ -4,7 +4,7 @@
 import errno
 from typing import Any, NoReturn, cast
 
-from xlplug.errors import StoreError, XenUnavailableError
+from xlplug.model.errors import StoreError, XenUnavailableError
 from xlplug.xen.lib import Handle, ffi, libc, load_stable
 from xlplug.xen.protocols import StoreLib
 

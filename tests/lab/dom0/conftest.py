@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.contract.versions import Behaviour, behaviour
-from xlplug.hypervisor import HeldRights
+from xlplug.model.hypervisor import HeldRights
 from xlplug.xen.lib import running_version
 from xlplug.xen.qdump import parse_q
 

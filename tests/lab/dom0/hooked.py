@@ -15,7 +15,7 @@ from typing import IO, NamedTuple
 import pytest
 
 from tests.lab.dom0.conftest import dump, sh
-from xlplug.hypervisor import HeldRights
+from xlplug.model.hypervisor import HeldRights
 from xlplug.xen.qdump import parse_q
 
 FRONT_END = "/usr/local/sbin/xl"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.dom0.conftest import sh, xlplug
-from xlplug.devmodel import default_path
+from xlplug.hook.device_model import default_path
 from xlplug.xen.lib import running_version
 
 pytestmark = pytest.mark.smoke

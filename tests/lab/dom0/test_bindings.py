@@ -8,7 +8,7 @@ import pytest
 
 from tests.contract.versions import Behaviour
 from tests.lab.dom0.conftest import Guests, sh
-from xlplug.errors import StoreError, XenError, XenUnavailableError
+from xlplug.model.errors import StoreError, XenError, XenUnavailableError
 from xlplug.xen import lib
 from xlplug.xen.ctrl import XenCtrl
 from xlplug.xen.devicemodel import OPERATIONS, DeviceModel

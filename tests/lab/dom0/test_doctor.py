@@ -15,8 +15,8 @@ import pytest
 from tests.lab.dom0.conftest import BASE, IGD, VGA, Guests, dump, sh
 from tests.lab.dom0.hooked import FRONT_END, STOCK, WRAPPER, installed, until
 from tests.lab.dom0.test_mismatch import OTHERS, TEXT, VERSION, instead, python
-from xlplug.devmodel import default_path, firmware_folder
-from xlplug.hypervisor import HeldRights
+from xlplug.hook.device_model import default_path, firmware_folder
+from xlplug.model.hypervisor import HeldRights
 from xlplug.xen.lib import running_version
 
 QEMU = default_path(running_version()[:2])

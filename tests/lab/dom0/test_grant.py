@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.dom0.conftest import IGD, VGA, Guests, dump, journal, sh, xlplug
-from xlplug.rangeset import RangeSet
+from xlplug.model.rangeset import RangeSet
 
 PORTS = RangeSet(((0x3B0, 0x3BC), (0x3C0, 0x3E0)))
 MEMORY = RangeSet([(0xA0, 0xC0)])
@@ -103,7 +103,8 @@ def test_a_call_that_xen_refuses_undoes_the_rest(guests: Guests) -> None:
 def test_a_killed_run_is_finished_by_the_next_and_undone_by_revoke(guests: Guests) -> None:
     domid, path = bare(guests)
     code = (
-        "import os, sys; from xlplug import commands, apply; real = apply._perform; n = [0]\n"
+        "import os, sys; from xlplug.commands import common as commands; from xlplug.execute import apply; "
+        "real = apply._perform; n = [0]\n"
         "def dying(step, xen):\n"
         "    n[0] += 1\n"
         "    if n[0] == 3: os.kill(os.getpid(), 9)\n"
@@ -123,7 +124,8 @@ def test_a_killed_run_is_finished_by_the_next_and_undone_by_revoke(guests: Guest
 def test_a_terminated_run_leaves_nothing(guests: Guests) -> None:
     domid, path = bare(guests)
     code = (
-        "import os, sys, signal; from xlplug import commands, apply; real = apply._perform; n = [0]\n"
+        "import os, sys, signal; from xlplug.commands import common as commands; from xlplug.execute import apply; "
+        "real = apply._perform; n = [0]\n"
         "def hit(step, xen):\n"
         "    n[0] += 1\n"
         "    real(step, xen)\n"

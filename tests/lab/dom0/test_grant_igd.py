@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from tests.lab.dom0.conftest import IGD, VGA, Guests, dump, journal, xlplug
-from xlplug.rangeset import RangeSet
+from xlplug.model.rangeset import RangeSet
 
 
 def test_an_igd_guest_s_own_rights_survive_grant_and_revoke(igd_guest: tuple[int, Path]) -> None:

@@ -24,9 +24,9 @@ from tests.lab.dom0.hooked import (
     until,
     xl,
 )
-from xlplug.devmodel import default_path
-from xlplug.hypervisor import HeldRights
-from xlplug.rangeset import RangeSet
+from xlplug.hook.device_model import default_path
+from xlplug.model.hypervisor import HeldRights
+from xlplug.model.rangeset import RangeSet
 from xlplug.xen.devicemodel import DeviceModel
 from xlplug.xen.lib import running_version
 
@@ -164,8 +164,8 @@ FAILING = """#!/usr/bin/python3
 # xlplug: a wrapper whose last grant fails
 import errno, sys
 sys.path.insert(0, "/xlplug")
-from xlplug import apply
-from xlplug.errors import XenError
+from xlplug.execute import apply
+from xlplug.model.errors import XenError
 real, done = apply._perform, []
 def failing(step, xen):
     done.append(step)
@@ -173,7 +173,7 @@ def failing(step, xen):
         raise XenError("xc_domain_ioport_permission", errno.ENOMEM, "injected")
     real(step, xen)
 apply._perform = failing
-from xlplug.hook import main
+from xlplug.hook.wrapper import main
 main(sys.argv)
 """
 

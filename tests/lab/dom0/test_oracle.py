@@ -4,7 +4,7 @@
 from pathlib import Path
 
 from tests.lab.dom0.conftest import Guests, dump
-from xlplug.rangeset import RangeSet
+from xlplug.model.rangeset import RangeSet
 
 
 def test_a_plain_guest_holds_nothing(guests: Guests) -> None:

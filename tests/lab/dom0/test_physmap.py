@@ -10,14 +10,15 @@ import pytest
 from tests.lab.dom0.conftest import Guests, discard, journal, sh
 from tests.lab.dom0.hooked import installed, qemu_log, until, xl
 from tests.lab.dom0.vgaguest import STUBDOM
-from xlplug import domcfg, session, xlcfg
-from xlplug.addr import Domid
-from xlplug.devmodel import default_path
-from xlplug.errors import ApplyError, XenError
-from xlplug.grant import POPULATE_PHYSMAP, TARGET, Room, Step
+from xlplug.config import domain, language
+from xlplug.execute import grants
+from xlplug.execute.populate import populate, release
+from xlplug.hook.device_model import default_path
+from xlplug.model.addr import Domid
+from xlplug.model.errors import ApplyError, XenError
+from xlplug.model.steps import POPULATE_PHYSMAP, TARGET, Room, Step
 from xlplug.physmap import FRESH, plan_physmap, predict
 from xlplug.plan import Plan
-from xlplug.populate import populate, release
 from xlplug.xen.ctrl import XenCtrl
 from xlplug.xen.lib import running_version
 from xlplug.xen.store import XenStore
@@ -82,7 +83,7 @@ def test_prediction_is_what_qemu_does(tmp_path: Path, which: str) -> None:
     name = f"ram-{'-'.join(re.findall(r'[a-z0-9]+', which.lower()))}"
     path = tmp_path / "ram.cfg"
     path.write_text(f'name="{name}"\n{CONFIGS[which]}')
-    blocks, unknown = predict(domcfg.from_settings(xlcfg.parse(path.read_bytes())))
+    blocks, unknown = predict(domain.from_settings(language.parse(path.read_bytes())))
     assert unknown == ""
     try:
         done = sh("xl", "create", "-p", str(path))
@@ -101,7 +102,7 @@ def test_stock_qemu_finds_no_room_for_what_libxl_did_not_count(tmp_path: Path, t
     """The guest cannot be created, where we raise its limit."""
     path = tmp_path / "odd.cfg"
     path.write_text(f'name="odd{len(text)}"\n{text}')
-    blocks, _ = predict(domcfg.from_settings(xlcfg.parse(path.read_bytes())))
+    blocks, _ = predict(domain.from_settings(language.parse(path.read_bytes())))
     assert sh("xl", "create", "-p", str(path)).returncode != 0
     seen = populated_by_qemu(f"odd{len(text)}")
     assert seen == [(b.first, b.nr) for b in blocks][: len(seen)]
@@ -120,7 +121,7 @@ def guest(guests: Guests) -> tuple[int, int]:
 def plan(target: int, stubdom: int, text: str = 'vga="stdvga"\nmemory=80\n') -> Plan:
     """Above 64 MiB there is nothing in a guest of ours, so that is where this one's blocks are."""
     vifs = "".join(f'"model={model}",' for model in ("e1000", "rtl8139", "e1000", "rtl8139", "e1000"))
-    made = domcfg.from_settings(xlcfg.parse(f'type="hvm"\nxlplug_preload=1\n{text}vif=[{vifs}]\n'.encode()))
+    made = domain.from_settings(language.parse(f'type="hvm"\nxlplug_preload=1\n{text}vif=[{vifs}]\n'.encode()))
     physmap = plan_physmap(made, Domid(target), has_stubdom=True, hindrance=FRESH)
     assert not physmap.refusals
     return Plan("lab", "g", Domid(target), Domid(stubdom), has_stubdom=True, steps=physmap.steps, preload=True)
@@ -131,7 +132,7 @@ def test_populated_told_once_and_taken_back(guest: tuple[int, int], xen: XenCtrl
     before = pages(target)
     needed = (16 << 8) + 16 + 5 * 64
     lines: list[str] = []
-    session.grant(plan(target, stubdom), xen, store, lines.append)
+    grants.grant(plan(target, stubdom), xen, store, lines.append)
     assert len(lines) == 7
     assert pages(target) == (before[0] + needed,) * 2, "max_pages: just what is needed"
     folder = f"/local/domain/{stubdom}/xlplug/{target}"
@@ -139,10 +140,10 @@ def test_populated_told_once_and_taken_back(guest: tuple[int, int], xen: XenCtrl
     permissions = sh("xenstore-ls", "-fp", folder).stdout
     assert f"(n0,r{stubdom})" in permissions, "readable for the stubdomain, and no more"
     assert "b" not in re.sub(r".*\(", "(", permissions)
-    assert session.grant(plan(target, stubdom), xen, store, lines.append).done == ()
+    assert grants.grant(plan(target, stubdom), xen, store, lines.append).done == ()
     assert len(lines) == 7
     assert pages(target) == (before[0] + needed,) * 2, "nothing twice"
-    session.revoke(target, xen, store, lines.append)
+    grants.revoke(target, xen, store, lines.append)
     assert pages(target) == before
     assert journal(target) == ""
     assert sh("xenstore-ls", folder).stdout == ""
@@ -150,12 +151,12 @@ def test_populated_told_once_and_taken_back(guest: tuple[int, int], xen: XenCtrl
 
 def test_where_the_device_model_has_run_it_stays(guest: tuple[int, int], xen: XenCtrl, store: XenStore) -> None:
     target, stubdom = guest
-    session.grant(plan(target, stubdom), xen, store, lambda line: None)
+    grants.grant(plan(target, stubdom), xen, store, lambda line: None)
     there = pages(target)
     assert sh("xl", "unpause", str(stubdom)).returncode == 0
     assert until(lambda: (info := xen.domain_info(stubdom)) is not None and info.cpu_time > 0)
     lines: list[str] = []
-    session.revoke(target, xen, store, lines.append)
+    grants.revoke(target, xen, store, lines.append)
     assert pages(target) == there
     assert all("its device model has it in use" in line for line in lines)
 
@@ -188,7 +189,7 @@ def test_failing_half_way_leaves_everything_as_it_was(guest: tuple[int, int], st
     with OutOfMemory() as xen:
         xen.left = at
         with pytest.raises(ApplyError, match="EBUSY"):
-            session.grant(plan(target, stubdom), xen, store, lambda line: None)
+            grants.grant(plan(target, stubdom), xen, store, lambda line: None)
         assert xen.limit, "the real Xen has failed"
     assert pages(target) == before
     assert journal(target) == ""

@@ -16,7 +16,7 @@ from tests.lab.dom0.hooked import FRONT_END, LIBRARY, domid_of, installed, qemu_
 from tests.lab.dom0.test_physmap import pages
 from tests.lab.dom0.test_stubdom import ALIVE, display  # noqa: F401 - a fixture
 from tests.lab.dom0.vgaguest import Card, running
-from xlplug.devmodel import default_path
+from xlplug.hook.device_model import default_path
 from xlplug.xen.lib import running_version
 
 #: Video RAM, its BIOS and two NICs: four blocks.

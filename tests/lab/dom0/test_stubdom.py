@@ -14,8 +14,8 @@ import pytest
 
 from tests.lab.dom0.conftest import dump, journal, xlplug
 from tests.lab.dom0.vgaguest import CURSOR_HIGH, CURSOR_LOW, TEXT, Card, Guest, card, running
-from xlplug.devmodel import default_path
-from xlplug.rangeset import RangeSet
+from xlplug.hook.device_model import default_path
+from xlplug.model.rangeset import RangeSet
 from xlplug.xen.lib import running_version
 
 DEAD = {"misc": "ff", "crtc-3d5": "ff", "crtc-3b5": "ff", "b8000": "." * len(TEXT)}

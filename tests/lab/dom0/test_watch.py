@@ -13,7 +13,7 @@ import pytest
 
 from tests.lab.dom0.conftest import BASE, IGD, VGA, discard, dump, journal, sh
 from tests.lab.dom0.hooked import domid_of, guests_of_xen, name_for, qemu_log, until
-from xlplug.rangeset import RangeSet
+from xlplug.model.rangeset import RangeSet
 from xlplug.xen.ctrl import XenCtrl
 
 PORTS = RangeSet(((0x3B0, 0x3BC), (0x3C0, 0x3E0)))
@@ -149,7 +149,7 @@ def test_a_killed_daemon_leaves_nothing_paused_and_the_next_one_carries_on(
     domid = domid_of(config.stem)
     assert domid is not None
     code = (
-        "import os, time\nfrom xlplug.guard import Guard\n"
+        "import os, time\nfrom xlplug.watch.guard import Guard\n"
         f"guard = Guard()\nguard.pause({domid})\nprint('holding', flush=True)\n{{}}"
     )
     for last, recovered in (

@@ -16,7 +16,7 @@ from tests.lab.dom0.test_physmap import pages_in
 from tests.lab.dom0.test_stubdom import ALIVE, DEAD, MEMORY, PORTS, display, granted  # noqa: F401 - a fixture
 from tests.lab.dom0.test_watch import Daemon, daemon  # noqa: F401 - a fixture
 from tests.lab.dom0.vgaguest import CURSOR_HIGH, CURSOR_LOW, TEXT, Card, Guest, creating, running, seen
-from xlplug.devmodel import default_path
+from xlplug.hook.device_model import default_path
 from xlplug.xen.ctrl import XenCtrl
 from xlplug.xen.lib import running_version
 from xlplug.xen.qdump import parse_q
@@ -51,7 +51,7 @@ class Faulty(Daemon):
     command = (
         "python3", "-c",
         "import itertools, sys\n"
-        "from xlplug.errors import XenError\n"
+        "from xlplug.model.errors import XenError\n"
         "from xlplug.xen.ctrl import XenCtrl\n"
         "real, count = XenCtrl.ioport_permission, itertools.count(1)\n"
         "def faulty(self, *args, allow):\n"

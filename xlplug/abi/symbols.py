@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Which ABI-unstable functions a device model still imports, and whose task each of them is by now.
+
+The experiment of the thread "qemu and Xen ABI-unstable libs" (xen-devel, September 2020), as values.  No policy: what a
+function was found to be is in `SYMBOLS`, and what is not there is shown as unknown.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from xlplug.commands.text import table
+
+__all__ = [
+    "ABI_SCHEMA", "OWNERS", "SYMBOLS", "Imported", "Imports", "Library", "Problem", "Report", "abi_json", "abi_text", "is_xens",
+    "judge", "xen_version_of", "xens_libraries",
+]  # fmt: skip
+
+ABI_SCHEMA = "xlplug/abi/1"
+
+XLPLUG, SHARED, DMOP, STABLE_CALL, UNSTABLE, LAST, UNKNOWN = (
+    "xlplug", "shared", "dmop", "hypercall", "unstable", "last", "unknown",
+)  # fmt: skip
+#: What each answer to "who owns it now?" means, in the order of a report.
+OWNERS = {
+    XLPLUG: "done by xlplug before the device model starts",
+    SHARED: "legacy ranges: granted by xlplug, mapped by the device model; BARs: the device model alone",
+    DMOP: "a device model operation of libxendevicemodel does the same",
+    STABLE_CALL: "stays with the device model: only the library is unstable, not what it calls",
+    UNSTABLE: "stays unstable: nothing stable does the same",
+    LAST: "goes when all the others have gone",
+    UNKNOWN: "not known to this xlplug",
+}
+
+
+class _Symbol(NamedTuple):
+    owner: str
+    text: str
+
+
+#: Source: the thread's table, in docs/abi.md, and two more of QEMU 10.0, for a PVH dom0 (hw/xen/xen_pt.c).
+SYMBOLS = {
+    "xc_domain_iomem_permission": _Symbol(XLPLUG, "VGA memory, VBIOS and OpRegion are granted"),
+    "xc_domain_populate_physmap_exact": _Symbol(XLPLUG, "video RAM and ROMs, with xlplug_preload=1"),
+    "xc_domain_ioport_mapping": _Symbol(SHARED, "a BAR's place is the guest's to choose"),
+    "xc_domain_memory_mapping": _Symbol(SHARED, "a BAR's place is the guest's to choose"),
+    "xc_domain_shutdown": _Symbol(DMOP, "xendevicemodel_shutdown, with this as QEMU's fallback"),
+    "xc_get_hvm_param": _Symbol(DMOP, "the ioreq server operations, with this for Xen before 4.6"),
+    "xc_physdev_map_pirq": _Symbol(STABLE_CALL, "PHYSDEVOP_map_pirq"),
+    "xc_physdev_map_pirq_gsi": _Symbol(STABLE_CALL, "PHYSDEVOP_map_pirq"),
+    "xc_physdev_map_pirq_msi": _Symbol(STABLE_CALL, "PHYSDEVOP_map_pirq"),
+    "xc_physdev_unmap_pirq": _Symbol(STABLE_CALL, "PHYSDEVOP_unmap_pirq"),
+    "xc_pcidev_get_gsi": _Symbol(STABLE_CALL, "an ioctl of Linux's privcmd"),
+    "xc_set_hvm_param": _Symbol(UNSTABLE, "HVM_PARAM_ACPI_S_STATE; could become a device model operation"),
+    "xc_domain_bind_pt_pci_irq": _Symbol(UNSTABLE, "a domctl"),
+    "xc_domain_unbind_pt_irq": _Symbol(UNSTABLE, "a domctl"),
+    "xc_domain_unbind_msi_irq": _Symbol(UNSTABLE, "a domctl"),
+    "xc_domain_update_msi_irq": _Symbol(UNSTABLE, "a domctl"),
+    "xc_interface_open": _Symbol(LAST, ""),
+    "xc_interface_close": _Symbol(LAST, ""),
+}
+
+#: An ABI-unstable library of Xen's has Xen's own version in its soname (4.14 and later; libxenstore.so.3.0 is none).
+#: Source: tools/libs/libs.mk, "MAJOR ?=".
+_UNSTABLE = re.compile(r"libx(?:en|l)\w*\.so\.([4-9]\.\d+)")
+_XEN = re.compile(r"libx(?:en|l)\w*\.so\.[\d.]+")
+#: How the names of a library's functions begin.  libxenguest has xc_ as well: such a name goes to libxenctrl where both are.
+_PREFIXES = (
+    ("xc_", "libxenctrl.so."), ("xc_", "libxenguest.so."), ("xs_", "libxenstore.so."), ("libxl_", "libxenlight.so."),
+    ("xlu_", "libxlutil.so."),
+)  # fmt: skip
+
+
+class Imported(NamedTuple):
+    """A function that a program takes from a library; ``library`` and ``version`` are "" where it does not tell which."""
+
+    name: str
+    library: str = ""
+    version: str = ""
+
+
+class Imports(NamedTuple):
+    """What a program's file says: its libraries (DT_NEEDED) in order, its undefined dynamic symbols, where to look first."""
+
+    needed: tuple[str, ...]
+    symbols: tuple[Imported, ...]
+    runpath: tuple[str, ...] = ()
+    rpath: tuple[str, ...] = ()
+
+
+class Library(NamedTuple):
+    """A library of Xen's that a program needs: Xen's version in its name ("" for a stable one), imports, and its file."""
+
+    soname: str
+    xen: str
+    nr_symbols: int
+    path: str | None
+
+
+class Problem(NamedTuple):
+    """Why a program cannot run on the running Xen, and what to do."""
+
+    what: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.advice}"
+
+
+class Report(NamedTuple):
+    """``unstable`` is (import, owner, text); ``running`` is Xen's version ("4.17.4"), "" where none runs."""
+
+    program: str
+    libraries: tuple[Library, ...]
+    unstable: tuple[tuple[Imported, str, str], ...]
+    running: str
+    problems: tuple[Problem, ...]
+
+
+def xen_version_of(soname: str) -> str:
+    """Xen's version in the name of an ABI-unstable library, "" for any other."""
+    match = _UNSTABLE.fullmatch(soname)
+    return match[1] if match else ""
+
+
+def is_xens(soname: str) -> bool:
+    """Whether a library is one of Xen's, stable or not."""
+    return _XEN.fullmatch(soname) is not None
+
+
+def xens_libraries(imports: Imports) -> tuple[str, ...]:
+    """Xen's libraries that a program names, in order: those it needs, then those that only its symbols' versions name."""
+    named = dict.fromkeys([*imports.needed, *(symbol.library for symbol in imports.symbols)])
+    return tuple(soname for soname in named if is_xens(soname))
+
+
+def judge(program: str, imports: Imports, paths: dict[str, str | None], running: str) -> Report:
+    """The report; ``paths`` has the file of each of Xen's libraries, None for one that is not installed."""
+    ours = xens_libraries(imports)
+    owners = {symbol: _library_of(symbol, ours) for symbol in imports.symbols}
+    libraries = tuple(
+        Library(soname, xen_version_of(soname), sum(owner == soname for owner in owners.values()), paths.get(soname))
+        for soname in ours
+    )
+    order = list(OWNERS)
+    unstable = []
+    for symbol, soname in owners.items():
+        # One that does not tell, of a module for example that leaves its library to what loads it, is not hidden.
+        if xen_version_of(soname) or (not (soname or symbol.library) and symbol.name.startswith("xc_")):
+            owner, text = SYMBOLS.get(symbol.name, _Symbol(UNKNOWN, ""))
+            unstable.append((symbol._replace(library=soname), owner, text))
+    unstable.sort(key=lambda row: (order.index(row[1]), row[0].name))
+    return Report(program, libraries, tuple(unstable), running, _problems(libraries, running))
+
+
+def _library_of(symbol: Imported, needed: Sequence[str]) -> str:
+    """The library of Xen's that a function comes from, "" for none: by its version, else by its name.
+
+    The libraries of Xen 4.14 that have Xen's version in their soname, and its libxenstore, have no versions.
+    """
+    if symbol.library:
+        return symbol.library if symbol.library in needed else ""
+    for prefix, stem in _PREFIXES:
+        if symbol.name.startswith(prefix):
+            found = next((soname for soname in needed if soname.startswith(stem)), "")
+            if found:
+                return found
+    return ""
+
+
+def _problems(libraries: Sequence[Library], running: str) -> tuple[Problem, ...]:
+    found = []
+    match = re.match(r"\d+\.\d+", running)
+    short = match[0] if match else ""
+    for library in libraries:
+        package = f"libxenmisc{library.xen}" if library.xen else ""
+        if library.xen and short and library.xen != short:
+            advice = f"install a device model that was built for Xen {short}, or boot Xen {library.xen}"
+            found.append(Problem(f"it needs {library.soname}, and Xen {running} runs", advice))
+        elif running and library.path is None:
+            how = f" (Debian: {package})" if package else ""
+            found.append(Problem(f"{library.soname} is not installed{how}, so it cannot start", "install it"))
+    return tuple(found)
+
+
+def abi_text(report: Report) -> str:
+    """The report for a person: what it needs, whose each function is, and whether it fits the running Xen."""
+    lines = [report.program, ""]
+    if report.libraries:
+        lines.append("Libraries of Xen's")
+        lines += table(
+            (
+                library.soname,
+                f"{library.nr_symbols} function{'s' * (library.nr_symbols != 1)}",
+                f"ABI-unstable, of Xen {library.xen}" if library.xen else "stable",
+                library.path or "NOT INSTALLED",
+            )
+            for library in report.libraries
+        )
+        lines.append("")
+    for owner, meaning in OWNERS.items():
+        rows = [(symbol.name, text) for symbol, whose, text in report.unstable if whose == owner]
+        if rows:
+            lines += [f"{meaning[0].upper()}{meaning[1:]} ({len(rows)})", *table(rows), ""]
+    if not report.libraries and report.unstable:
+        lines += ["It names no library of Xen's, so what loads it has to bring one.", ""]
+    elif not report.libraries:
+        lines += ["It needs no library of Xen's at all: it is no device model.", ""]
+    elif not any(library.xen for library in report.libraries):
+        lines += ["It needs no ABI-unstable library of Xen's: it runs on any Xen.", ""]
+    elif not report.running:
+        lines += ["This machine does not run on Xen, so there is no version to compare with.", ""]
+    elif not report.problems:
+        lines += [f"It was built for the Xen that runs, {report.running}.", ""]
+    lines += [f"PROBLEM: {text}" for text in report.problems]
+    return "\n".join(map(_printable, lines)).rstrip("\n") + "\n"
+
+
+def _printable(line: str) -> str:
+    """The line without what a file's name or its contents may hold to mislead a terminal, or what has no encoding."""
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+
+def abi_json(report: Report) -> dict[str, Any]:
+    """The report as docs/abi.schema.json describes it."""
+    return {
+        "schema": ABI_SCHEMA,
+        "program": report.program,
+        "running": report.running or None,
+        "libraries": [
+            {
+                "soname": library.soname,
+                "stable": not library.xen,
+                "xen": library.xen or None,
+                "functions": library.nr_symbols,
+                "path": library.path,
+            }
+            for library in report.libraries
+        ],
+        "unstable": [
+            {
+                "function": symbol.name,
+                "library": symbol.library or None,
+                "version": symbol.version or None,
+                "owner": owner,
+                "text": text,
+            }
+            for symbol, owner, text in report.unstable
+        ],
+        "problems": list(map(str, report.problems)),
+    }

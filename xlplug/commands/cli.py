@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The command line, for click: options and help here, what they do in common.py."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from xlplug import __version__
+from xlplug.commands import common
+from xlplug.hook import create, install
+from xlplug.model.errors import one_line
+
+__all__ = ["main"]
+
+_AS_XL = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
+
+
+class _OneLine(click.Group):
+    """Wrong use is said in one line, as everything else that goes wrong is."""
+
+    def make_context(self, *args: Any, **options: Any) -> click.Context:  # noqa: ANN401 - click's own
+        with _said_in_one_line():
+            return super().make_context(*args, **options)
+
+    def invoke(self, ctx: click.Context) -> object:
+        with _said_in_one_line():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _said_in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except click.UsageError as error:
+        if type(error).show is not click.UsageError.show:
+            raise  # no error at all but help, where a command lacks (click 8.2)
+        hint = f"see '{error.ctx.command_path if error.ctx else 'xlplug'} --help'"
+        sys.stderr.write(one_line(f"{error.format_message().rstrip('.')}; {hint}"))
+        sys.exit(error.exit_code)
+
+
+@click.group(cls=_OneLine, context_settings=_SETTINGS)
+@click.version_option(__version__, prog_name="xlplug", message="%(prog)s %(version)s")
+def main() -> None:
+    """Grant legacy VGA, OpRegion and VBIOS rights to Xen guests.
+
+    They go to HVM guests and their stubdomains, so that a device model needs
+    no rights of its own.
+
+    \b
+    Exit status: 0 done, or nothing to do
+                 1 refused, nothing was touched
+                 2 wrong use
+                 3 failed, everything is undone
+                 4 failed, not everything could be undone
+    """  # noqa: D301 - click wants the character, not the two
+
+
+def _exit(command: object, *args: object) -> None:
+    sys.exit(common.run(command, *args))
+
+
+_map_legacy = click.option(
+    "--map-legacy",
+    is_flag=True,
+    help="Also map the VGA set 1:1, for a device model that does not (as xlplug_map_legacy=1 in the config).",
+)
+
+
+@main.command()
+@click.argument("domid")
+@click.option("--config", metavar="FILE", help="The domain's xl config; else libxl's own record of it is used.")
+@click.option("--recorded", metavar="DIR", help="Work on a recorded domain, in memory; no Xen is needed.")
+@click.option("--dry-run", is_flag=True, help="Print the steps and change nothing.")
+@_map_legacy
+def grant(domid: str, config: str | None, recorded: str | None, dry_run: bool, map_legacy: bool) -> None:
+    """Grant a domain, and its stubdomain, what its display needs."""
+    options = common.GrantOptions(domid, config, recorded, dry_run, map_legacy)
+    _exit(common.grant, options)
+
+
+@main.command()
+@click.argument("config", metavar="CONFIG")
+@click.argument("extra", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("--host", metavar="FILE", help="A recorded host, instead of this one.")
+@click.option("--target", metavar="DOMID", help="The guest's domid, where it is known already.")
+@click.option("--stubdom", metavar="DOMID", help="The domid of the guest's stubdomain.")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@_map_legacy
+def plan(
+    config: str,
+    extra: tuple[str, ...],
+    host: str | None,
+    target: str | None,
+    stubdom: str | None,
+    form: str,
+    map_legacy: bool,
+) -> None:
+    """Print what would be granted for a config, and why."""
+    _exit(common.plan, common.PlanOptions(config, extra, host, target, stubdom, map_legacy, form))
+
+
+@main.command()
+@click.argument("domid")
+def revoke(domid: str) -> None:
+    """Take back all that was granted to a domain and its stubdomain."""
+    _exit(common.revoke, domid)
+
+
+@main.command()
+@click.argument("domid", required=False)
+def show(domid: str | None) -> None:
+    """Compare what was granted with what Xen reports."""
+    _exit(common.show, domid)
+
+
+@main.command()
+@click.argument("program", metavar="[QEMU]", required=False)
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def abi(program: str | None, form: str) -> None:
+    """Show which ABI-unstable functions a device model imports.
+
+    By default the one that xl starts. For each function: who owns its task by
+    now. Status 1 when it was built for another Xen than the one that runs.
+    """
+    _exit(common.abi, program, form)
+
+
+@main.command()
+@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@click.option("--format", "form", type=click.Choice(["json"]), default="json", show_default=True)
+def config(files: tuple[str, ...], form: str) -> None:
+    """Parse xl configs as xl does; one JSON object a line."""
+    _exit(common.config, files)
+
+
+@main.group()
+def record() -> None:
+    """Save a host or a domain as JSON, to plan with elsewhere."""
+
+
+@record.command("host")
+@click.option("-o", "--output", metavar="FILE", default="-", show_default=True, help="Where to; - is stdout.")
+def record_host(output: str) -> None:
+    """Save this host: PCI functions, memory map, firmware headers."""
+    _exit(common.record_host, output)
+
+
+@record.command("domain")
+@click.argument("domid")
+@click.option("-o", "--output", metavar="DIR", required=True, help="The folder to write.")
+def record_domain(domid: str, output: str) -> None:
+    """Save a living domain, its host and its configuration."""
+    _exit(common.record_domain, domid, output)
+
+
+@main.command("doctor")
+@click.argument("configs", metavar="[CONFIG]...", nargs=-1)
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("--strict", is_flag=True, help="Warnings are failures, too.")
+def doctor_(configs: tuple[str, ...], form: str, strict: bool) -> None:
+    """Check this dom0, and configs: what is wrong, and what to do.
+
+    Changes nothing. Exit status 1 when there is a failure.
+    """
+    from xlplug.commands.doctor import DoctorOptions, doctor
+
+    _exit(doctor, DoctorOptions(configs, form, strict))
+
+
+@main.command("create", context_settings=_AS_XL)
+@click.argument("words", metavar="CONFIG [KEY=VALUE]... [xl's options]", nargs=-1, type=click.UNPROCESSED)
+def create_(words: tuple[str, ...]) -> None:
+    """Do what xl create does, with the grants arranged.
+
+    Everything that can be refused is refused before anything is created. A
+    domain that needs no legacy range goes to xl unchanged.
+    """
+    _exit(create.create, words)
+
+
+@main.command("restore", context_settings=_AS_XL)
+@click.argument("words", metavar="[CONFIG] FILE [xl's options]", nargs=-1, type=click.UNPROCESSED)
+def restore(words: tuple[str, ...]) -> None:
+    """Do what xl restore does, with the grants arranged."""
+    _exit(create.restore, words)
+
+
+@main.command("migrate-receive", context_settings=_AS_XL, hidden=True)
+@click.argument("words", metavar="[xl's options]", nargs=-1, type=click.UNPROCESSED)
+def receive(words: tuple[str, ...]) -> None:
+    """Do what xl migrate-receive does, with the grants arranged."""
+    _exit(create.receive, words)
+
+
+@main.group()
+def hook() -> None:
+    """Install, inspect or remove the hook into xl create."""
+
+
+_prefix = click.option(
+    "--prefix",
+    metavar="DIR",
+    default="/usr/local",
+    show_default=True,
+    help="xl goes to DIR/sbin, the wrapper to DIR/lib/xlplug.",
+)
+
+
+@hook.command("install")
+@_prefix
+def hook_install(prefix: str) -> None:
+    """Put the front end of xl and the device model wrapper in place."""
+    _exit(install.install, prefix)
+
+
+@hook.command("status")
+@click.argument("config", metavar="[CONFIG]", required=False)
+@click.argument("extra", metavar="[KEY=VALUE]...", nargs=-1)
+def hook_status(config: str | None, extra: tuple[str, ...]) -> None:
+    """Show what xl create would run, here or for a config."""
+    _exit(install.status, config, extra)
+
+
+@hook.command("uninstall")
+@_prefix
+def hook_uninstall(prefix: str) -> None:
+    """Remove exactly what was installed."""
+    _exit(install.uninstall, prefix)
+
+
+@main.command()
+@click.option("--map-legacy", is_flag=True, help="Also map the VGA set 1:1 for every display (see grant).")
+def watch(map_legacy: bool) -> None:
+    """Grant to domains as they appear, for stacks without the hook.
+
+    Runs until it is told to stop; for systemd see hooks/README.md.
+    """
+    from xlplug.watch.daemon import watch as serve
+
+    _exit(lambda: serve(map_legacy=map_legacy))

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Where a domain's configuration comes from: a file, a handover, libvirt, or the ``xl create`` that is making it."""
+
+import os
+import stat
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from xlplug.config.domain import DomainConfig, from_libxl, from_settings
+from xlplug.model.errors import ConfigError
+
+TYPE_CHECKING = False  # typing's, without importing typing for it
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+    from xlplug.dom0.handover import Handover
+
+__all__ = ["MAX_BYTES", "Found", "being_created", "from_handover", "open_plain", "parse", "read_as_xl"]
+
+MAX_BYTES = 64 << 20
+_SLACK = 1.0  # seconds by which a file may seem newer than the xl that read it: clocks of different precision
+
+
+class Found(NamedTuple):
+    """A configuration and where it is from; ``hooked``: our wrapper has been given it too."""
+
+    config: DomainConfig
+    whence: str
+    hooked: bool = False
+
+
+def parse(data: bytes, path: str, extra: Sequence[str] = ()) -> DomainConfig:
+    """A configuration in either form: xl's language, or libxl's JSON (which begins with a brace).
+
+    Raises:
+        ConfigError: xl would not accept it either.
+    """
+    if data.lstrip()[:1] == b"{":
+        import json
+
+        try:
+            value = json.loads(data.rstrip(b"\0"))
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(
+                f"neither an xl config nor JSON ({error})", path=path, hint="give the path of an xl config"
+            ) from error
+        return from_libxl(value, path=path)
+    from xlplug.config import language
+
+    return from_settings(language.parse(data, path=path, extra=extra), path=path)
+
+
+def read_as_xl(path: str) -> bytes | None:
+    """A config file's bytes, None where xl cannot read it either: it takes plain files only, and /dev/null as empty.
+
+    Source: tools/libs/light/libxl_utils.c, libxl_read_file_contents; tools/xl/xl_vmcontrol.c, create_domain.
+
+    Raises:
+        ConfigError: more than `MAX_BYTES`.
+    """
+    if path == "/dev/null":
+        return b""
+    try:
+        file = open_plain(path)
+        if file is None:
+            return None
+        with file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError:
+        return None
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"more than {MAX_BYTES >> 20} MiB", path=path, hint="give the path of an xl config")
+    return data
+
+
+def open_plain(path: str) -> "BinaryIO | None":
+    """A plain file, opened; None for anything else, which is neither waited for nor read: what is read is gone."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        return None
+    return os.fdopen(fd, "rb")
+
+
+def from_handover(handover: "Handover") -> DomainConfig:
+    """The configuration that ``xlplug create`` has read."""
+    return parse(handover.data, handover.path, handover.extra)
+
+
+def being_created(name: str, uuid: str, *, igd: bool) -> Found | None:
+    """The configuration of a domain that libxl is still building, so that it has no record of it yet.
+
+    Raises:
+        ConfigError: the file has been changed since xl read it, or does not parse.
+    """
+    from xlplug.config import from_libvirt
+    from xlplug.dom0 import handover, running_xl
+
+    xml = from_libvirt.find(name, uuid)
+    if xml is not None:
+        return Found(from_libvirt.from_xml(*xml, gfx_passthru=igd), xml[1])
+    for creator in running_xl.creators():
+        offered = handover.peek(creator.pid)
+        if offered is not None:
+            config = from_handover(offered)
+            if config.name == name:
+                return Found(config, offered.path, hooked=True)
+            continue
+        try:
+            data = read_as_xl(creator.config)
+            if data is None:
+                continue
+            config = parse(data, creator.config, creator.create.extra)
+        except ConfigError:
+            continue  # that of another domain: xl has accepted this one's
+        if config.name != name or not running_xl.remains(creator):
+            continue
+        if creator.config != "/dev/null" and _modified(creator.config) > creator.started + _SLACK:
+            raise ConfigError(
+                "changed since xl read it", path=creator.config, hint=f"destroy {name} and create it again"
+            )
+        return Found(config, creator.config)
+    return None
+
+
+def _modified(path: str) -> float:
+    """When the file's content was last changed, in seconds since the epoch; just now where it is gone."""
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return float("inf")

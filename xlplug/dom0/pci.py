@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""PCI functions read from their folders in sysfs, and who owns them according to xenstore.
+
+Files only, so that one function costs a millisecond; finding them all is udev.py's.
+"""
+
+import os
+
+from xlplug.model.addr import Domid
+from xlplug.model.bdf import Bdf
+from xlplug.model.errors import ConfigError
+from xlplug.model.host import PciDevice, Resource
+from xlplug.model.hypervisor import Store
+
+__all__ = ["SYS_PCI", "function", "functions", "owners"]
+
+SYS_PCI = "/sys/bus/pci/devices"
+_CONFIG_BYTES = 256  # conventional config space; extended space holds serial numbers, and nothing we need
+_BACKEND = "/local/domain/0/backend/pci"  # pciback's nodes: <domid>/0/{num_devs,dev-N}; libxl_pci.c
+
+
+def functions(
+    wanted: tuple[tuple[Bdf, bool], ...], owned: dict[Bdf, Domid] | None = None, sys_pci: str = SYS_PCI
+) -> tuple[PciDevice, ...]:
+    """The functions named: an address, and whether all functions of its slot are meant.  Absent ones are left out."""
+    names: set[str] = set()
+    for bdf, whole_slot in wanted:
+        if whole_slot:
+            slot = str(bdf).rpartition(".")[0]
+            names |= {name for name in os.listdir(sys_pci) if name.rpartition(".")[0] == slot}
+        else:
+            names.add(str(bdf))
+    found = [function(f"{sys_pci}/{name}", owned or {}) for name in names]
+    return tuple(sorted((device for device in found if device is not None), key=lambda device: device.bdf))
+
+
+def function(path: str, owned: dict[Bdf, Domid]) -> PciDevice | None:
+    """One function from its folder; None when there is none, or when it vanishes while it is read."""
+    try:
+        bdf = Bdf.parse(os.path.basename(path))
+        boot_vga = _read(path, "boot_vga")
+        return PciDevice(
+            bdf=bdf,
+            vendor=_number(path, "vendor"),
+            device=_number(path, "device"),
+            class_code=_number(path, "class"),
+            resources=_resources(_read(path, "resource") or ""),
+            config=_config(path),
+            boot_vga=None if boot_vga is None else boot_vga.strip() == "1",
+            physfn=_link_bdf(path, "physfn"),
+            driver=_link(path, "driver"),
+            iommu_group=_group(path),
+            owner=owned.get(bdf),
+        )
+    except (OSError, ValueError, ConfigError):
+        if os.path.exists(path):
+            raise
+        return None
+
+
+def _read(path: str, name: str) -> str | None:
+    try:
+        with open(f"{path}/{name}", encoding="ascii") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
+def _number(path: str, name: str) -> int:
+    return int(_read(path, name) or "", 16)
+
+
+def _resources(text: str) -> tuple[Resource, ...]:
+    """sysfs gives inclusive ends; an unused line is all zero."""
+    found = []
+    for index, line in enumerate(text.splitlines()):
+        start, last, flags = (int(word, 16) for word in line.split())
+        if flags and last >= start and last:
+            found.append(Resource(index, start, last + 1, flags))
+    return tuple(found)
+
+
+def _config(sys_path: str) -> bytes:
+    with open(os.path.join(sys_path, "config"), "rb") as file:
+        return file.read(_CONFIG_BYTES)
+
+
+def _link(sys_path: str, name: str) -> str | None:
+    try:
+        return os.path.basename(os.readlink(os.path.join(sys_path, name)))
+    except OSError:
+        return None
+
+
+def _link_bdf(sys_path: str, name: str) -> Bdf | None:
+    target = _link(sys_path, name)
+    return None if target is None else Bdf.parse(target)
+
+
+def _group(sys_path: str) -> int | None:
+    target = _link(sys_path, "iommu_group")
+    return int(target) if target is not None and target.isdecimal() else None
+
+
+def owners(store: Store) -> dict[Bdf, Domid]:
+    """Which domain each assigned function belongs to.
+
+    A function passed through a stubdomain is listed for the stubdomain and for its target; the target is the owner.
+    """
+    found: dict[Bdf, Domid] = {}
+    for name in store.list(_BACKEND):
+        if not name.isdecimal():
+            continue
+        target = store.read(f"/local/domain/{name}/target")
+        owner = Domid(int(target) if target and target.isdecimal() else int(name))
+        for node in store.list(f"{_BACKEND}/{name}/0"):
+            text = store.read(f"{_BACKEND}/{name}/0/{node}") if node.startswith("dev-") else None
+            if text:
+                found[Bdf.parse(text)] = owner
+    return found

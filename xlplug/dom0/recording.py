@@ -1,0 +1,352 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Hosts and domains as JSON: ``xlplug/host/1`` and ``xlplug/domain/1`` (docs/recording.md).
+
+Numbers are integers, byte strings hexadecimal text.  Reading is strict: a file that says something else than the schema
+is refused with the field's name.  Serial numbers and MACs never get in: config space is cut at 256 bytes, before PCIe's
+serial number capability, and the data register of vital product data is blanked.
+"""
+
+import os
+from typing import Any, NamedTuple, NoReturn
+
+from xlplug.model.addr import Domid
+from xlplug.model.bdf import Bdf
+from xlplug.model.errors import ConfigError, HostError
+from xlplug.model.host import HostSnapshot, MemRegion, OpRegion, PciDevice, Resource, Vbios, XenInfo
+from xlplug.model.hypervisor import DomainInfo, HeldRights
+from xlplug.model.rangeset import RangeSet
+
+__all__ = ["DomainRecording", "dump_domain", "dump_host", "load_domain", "load_host", "scrub_libxl", "write_domain"]
+
+HOST_SCHEMA = "xlplug/host/1"
+DOMAIN_SCHEMA = "xlplug/domain/1"
+_MAX = 1 << 64
+_LARGEST = 64 << 20  # bytes of a file we are willing to read
+
+
+_SECRETS = {"mac", "passwd"}  # of libxl_types.idl: device_nic.mac; vnc_info.passwd, spice_info.passwd
+
+
+class DomainRecording(NamedTuple):
+    """A live domain as it was: itself, its stubdomain, what both held, and its configuration in either form."""
+
+    host: HostSnapshot
+    target: DomainInfo
+    target_rights: HeldRights
+    stubdom: DomainInfo | None = None
+    stubdom_rights: HeldRights = HeldRights()
+    name: str = ""
+    config: bytes | None = None
+    libxl_json: bytes | None = None
+
+
+# writing --------------------------------------------------------------------------------------------------------------
+
+
+def dump_host(host: HostSnapshot) -> str:
+    """The host's JSON text, the same bytes for the same host."""
+    opregion = host.opregion
+    data = {
+        "schema": HOST_SCHEMA,
+        "name": host.name,
+        "provenance": host.provenance,
+        "xen": None if host.xen is None else {**host.xen._asdict(), "version": list(host.xen.version)},
+        "libraries": dict(host.libraries),
+        "notes": list(host.notes),
+        "memory": [m._asdict() for m in host.memory],
+        "opregion": None if opregion is None else {**opregion._asdict(), "signature": opregion.signature.hex()},
+        "vbios": None if host.vbios is None else host.vbios._asdict(),
+        "devices": [_device_out(d) for d in host.devices],
+    }
+    return _text(data)
+
+
+def _device_out(device: PciDevice) -> dict[str, Any]:
+    return {
+        **device._asdict(),
+        "bdf": str(device.bdf),
+        "resources": [r._asdict() for r in device.resources],
+        "config": _without_serials(device.config).hex(),
+        "physfn": None if device.physfn is None else str(device.physfn),
+    }
+
+
+def _without_serials(config: bytes) -> bytes:
+    """Config space cut at 256 bytes, the data register of a vital product data capability (id 3) blanked.
+
+    Source: PCI Local Bus Specification 3.0, 6.7 (capability list, pointer at 0x34) and appendix I (VPD data at +4).
+    """
+    raw = bytearray(config[:256])
+    at = raw[0x34] & 0xFC if len(raw) == 256 and raw[0x06] & 0x10 else 0
+    for _ in range(48):
+        if at < 0x40:
+            break
+        if raw[at] == 3:
+            raw[at + 4 : at + 8] = bytes(len(raw[at + 4 : at + 8]))
+        at = raw[at + 1] & 0xFC
+    return bytes(raw)
+
+
+def dump_domain(domain: DomainRecording) -> str:
+    """``domain.json``'s text."""
+    data = {"schema": DOMAIN_SCHEMA, "name": domain.name}
+    for key, info, rights in (
+        ("target", domain.target, domain.target_rights),
+        ("stubdom", domain.stubdom, domain.stubdom_rights),
+    ):
+        data[key] = info if info is None else {  # type: ignore[assignment]
+            **{name: value for name, value in info._asdict().items() if name != "cpu_time"},
+            "ports": [list(r) for r in rights.ports],
+            "memory": [list(r) for r in rights.memory],
+        }  # fmt: skip
+    return _text(data)
+
+
+def write_domain(domain: DomainRecording, folder: str) -> None:
+    """Write a recording's files into ``folder``, which is made when absent."""
+    os.makedirs(folder, exist_ok=True)
+    files: dict[str, bytes | None] = {
+        "host.json": dump_host(domain.host).encode(),
+        "domain.json": dump_domain(domain).encode(),
+        "domain.cfg": domain.config,
+        "libxl.json": domain.libxl_json,
+    }
+    for name, data in files.items():
+        if data is not None:
+            with open(os.path.join(folder, name), "wb") as file:
+                file.write(data)
+
+
+def scrub_libxl(data: bytes) -> bytes:
+    """libxl's JSON without what must not leave the host: MACs and passwords.
+
+    Raises:
+        HostError: it is not JSON.
+    """
+    import json
+
+    try:
+        value = json.loads(data.rstrip(b"\0"))
+    except ValueError as error:
+        raise HostError(f"libxl's record of the domain is not JSON ({error})") from error
+    stack: list[Any] = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, dict):
+            for key in _SECRETS & item.keys():
+                del item[key]
+            stack += item.values()
+        elif isinstance(item, list):
+            stack += item
+    return _text(value).encode()
+
+
+def _text(data: dict[str, Any]) -> str:
+    import json
+
+    return json.dumps(data, indent=1) + "\n"
+
+
+# reading --------------------------------------------------------------------------------------------------------------
+
+
+def load_host(path: str) -> HostSnapshot:
+    """A recorded host.
+
+    Raises:
+        HostError: the file is absent, is no JSON, or does not follow the schema; names file and field.
+    """
+    top = _Field(_load(path), path, "")
+    top.schema(HOST_SCHEMA)
+    xen = top.get("xen")
+    version = xen.get("version").list() if xen.value is not None else []
+    opregion, vbios = top.get("opregion"), top.get("vbios")
+    libraries = top.get("libraries").dict()
+    devices = tuple(_device_in(d) for d in top.get("devices").list())
+    if len({d.bdf for d in devices}) != len(devices):
+        top.get("devices").bad("names a device twice")
+    if xen.value is not None and len(version) != 2:
+        xen.get("version").bad("is not [major, minor]")
+    memory = []
+    for region in top.get("memory").list():
+        memory.append(MemRegion(*(region.get(name).int() for name in MemRegion._fields)))
+        if memory[-1].start >= memory[-1].stop:
+            region.bad("ends before it starts")
+    return HostSnapshot(
+        name=top.get("name").str(),
+        provenance=top.get("provenance").str(),
+        xen=None
+        if xen.value is None
+        else XenInfo((version[0].int(), version[1].int()), xen.get("text").str(), xen.get("capabilities").str()),
+        libraries=tuple((name, libraries[name].str()) for name in libraries),
+        notes=tuple(note.str() for note in top.get("notes").list()),
+        memory=tuple(memory),
+        opregion=None
+        if opregion.value is None
+        else OpRegion(
+            maddr=opregion.get("maddr").int(),
+            signature=opregion.get("signature").hex(),
+            size=opregion.get("size").int(),
+            version=opregion.get("version").int(),
+            rvda=opregion.get("rvda").int(),
+            rvds=opregion.get("rvds").int(),
+        ),
+        vbios=None if vbios.value is None else Vbios(*(vbios.get(name).int() for name in Vbios._fields)),
+        devices=devices,
+    )
+
+
+def _device_in(field: "_Field") -> PciDevice:
+    resources = []
+    for entry in field.get("resources").list():
+        resources.append(Resource(*(entry.get(name).int() for name in Resource._fields)))
+        if resources[-1].start >= resources[-1].stop:
+            entry.bad("ends before it starts")
+    physfn, owner, group = field.get("physfn"), field.get("owner"), field.get("iommu_group")
+    return PciDevice(
+        bdf=field.get("bdf").bdf(),
+        vendor=field.get("vendor").int(1 << 16),
+        device=field.get("device").int(1 << 16),
+        class_code=field.get("class_code").int(1 << 24),
+        resources=tuple(resources),
+        config=field.get("config").hex(),
+        boot_vga=field.get("boot_vga").bool_or_none(),
+        physfn=None if physfn.value is None else physfn.bdf(),
+        driver=None if field.get("driver").value is None else field.get("driver").str(),
+        iommu_group=None if group.value is None else group.int(),
+        owner=None if owner.value is None else Domid(owner.int(1 << 16)),
+    )
+
+
+def load_domain(folder: str) -> DomainRecording:
+    """A recorded domain: the folder that ``xlplug record domain`` wrote.
+
+    Raises:
+        HostError: a file is absent or does not follow its schema.
+    """
+    host = load_host(os.path.join(folder, "host.json"))
+    path = os.path.join(folder, "domain.json")
+    top = _Field(_load(path), path, "")
+    top.schema(DOMAIN_SCHEMA)
+    target, rights = _domain_in(top.get("target"))
+    stubdom, stubdom_rights = None, HeldRights()
+    if top.get("stubdom").value is not None:
+        stubdom, stubdom_rights = _domain_in(top.get("stubdom"))
+    return DomainRecording(
+        host=host,
+        target=target,
+        target_rights=rights,
+        stubdom=stubdom,
+        stubdom_rights=stubdom_rights,
+        name=top.get("name").str(),
+        config=_bytes(os.path.join(folder, "domain.cfg")),
+        libxl_json=_bytes(os.path.join(folder, "libxl.json")),
+    )
+
+
+def _domain_in(field: "_Field") -> tuple[DomainInfo, HeldRights]:
+    flags = {name: field.get(name).bool_or_none() or False for name in ("hvm", "dying", "paused", "shutdown")}
+    info = DomainInfo(
+        domid=field.get("domid").int(1 << 16),
+        nr_pages=field.get("nr_pages").int(),
+        max_pages=field.get("max_pages").int(),
+        uuid=field.get("uuid").str(),
+        **flags,
+    )
+    return info, HeldRights(field.get("ports").ranges(), field.get("memory").ranges())
+
+
+def _bytes(path: str) -> bytes | None:
+    try:
+        with open(path, "rb") as file:
+            return file.read(_LARGEST)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise HostError(f"{path}: {error.strerror}") from error
+
+
+def _load(path: str) -> object:
+    import json
+
+    data = _bytes(path)
+    if data is None:
+        raise HostError(f"{path}: no such file", hint="make one with 'xlplug record'")
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise HostError(f"{path}: not JSON ({error})", hint="make one with 'xlplug record'") from error
+
+
+class _Field:
+    """A JSON value that knows its name, so that a complaint can name it."""
+
+    __slots__ = ("name", "path", "value")
+
+    def __init__(self, value: object, path: str, name: str) -> None:
+        self.value = value
+        self.path = path
+        self.name = name
+
+    def bad(self, why: str) -> NoReturn:
+        raise HostError(f"{self.path}: {self.name or 'the whole'} {why}", hint="see docs/recording.md for the format")
+
+    def schema(self, wanted: str) -> None:
+        found = self.get("schema").value
+        if found != wanted:
+            self.bad(f"has schema {found!r}, this xlplug reads {wanted!r}")
+
+    def get(self, key: str) -> "_Field":
+        if not isinstance(self.value, dict):
+            self.bad("is not an object")
+        if key not in self.value:
+            self.bad(f"lacks '{key}'")
+        return _Field(self.value[key], self.path, f"{self.name}.{key}" if self.name else key)
+
+    def list(self) -> "list[_Field]":
+        if not isinstance(self.value, list):
+            self.bad("is not a list")
+        return [_Field(item, self.path, f"{self.name}[{i}]") for i, item in enumerate(self.value)]
+
+    def dict(self) -> "dict[str, _Field]":
+        if not isinstance(self.value, dict):
+            self.bad("is not an object")
+        return {key: _Field(item, self.path, f"{self.name}.{key}") for key, item in self.value.items()}
+
+    def int(self, limit: int = _MAX) -> "int":
+        value = self.value
+        if type(value) is not int:
+            self.bad("is not an integer")
+        if not 0 <= value <= limit:
+            self.bad(f"is out of range ({value})")
+        return value
+
+    def str(self) -> "str":
+        if not isinstance(self.value, str):
+            self.bad("is not text")
+        return self.value
+
+    def hex(self) -> bytes:
+        text = self.str()
+        try:
+            return bytes.fromhex(text)
+        except ValueError:
+            self.bad("is not hexadecimal")
+
+    def bdf(self) -> Bdf:
+        try:
+            return Bdf.parse(self.str())
+        except ConfigError as error:
+            self.bad(f"is no PCI address ({error.message})")
+
+    def bool_or_none(self) -> bool | None:
+        if self.value is not None and not isinstance(self.value, bool):
+            self.bad("is neither true, false nor null")
+        return self.value
+
+    def ranges(self) -> RangeSet:
+        pairs = [entry.list() for entry in self.list()]
+        try:
+            return RangeSet([(start.int(), stop.int()) for start, stop in pairs])
+        except ValueError:
+            self.bad("is not a list of [start, stop]")

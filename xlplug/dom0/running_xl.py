@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Finding the ``xl create`` that is making a domain: at that time its configuration is nowhere else.
+
+xl's own daemon, which makes the domain anew when the guest reboots, has the same command line.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from xlplug.config.xl_command_line import Create, parse_xl
+
+__all__ = ["Creator", "borrowed", "creates", "creators", "remains"]
+
+_SYS_PIDFD_GETFD = 438  # Linux 5.6 and later, the same for every architecture
+
+
+class Creator(NamedTuple):
+    """A running ``xl create``: ``config`` is the path as seen from here; ``started`` in seconds since the epoch."""
+
+    pid: int
+    create: Create
+    config: str
+    started: float
+
+
+def creators(proc: str = "/proc") -> Iterator[Creator]:
+    """Every ``xl create`` of this user with a configuration file, the latest first.
+
+    Another user's process may be called anything, and must not tell root what to grant.
+    """
+    found = []
+    for pid in (int(name) for name in os.listdir(proc) if name.isdecimal()):
+        folder = f"{proc}/{pid}"
+        try:
+            if os.stat(folder).st_uid != os.geteuid():
+                continue
+            create = _create(folder)
+            if create is not None and not create.dry_run:
+                found.append(Creator(pid, create, _path(folder, create.path), _started(folder)))
+        except (OSError, ValueError, IndexError):
+            continue  # it ended meanwhile
+    yield from sorted(found, key=lambda creator: (creator.started, creator.pid), reverse=True)
+
+
+def remains(creator: Creator, proc: str = "/proc") -> bool:
+    """Whether it is still what it was, and what has been read of it can be believed.
+
+    Between fork and exec a child of xl looks like xl, and in the midst of exec its environment reads as empty, as that of a
+    process that has ended does.  Its command line reads as empty then too (Linux, fs/proc/base.c, env_end), and never again
+    as before.
+    """
+    try:
+        return _create(f"{proc}/{creator.pid}") == creator.create
+    except (OSError, ValueError):
+        return False
+
+
+def creates(pid: int, path: str, extra: tuple[str, ...], proc: str = "/proc") -> bool:
+    """Whether a process is the ``xl create`` of this config, and so of one domain only, whatever that is called by now.
+
+    ``extra`` are the ``k=v`` words that were typed; ours may come behind them.
+    """
+    try:
+        create = _create(f"{proc}/{pid}")
+    except (OSError, ValueError):
+        return False
+    return create is not None and create.path == path and create.extra[: len(extra)] == extra
+
+
+def _create(folder: str) -> Create | None:
+    with open(f"{folder}/cmdline", "rb") as file:
+        return parse_xl([os.fsdecode(word) for word in file.read().split(b"\0")[:-1]])
+
+
+def _path(folder: str, path: str) -> str:
+    """The config's path as this process finds the same file."""
+    start, _, descriptor = path.rpartition("/")
+    if path == "/dev/stdin" or start in ("/dev/fd", "/proc/self/fd"):
+        return f"{folder}/fd/{0 if path == '/dev/stdin' else descriptor}"
+    if path.startswith("/"):
+        return path
+    where = os.readlink(f"{folder}/cwd")
+    if where == "/":  # xl's daemon has gone there (daemon(3)); its environment still tells where it was called
+        with open(f"{folder}/environ", "rb") as file:
+            names = [word[4:] for word in file.read().split(b"\0") if word.startswith(b"PWD=")]
+        where = os.fsdecode(names[0]) if names else where
+    return os.path.join(where, path)
+
+
+def _started(folder: str) -> float:
+    """Field 22 of stat(5): clock ticks since boot.  The name in field 2 may hold anything, so count from its end."""
+    with open(f"{folder}/stat", encoding="ascii", errors="replace") as file:
+        ticks = int(file.read().rpartition(")")[2].split()[19])
+    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    return booted + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def borrowed(pid: int, number: int) -> int:
+    """Another process's descriptor, as if inherited: what is written moves its offset too.  Closed by exec.
+
+    Raises:
+        OSError: it has none of that number, or this is not allowed, or an old Linux.
+    """
+    from xlplug.xen.lib import ffi, libc
+
+    pidfd = os.pidfd_open(pid)
+    try:
+        arguments = (ffi.cast("int", pidfd), ffi.cast("int", number), ffi.cast("unsigned int", 0))
+        fd = libc().syscall(_SYS_PIDFD_GETFD, *arguments)
+        if fd < 0:
+            raise OSError(ffi.errno, os.strerror(ffi.errno))
+    finally:
+        os.close(pidfd)
+    return fd

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What was done for a guest, told to its device model: below ``/local/domain/<DM>/xlplug/<TARGET>`` in xenstore.
+
+DM is the domain that the device model runs in: the stubdomain, or 0.  ``populated`` has the gfns that are populated, ``iomem``
+the mfns that the guest was granted, both as inclusive hexadecimal ranges, sorted and joined by commas, also of one page:
+``a0-bf,7a18d-7a18d``.  A node that would be empty is not there.
+hooks/preload reads them.  dom0 writes them before the device model starts; nodes inherit the permissions of
+``/local/domain/<DM>``, which a stubdomain may read and not write.
+"""
+
+from collections.abc import Iterable
+
+from xlplug.model.addr import Domid
+from xlplug.model.hypervisor import Hypervisor, Store
+from xlplug.model.rangeset import RangeSet
+from xlplug.model.steps import IOMEM_PERMISSION, POPULATE_PHYSMAP, TARGET, Step
+
+__all__ = ["publish", "sweep", "withdraw"]
+
+
+def publish(store: Store, dm: Domid, target: int, steps: Iterable[Step]) -> None:
+    """Tell all that ``steps`` have done, and nothing else.
+
+    The RAM comes last: a device model that is told of it goes on without looking.
+    """
+    steps = tuple(steps)
+    for name, op in (("iomem", IOMEM_PERMISSION), ("populated", POPULATE_PHYSMAP)):
+        ranges = RangeSet(step.range for step in steps if step.op == op and step.grantee == TARGET)
+        text = ",".join(f"{r.start:x}-{r.last:x}" for r in ranges)
+        path = f"{_folder(dm)}/{target}/{name}"
+        if text:
+            store.write(path, text)
+        else:
+            store.remove(path)
+
+
+def withdraw(store: Store, dm: Domid, target: int) -> None:
+    """Tell nothing any more."""
+    store.remove(f"{_folder(dm)}/{target}")
+    if not store.list(_folder(dm)):
+        store.remove(_folder(dm))
+
+
+def sweep(store: Store, xen: Hypervisor) -> None:
+    """Forget guests that are gone.  libxl removes a stubdomain's nodes with it, dom0's it does not know of.
+
+    Were they left, a later guest of the same number would not get its RAM.
+    """
+    for name in store.list(_folder(Domid(0))):
+        if name.isdecimal() and xen.domain_info(int(name)) is None:
+            withdraw(store, Domid(0), int(name))
+
+
+def _folder(dm: Domid) -> str:
+    return f"/local/domain/{dm}/xlplug"

@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What runs for ``xl create``: the front end's other half, the device model wrapper, and their installation."""
+
+
+def main(argv: list[str]) -> None:
+    """The device model wrapper.
+
+    Wrappers that ``xlplug hook install`` has copied import it from here, and a copy outlives an upgrade of the package.
+    """
+    from xlplug.hook.wrapper import main as wrapper
+
+    wrapper(argv)

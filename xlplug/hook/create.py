@@ -1,0 +1,315 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""``xlplug create``, ``restore`` and ``migrate-receive``: what xl does, with the grants arranged.
+
+A domain that needs nothing of us gets the real xl at once, with its command line unchanged.  Otherwise everything that can
+be refused is refused before anything is created, and xl is started with our wrapper as device model, which makes the
+grants when the domain exists (see hook.py).
+"""
+
+import fcntl
+import os
+import stat
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from xlplug.config.domain import DomainConfig
+from xlplug.config.xl_command_line import is_receive, parse_create, parse_restore
+from xlplug.dom0 import handover
+from xlplug.dom0.find_config import parse, read_as_xl
+from xlplug.dom0.handover import Handover
+from xlplug.dom0.savefile import config_in, parse_head
+from xlplug.hook.become import become, first_environment
+from xlplug.hook.device_model import is_ours, preload_library, real
+from xlplug.model.errors import ConfigError, HostError, Refused, XlplugError, one_line
+from xlplug.physmap import FRESH, NO_LIBRARY, RESTORING
+
+TYPE_CHECKING = False  # typing's, without importing typing for it
+if TYPE_CHECKING:
+    from xlplug.model.host import HostSnapshot
+    from xlplug.plan import Plan
+
+__all__ = [
+    "REAL_XL",
+    "WRAPPER",
+    "create",
+    "device_model",
+    "found_wrapper",
+    "hindrance",
+    "real_xl",
+    "receive",
+    "rehearse",
+    "restore",
+    "wrapper",
+]
+
+#: Set by the front end: the xl that it stands before, the options before the subcommand, and the wrapper beside it.
+REAL_XL, XL_OPTIONS, WRAPPER = "XLPLUG_XL", "XLPLUG_XL_OPTIONS", "XLPLUG_DEVICE_MODEL"
+_SENT = "the domain that is sent"  # in place of a path
+_WRAPPER_ENDS = "/xlplug/device-model"
+WRAPPERS = tuple(f"{prefix}/lib{_WRAPPER_ENDS}" for prefix in ("/usr/local", "/usr"))
+
+
+def create(words: Sequence[str]) -> int:
+    """``xl create`` with these words.
+
+    Raises:
+        Refused, ConfigError, HostError: nothing has been created.
+    """
+    words = list(words)
+    asked = parse_create(words)
+    data = None if asked is None or asked.dry_run else read_as_xl(asked.path)
+    if asked is None or data is None:
+        _become_xl("create", words)
+    try:
+        config = parse(data, asked.path, asked.extra)
+    except ConfigError:
+        _let_xl_reject(words)
+        raise
+    if not config.wants_legacy:
+        _become_xl("create", words)
+    program = wrapper()
+    _preflight(config, asked.path, hindrance(config, program))
+    offered = handover.offer(Handover(data, asked.path, asked.extra, config.device_model_override or ""))
+    _become_xl("create", [*words, *_override(program, config)], offered)
+
+
+def restore(words: Sequence[str]) -> int:
+    """``xl restore`` with these words.
+
+    Raises:
+        Refused, ConfigError, HostError: nothing has been created.
+    """
+    words = list(words)
+    asked = parse_restore(words)
+    if asked is None:
+        _become_xl("restore", words)
+    pipe = _open_pipe(asked.checkpoint) if asked.config is None else None
+    if pipe is not None:
+        reserved = handover.reserve()
+        fd = _incoming(pipe, reserved)
+        fd = fcntl.fcntl(fd, fcntl.F_DUPFD, reserved)  # survives exec
+        words[-1] = f"/proc/self/fd/{fd}"
+        _become_xl("restore", words, handover.naming(reserved, fd))
+    data = config_in(asked.checkpoint) if asked.config is None else read_as_xl(asked.config)
+    if data is None:
+        _become_xl("restore", words)
+    path = asked.config or asked.checkpoint
+    config = parse(data, path)
+    override = config.device_model_override or ""
+    if asked.config is None and is_ours(override) != config.wants_legacy:
+        # Not hooked; or hooked for what libxl does not save (xlplug_map_legacy, xlplug_preload).
+        raise ConfigError(
+            "the saved domain does not hold what is to be granted", path=path, hint="run: xl restore CONFIG FILE"
+        )
+    if not config.wants_legacy:
+        _become_xl("restore", words)
+    program = wrapper()
+    _preflight(config, path, RESTORING)
+    if asked.config is None:
+        _become_xl("restore", words, handover.offer(Handover(data, path)))
+    # xl restore takes no k=v words, so it gets the file with ours at its end, from a descriptor.
+    fd = handover.keep(_overridden(data, program, config))
+    words[words.index(asked.config)] = f"/proc/self/fd/{fd}"
+    _become_xl("restore", words, handover.offer(Handover(data, path, (), override), fd))
+
+
+def receive(words: Sequence[str]) -> int:
+    """``xl migrate-receive`` with these words; the domain comes on standard input.
+
+    Raises:
+        HostError: nothing has been received.
+    """
+    words = list(words)
+    real_xl()  # that it is there, before a process of ours waits for the sender
+    if not is_receive(words) or os.isatty(0):
+        _become_xl("migrate-receive", words)
+    reserved = handover.reserve()
+    os.dup2(_incoming(0, reserved), 0)
+    _become_xl("migrate-receive", words, handover.naming(reserved))
+
+
+def _open_pipe(path: str) -> int | None:
+    """A pipe, opened as xl opens it: its writer is waited for.  None for anything else, and for what xl cannot open either."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC) if stat.S_ISFIFO(os.stat(path).st_mode) else None
+    except OSError:
+        return None
+
+
+def _incoming(source: int, reserved: int) -> int:
+    """What xl is to read in place of ``source``; ``reserved`` has the handover when xl has read the configuration."""
+    from xlplug.hook.relay import relay
+
+    return relay(source, lambda data: _arrived(data, reserved), reserved)
+
+
+def _arrived(data: bytes, reserved: int) -> bytes | None:
+    """Look at the head of a domain that is sent, as `create` looks at a config; what xl is to read of it, None for nothing.
+
+    Whoever sends it may have no hook, or its wrapper elsewhere: the configuration gets the wrapper of this host.
+    """
+    head = parse_head(data)
+    if head is None:
+        return data
+    try:
+        config = parse(head.config, _SENT)
+    except ConfigError:
+        return data  # xl's to reject
+    override = config.device_model_override or ""
+    hooked = is_ours(override) or override.endswith(_WRAPPER_ENDS)
+    if not hooked and not config.wants_legacy:
+        return data
+    own = "" if hooked else override
+    try:
+        program = wrapper()
+        if config.wants_legacy:
+            _preflight(config._replace(device_model_override=own or None), _SENT, RESTORING)
+        handover.fill(reserved, Handover(head.config, _SENT, (), own))
+        return data if override == program else bytes(head._replace(config=_overridden(head.config, program, config)))
+    except XlplugError as error:
+        sys.stderr.write(one_line(str(error)))
+        return None
+
+
+def real_xl() -> str:
+    """The xl that our front end stands before.
+
+    Raises:
+        HostError: there is none in PATH.
+    """
+    given = os.environ.get(REAL_XL)
+    folders = os.environ.get("PATH", os.defpath).split(":")
+    for path in [given] if given else [f"{folder or '.'}/xl" for folder in folders]:
+        if os.access(path, os.X_OK) and not os.path.isdir(path) and not is_ours(path):
+            return path
+    raise HostError(
+        f"{given} is not xl" if given else "no xl in PATH", hint="install it (Debian: xen-utils), or correct PATH"
+    )
+
+
+def wrapper() -> str:
+    """The installed device model wrapper.
+
+    Raises:
+        HostError: there is none.
+    """
+    found = found_wrapper()
+    if found is not None:
+        return found
+    where = os.environ.get(WRAPPER) or " or ".join(WRAPPERS)
+    raise HostError(f"there is no device model wrapper at {where}", hint="run 'xlplug hook install'")
+
+
+def found_wrapper() -> str | None:
+    """The installed device model wrapper, if there is one."""
+    given = os.environ.get(WRAPPER)
+    return next((path for path in ([given] if given else WRAPPERS) if os.access(path, os.X_OK) and is_ours(path)), None)
+
+
+def hindrance(config: DomainConfig, program: str) -> str:
+    """Why guest RAM cannot be populated for a domain that is created now; `FRESH` where it can.
+
+    ``program`` is our wrapper, "" where there is none; whether a stubdomain's ramdisk has the library, the config says.
+    """
+    lacking = config.preload and not config.stubdom and preload_library(program) is None
+    return NO_LIBRARY if lacking else FRESH
+
+
+def _become_xl(subcommand: str, words: Sequence[str], offered: tuple[str, str] | None = None) -> NoReturn:
+    """Become xl, with a handover or without any: one for another domain may be in our environment."""
+    path = real_xl()
+    options = os.environ.get(XL_OPTIONS, "").split()
+    changes: dict[str, str | None] = dict.fromkeys((REAL_XL, XL_OPTIONS, WRAPPER, handover.VARIABLE))
+    if offered is not None:
+        changes[offered[0]] = offered[1]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        become(path, [path, *options, subcommand, *words], changes)
+    except OSError as error:
+        raise HostError(f"{path}: {error.strerror}", hint="reinstall it (Debian: xen-utils)") from error
+
+
+def _let_xl_reject(words: Sequence[str]) -> None:
+    """Let xl look at a config that we cannot read; when xl rejects it too, its words are all that is said."""
+    import signal
+
+    path = real_xl()
+    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    # -N is create's own -n, but stands where no other word can end the options.
+    arguments = [path, *os.environ.get(XL_OPTIONS, "").split(), "-N", "create", *words]
+    pid = os.posix_spawn(
+        path,
+        arguments,
+        first_environment(),
+        file_actions=[(os.POSIX_SPAWN_DUP2, null, 1)],
+        setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
+    )
+    os.close(null)
+    _, status = os.waitpid(pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    if code != 0:
+        sys.exit(code if code > 0 else 128 - code)
+
+
+def _preflight(config: DomainConfig, path: str, hindrance: str) -> None:
+    """Everything that can be refused, before anything is created."""
+    device_model(config, path)
+    from xlplug.dom0 import domains
+    from xlplug.execute import grants
+    from xlplug.xen.ctrl import XenCtrl
+    from xlplug.xen.store import XenStore
+
+    with XenCtrl() as xen, XenStore() as store:
+        made = rehearse(config, domains.snapshot(xen, store, config), hindrance)
+        for text in made.warnings:
+            sys.stderr.write(f"xlplug: warning: {text}\n")
+        for text in made.notes if config.preload else ():
+            sys.stderr.write(f"xlplug: note: {text}\n")
+        if made.refusals:
+            raise Refused(made.refusals)
+        if made.steps:
+            grants.require_sole_vga(made, xen, xen.held())
+
+
+def device_model(config: DomainConfig, path: str) -> str:
+    """The program that our wrapper will become for a configuration.
+
+    Raises:
+        ConfigError: it asks for another kind of device model.
+        HostError, XenUnavailableError: there is none.
+    """
+    if config.device_model_version != "qemu-xen":
+        raise ConfigError(
+            f"legacy rights are for device_model_version qemu-xen, and this is {config.device_model_version}",
+            path=path,
+            hint='write device_model_version="qemu-xen"',
+        )
+    return real(config.device_model_override or "")
+
+
+def rehearse(config: DomainConfig, host: "HostSnapshot", hindrance: str) -> "Plan":
+    """The plan as it is made before the domain is there; ``hindrance`` as `hindrance` tells it."""
+    from xlplug.plan import build
+
+    return build(config, host, granting=True, attach_later=True, hindrance=hindrance)
+
+
+def _overridden(data: bytes, program: str, config: DomainConfig) -> bytes:
+    """A configuration in either form, with our wrapper for its device model."""
+    if data.lstrip()[:1] != b"{":
+        return data + "".join(f"\n{line}" for line in _override(program, config)).encode() + b"\n"
+    import json
+
+    value = json.loads(data.rstrip(b"\0"))
+    value["b_info"]["device_model"] = program
+    value["b_info"]["device_model_version"] = config.device_model_version.replace("-", "_")
+    return json.dumps(value, ensure_ascii=False).encode() + b"\0"
+
+
+def _override(program: str, config: DomainConfig) -> list[str]:
+    """``k=v`` words that make xl start our wrapper, and no other version of the device model than it would have."""
+    if any(char in program for char in '"\\\n'):
+        raise HostError(f"{program!r} cannot be written in an xl config", hint="install the hook under another prefix")
+    return [f'device_model_override="{program}"', f'device_model_version="{config.device_model_version}"']

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The device model wrapper: grants, then becomes the device model.  hooks/device-model is its executable.
+
+libxl starts it for a guest (``-xen-domid`` is the guest) and, for a guest with a stubdomain, to serve the stubdomain's
+consoles (``-xen-domid`` is the stubdomain, which is still paused and whose target is in xenstore).  It exits non-zero
+when the grants cannot be made; libxl then tears the domain down.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from xlplug.config.domain import passes_igd
+from xlplug.dom0 import handover
+from xlplug.dom0.find_config import Found, being_created, from_handover
+from xlplug.hook.become import become
+from xlplug.hook.device_model import domid_of, preload_library, real, restores
+from xlplug.model.addr import Domid
+from xlplug.model.errors import EXIT_FAILED, ConfigError, Refused, XlplugError, one_line
+
+TYPE_CHECKING = False  # typing's, without importing typing for it
+if TYPE_CHECKING:
+    from xlplug.config.domain import DomainConfig
+    from xlplug.xen.ctrl import XenCtrl
+    from xlplug.xen.store import XenStore
+
+__all__ = ["main"]
+
+_INCOMING = "--incoming"  # after the name while the domain arrives.  Source: tools/xl/xl_vmcontrol.c, create_domain
+
+
+def main(argv: list[str]) -> NoReturn:
+    """Run as the wrapper, with the command line of the device model."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # what is ignored stays so, here and in the device model
+            signal.signal(number, _interrupt)
+    try:
+        program, library = _prepare(argv[1:], argv[0])
+        changes: dict[str, str | None] = {handover.VARIABLE: None}
+        if library is not None:
+            changes["LD_PRELOAD"] = f"{os.environ['LD_PRELOAD']}:{library}" if os.environ.get("LD_PRELOAD") else library
+        try:
+            become(program, [program, *argv[1:]], changes)
+        except OSError as error:
+            _complain(f"{program}: {error.strerror}; reinstall the device model")
+    except XlplugError as error:
+        _complain(str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _complain("interrupted; what was granted goes with the domain")
+    sys.exit(EXIT_FAILED)
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _prepare(arguments: list[str], wrapper: str) -> tuple[str, str | None]:
+    """Grant whatever the domain needs; the device model to become, and the library to preload into it, if any."""
+    offered = handover.take(os.environ)
+    config = None if offered is None else from_handover(offered)
+    program = real("" if offered is None else offered.device_model)
+    domid = domid_of(arguments)
+    if domid is None or (config is not None and not config.wants_legacy):
+        return program, None
+    from xlplug.dom0 import domains
+    from xlplug.xen.ctrl import XenCtrl
+    from xlplug.xen.store import XenStore
+
+    def same_xl() -> bool:
+        return offered is not None and _by_this_xl(offered)
+
+    with XenCtrl() as xen, XenStore() as store, domains.locked():
+        return program, _serve(Domid(domid), arguments, wrapper, config, xen, store, same_xl)
+
+
+def _by_this_xl(offered: handover.Handover) -> bool:
+    """Whether the xl that started us is the one that this was handed to: our parent is a fork of it (libxl_exec.c)."""
+    from xlplug.dom0 import running_xl
+
+    return running_xl.creates(os.getppid(), offered.path, offered.extra)
+
+
+def _serve(
+    domid: Domid, arguments: list[str], wrapper: str, config: "DomainConfig | None", xen: "XenCtrl", store: "XenStore",
+    same_xl: Callable[[], bool] = lambda: False,
+) -> str | None:  # fmt: skip
+    """Grant for the domain that the device model serves.  The library to preload.
+
+    ``config`` is what was handed over, ``same_xl`` whether to the xl that makes this domain, and to none before it.
+    """
+    from xlplug.dom0 import domains
+
+    target, stubdom = domains.target_and_stubdom(domid, store)
+    name = store.read(f"/local/domain/{target}/name") or ""
+    if stubdom is not None:
+        arguments = domains.device_model_arguments(target, store)
+    if config is None:
+        config = _look_up(target, name, xen, igd=passes_igd(arguments)).config
+    elif config.name not in _names(name, arguments) and not same_xl():
+        # Renamed; but a script that xl has started for one domain, and that creates another, hands the first one's on.
+        raise ConfigError(
+            f"the config handed over is for '{config.name}'",
+            path=f"domain {target} ({name})",
+            hint="start it with 'xl create' through the xlplug front end (see 'xlplug hook status')",
+        )
+    library = preload_library(wrapper) if config.preload and stubdom is None else None
+    if config.wants_legacy:
+        _grant(config, target, stubdom, _hindrance(arguments, stubdom, library, xen), xen, store)
+    return library
+
+
+def _names(name: str, arguments: list[str]) -> tuple[str, ...]:
+    """What the configuration of the domain of this name may call it."""
+    return (name, name.removesuffix(_INCOMING)) if restores(arguments) else (name,)
+
+
+def _hindrance(arguments: list[str], stubdom: Domid | None, library: str | None, xen: "XenCtrl") -> str:
+    """Why guest RAM cannot be populated now: its device model is about to start, in us or in a stubdomain."""
+    from xlplug.physmap import FRESH, NO_LIBRARY, RESTORING, RUNNING
+
+    if restores(arguments):
+        return RESTORING
+    if stubdom is None:
+        return FRESH if library is not None else NO_LIBRARY
+    info = xen.domain_info(stubdom)
+    return RUNNING if info is not None and info.cpu_time else FRESH
+
+
+def _look_up(target: Domid, name: str, xen: "XenCtrl", *, igd: bool) -> Found:
+    info = xen.domain_info(target)
+    if info is None:
+        raise Refused((f"domain {target} does not exist; see 'xl list'",))
+    found = being_created(name, info.uuid, igd=igd)
+    if found is None:
+        raise ConfigError(
+            "no configuration was handed over, and neither libvirt nor a running 'xl create' has one",
+            path=f"domain {target} ({name})",
+            hint="start it with 'xl create' through the xlplug front end (see 'xlplug hook status'), or after 'virsh define'",
+        )
+    return found
+
+
+def _grant(
+    config: "DomainConfig", target: Domid, stubdom: Domid | None, hindrance: str, xen: "XenCtrl", store: "XenStore"
+) -> None:
+    from xlplug.dom0 import domains
+    from xlplug.execute import grants
+    from xlplug.plan import build
+
+    host = domains.snapshot(xen, store, config)
+    made = build(config, host, target, stubdom, granting=True, attach_later=True, hindrance=hindrance)
+    for text in made.warnings:
+        sys.stderr.write(f"xlplug: warning: {text}\n")
+    grants.grant(made, xen, store, _log)
+    sys.stderr.flush()
+
+
+def _log(line: str) -> None:
+    sys.stderr.write(f"xlplug: {line}\n")
+
+
+def _complain(text: str) -> None:
+    """To our log, and to where xl's user looks: our parent is a fork of xl (libxl_exec.c), with xl's own stderr."""
+    import select
+
+    line = one_line(text)
+    sys.stderr.write(line)
+    sys.stderr.flush()
+    try:
+        fd = _stderr_of(os.getppid())
+    except OSError:
+        return  # nobody there; libxl's own message names the device model's log
+    try:
+        # It is xl's own, so it cannot be made non-blocking; a reader that has stopped must not stop us.
+        if not os.path.sameopenfile(fd, 2) and select.select([], [fd], [], 1)[1]:
+            os.write(fd, line.encode())
+    except OSError:
+        pass
+    finally:
+        os.close(fd)
+
+
+def _stderr_of(pid: int) -> int:
+    """Shared with that process, so that in a file what it writes next comes behind ours; else opened again."""
+    from xlplug.dom0.running_xl import borrowed
+
+    try:
+        return borrowed(pid, 2)
+    except OSError:
+        return os.open(f"/proc/{pid}/fd/2", os.O_WRONLY | os.O_APPEND | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What was seen on a host: frozen values, live or recorded alike.
+
+No I/O and no policy here.  sysfs.py and xen/ fill these in on a live dom0, recording.py reads and writes them as JSON,
+planning only reads them.
+"""
+
+from typing import NamedTuple
+
+from xlplug.model.addr import Domid
+from xlplug.model.bdf import Bdf
+from xlplug.model.rangeset import Range, RangeSet
+
+__all__ = [
+    "E820_NAMES",
+    "E820_RAM",
+    "IORESOURCE_IO",
+    "IORESOURCE_MEM",
+    "ROM_INDEX",
+    "HostSnapshot",
+    "MemRegion",
+    "OpRegion",
+    "PciDevice",
+    "Resource",
+    "Vbios",
+    "XenInfo",
+]
+
+#: Resource flag bits in sysfs ``resource``.  Source: Linux include/linux/ioport.h.
+IORESOURCE_IO = 0x100
+IORESOURCE_MEM = 0x200
+#: Line of sysfs ``resource`` that holds the expansion ROM.  Source: Linux include/linux/pci.h, PCI_ROM_RESOURCE.
+ROM_INDEX = 6
+
+#: E820 type of usable RAM, and the names of all types.  Source: ACPI 6.5, table 15.6; xen/include/asm-x86/e820.h.
+E820_RAM = 1
+E820_NAMES = {1: "ram", 2: "reserved", 3: "acpi", 4: "nvs", 5: "unusable"}
+
+
+class Resource(NamedTuple):
+    """One non-empty line of sysfs ``resource``, numbered from 0: host bytes or ports ``[start, stop)``, Linux's resource flags."""
+
+    line: int
+    start: int
+    stop: int
+    flags: int
+
+    @property
+    def is_port(self) -> bool:
+        """Whether the range counts I/O ports (else host bytes of memory)."""
+        return bool(self.flags & IORESOURCE_IO)
+
+
+class PciDevice(NamedTuple):
+    """A PCI function as the host shows it.
+
+    ``class_code`` is the 24-bit class (base, sub, programming interface).  ``config`` is what could be read of config
+    space (64 bytes without privilege).  ``boot_vga`` is None where sysfs has no such file; ``physfn`` is the physical
+    function of an SR-IOV virtual function; ``owner`` the domain it is assigned to, None when to none or not known.
+    """
+
+    bdf: Bdf
+    vendor: int
+    device: int
+    class_code: int
+    resources: tuple[Resource, ...] = ()
+    config: bytes = b""
+    boot_vga: bool | None = None
+    physfn: Bdf | None = None
+    driver: str | None = None
+    iommu_group: int | None = None
+    owner: Domid | None = None
+
+    @property
+    def rom(self) -> Resource | None:
+        """The expansion ROM's line of sysfs ``resource``, or None."""
+        return next((r for r in self.resources if r.line == ROM_INDEX), None)
+
+    def config_u32(self, offset: int) -> int | None:
+        """Little-endian 32-bit config register at ``offset``, or None where config space could not be read so far."""
+        raw = self.config[offset : offset + 4]
+        return int.from_bytes(raw, "little") if len(raw) == 4 else None
+
+
+class MemRegion(NamedTuple):
+    """A line of the *machine's* memory map (E820): host bytes ``[start, stop)`` of E820 type ``kind``."""
+
+    start: int
+    stop: int
+    kind: int
+
+
+class OpRegion(NamedTuple):
+    """The header of Intel's OpRegion as it was read at host byte ``maddr``; nothing is checked yet.
+
+    ``size`` in bytes (the header counts KiB).  ``version`` is major<<8 | minor.  ``rvda`` and ``rvds`` give the
+    extended VBT: absolute host byte address for version 2.0, relative to ``maddr`` from 2.1, and its length in bytes.
+    Source: Linux drivers/vfio/pci/vfio_pci_igd.c.
+    """
+
+    maddr: int
+    signature: bytes
+    size: int
+    version: int
+    rvda: int = 0
+    rvds: int = 0
+
+
+class Vbios(NamedTuple):
+    """The VBIOS shadow as its ROM header describes it: at host byte ``maddr``, ``size`` bytes, made for a device."""
+
+    maddr: int
+    size: int
+    vendor: int
+    device: int
+
+
+class XenInfo(NamedTuple):
+    """The running hypervisor: (major, minor), the full version text, and its capabilities line."""
+
+    version: tuple[int, int]
+    text: str
+    capabilities: str = ""
+
+
+class HostSnapshot(NamedTuple):
+    """All that planning may know about a host.
+
+    ``opregion`` and ``vbios`` are None when there is none or it could not be read: then ``notes`` says why, one
+    sentence each.  ``memory`` is empty when the machine's memory map could not be read.  ``libraries`` maps a Xen
+    library's soname to where it was found.
+    """
+
+    name: str
+    devices: tuple[PciDevice, ...] = ()
+    memory: tuple[MemRegion, ...] = ()
+    opregion: OpRegion | None = None
+    vbios: Vbios | None = None
+    xen: XenInfo | None = None
+    libraries: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    provenance: str = ""
+
+    def device(self, bdf: Bdf) -> PciDevice | None:
+        """The function at ``bdf``, or None."""
+        return next((d for d in self.devices if d.bdf == bdf), None)
+
+    @property
+    def ram(self) -> RangeSet:
+        """Host bytes that are System RAM."""
+        return RangeSet(Range(m.start, m.stop) for m in self.memory if m.kind == E820_RAM)
+
+    @property
+    def reserved(self) -> RangeSet:
+        """Host bytes that the firmware keeps: every E820 type but RAM and unusable (bad) memory."""
+        return RangeSet(Range(m.start, m.stop) for m in self.memory if m.kind in (2, 3, 4))

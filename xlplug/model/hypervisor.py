@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What execution needs of a hypervisor and of xenstore, as protocols, and the values they speak in.
+
+Two classes satisfy each: the real one (xen/ctrl.py, xen/store.py) and the one in memory (memxen.py).  One contract test
+suite runs on both.
+"""
+
+import errno
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from xlplug.model.addr import DOMID_FIRST_RESERVED
+from xlplug.model.errors import XenError
+from xlplug.model.rangeset import RangeSet
+
+__all__ = ["DomainInfo", "HeldRights", "Hypervisor", "Store", "check_domid"]
+
+
+class DomainInfo(NamedTuple):
+    """A domain as Xen describes it; ``nr_pages`` and ``max_pages`` in 4 KiB pages, ``cpu_time`` in ns: 0 if it never ran."""
+
+    domid: int
+    hvm: bool = True
+    dying: bool = False
+    paused: bool = False
+    shutdown: bool = False
+    nr_pages: int = 0
+    max_pages: int = 0
+    uuid: str = ""
+    cpu_time: int = 0
+
+
+class HeldRights(NamedTuple):
+    """What a domain holds according to Xen's ``q`` debug key: ports, and mfns."""
+
+    ports: RangeSet = RangeSet()
+    memory: RangeSet = RangeSet()
+
+
+class Hypervisor(Protocol):
+    """The calls that plans are carried out with.
+
+    Frame, port and page counts as libxenctrl takes them: a first number and a length.  Every method raises `XenError`
+    with the errno that Xen gave (see docs/semantics.md for which and when).
+    """
+
+    def iomem_permission(self, domid: int, first_mfn: int, nr_mfns: int, *, allow: bool) -> None:
+        """Grant or revoke access to mfns.  Xen does not check whether they are RAM."""
+        ...
+
+    def ioport_permission(self, domid: int, first_port: int, nr_ports: int, *, allow: bool) -> None:
+        """Grant or revoke access to I/O ports."""
+        ...
+
+    def memory_mapping(self, domid: int, first_gfn: int, first_mfn: int, nr_mfns: int, *, add: bool) -> None:
+        """Map or unmap mfns at gfns; the domain must hold them."""
+        ...
+
+    def ioport_mapping(self, domid: int, first_gport: int, first_port: int, nr_ports: int, *, add: bool) -> None:
+        """Map or unmap ports at guest ports.  Up to Xen 4.22 this also grants or revokes them."""
+        ...
+
+    def populate_physmap(self, domid: int, gfns: Sequence[int], order: int = 0) -> None:
+        """Give the domain RAM at ``gfns``, 2**order pages each."""
+        ...
+
+    def decrease_reservation(self, domid: int, gfns: Sequence[int], order: int = 0) -> None:
+        """Take RAM at ``gfns`` back, 2**order pages each."""
+        ...
+
+    def set_max_mem(self, domid: int, kib: int) -> None:
+        """Set the domain's limit, in KiB; Xen rounds down to pages."""
+        ...
+
+    def domain_info(self, domid: int) -> DomainInfo | None:
+        """The domain, or None when there is none of that number."""
+        ...
+
+    def held(self) -> dict[int, HeldRights]:
+        """Every domain's rights, from Xen's own ``q`` dump (the only way to read them back)."""
+        ...
+
+
+class Store(Protocol):
+    """xenstore, without transactions: paths and text."""
+
+    def read(self, path: str) -> str | None:
+        """A node's value, None when there is no such node."""
+        ...
+
+    def write(self, path: str, value: str) -> None:
+        """Create or replace a node."""
+        ...
+
+    def list(self, path: str) -> "list[str]":
+        """Names of a node's children; none when there is no such node."""
+        ...
+
+    def remove(self, path: str) -> None:
+        """Remove a node and all below it; nothing to do when there is none."""
+        ...
+
+
+def check_domid(call: str, domid: int) -> None:
+    """Refuse a number that is no ordinary domain's before it reaches Xen.
+
+    Xen truncates domids to 16 bits: N + 0x10000 would act on N (seen on 4.14 to 4.20).
+
+    Raises:
+        XenError: ESRCH, as Xen answers for a domain that does not exist.
+    """
+    if not 0 <= domid < DOMID_FIRST_RESERVED:
+        raise XenError(call, errno.ESRCH, f"domid={domid}", hint="give the domid of a running domain (xl list)")

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""``xlplug watch``: waits for xenstore and libudev, and lets the `Watcher` look.
+
+For systemd: readiness by sd_notify(3), and priorities by prefix where stderr is the journal (sd-daemon(3)).
+"""
+
+import os
+import select
+import signal
+import socket
+import sys
+
+from xlplug.config.domain import DomainConfig, passes_igd
+from xlplug.dom0 import domains
+from xlplug.dom0.find_config import Found, being_created
+from xlplug.dom0.udev import Monitor
+from xlplug.model.errors import EXIT_DONE
+from xlplug.model.host import HostSnapshot
+from xlplug.model.hypervisor import DomainInfo
+from xlplug.watch.guard import Guard, GuardLostError, recover
+from xlplug.watch.guests import INFO, WARNING, Watcher, World
+from xlplug.xen.ctrl import XenCtrl
+from xlplug.xen.store import XenStore
+
+__all__ = ["watch"]
+
+_BACKEND = "/local/domain/0/backend/pci"  # <domid>/0/…: pciback's; libxl_pci.c
+
+
+def watch(*, map_legacy: bool) -> int:
+    """Serve until SIGTERM, SIGINT or SIGHUP.
+
+    Raises:
+        XenUnavailableError, StoreError: Xen or xenstored cannot be reached, or no more.
+        GuardLostError: the process that pauses was killed.
+    """
+    asked_to_stop = _signals()
+    with Guard() as guard, XenCtrl() as xen, XenStore() as store:
+        for line in recover(xen, store):
+            _log(WARNING, line)
+        monitor = Monitor()
+
+        def building(info: DomainInfo, name: str) -> Found | None:
+            return being_created(name, info.uuid, igd=passes_igd(domains.device_model_arguments(info.domid, store)))
+
+        def record(info: DomainInfo) -> DomainConfig | None:
+            return None if domains.libxl_json(info) is None else domains.domain_config(info)
+
+        def snapshot(config: DomainConfig) -> HostSnapshot:
+            return domains.snapshot(xen, store, config)
+
+        world = World(
+            xen, store, guard, store.watch, store.unwatch, building, record, snapshot, domains.locked, _log
+        )  # fmt: skip
+        watcher = Watcher(world, map_legacy=map_legacy)
+        for path in ("@introduceDomain", "@releaseDomain", _BACKEND):
+            store.watch(path)
+        watcher.look()
+        _notify("READY=1")
+        _log(INFO, "watching for domains")
+        poll = select.poll()
+        for fd in (store.fileno(), monitor.fileno(), asked_to_stop):
+            poll.register(fd, select.POLLIN)
+        try:
+            while True:
+                wait = watcher.wait()
+                ready = {fd for fd, _ in poll.poll(None if wait is None else wait * 1000)}
+                if asked_to_stop in ready:
+                    break
+                changed = {domid for path in store.changes() if (domid := _owner(path)) is not None}
+                host_changed = monitor.fileno() in ready and bool(monitor.drain())
+                watcher.look(changed, host_changed=host_changed)
+        except GuardLostError:
+            for line in recover(xen, store):
+                _log(WARNING, line)
+            raise
+        finally:
+            _notify("STOPPING=1")
+    return EXIT_DONE
+
+
+def _signals() -> int:
+    """Signals only make a descriptor readable: a run is never cut off in the middle of a grant."""
+    read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda number, frame: None)
+    signal.set_wakeup_fd(write_end)
+    return read_end
+
+
+def _owner(path: str) -> int | None:
+    """The guest below whose node of pciback's something has changed."""
+    if not path.startswith(f"{_BACKEND}/"):
+        return None
+    number = path[len(_BACKEND) + 1 :].partition("/")[0]
+    return int(number) if number.isdecimal() else None
+
+
+def _log(priority: int, text: str) -> None:
+    sys.stderr.write(f"<{priority}>{text}\n" if _IN_JOURNAL else f"xlplug: {text}\n")
+    sys.stderr.flush()
+
+
+def _in_journal() -> bool:
+    """Whether stderr is the journal's stream, whose device and inode systemd puts into the environment."""
+    try:
+        info = os.fstat(2)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{info.st_dev}:{info.st_ino}"
+
+
+_IN_JOURNAL = _in_journal()
+
+
+def _notify(state: str) -> None:
+    """Tell the service manager, where there is one.  Source: sd_notify(3)."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = f"\0{address[1:]}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        try:
+            sock.sendto(state.encode(), address)
+        except OSError as error:
+            _log(WARNING, f"systemd cannot be notified: {error.strerror}")

@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What ``xlplug watch`` does about each domain.  Driven from outside: `look` after any event, `wait` says how long to wait.
+
+It goes by what is there now and not by what an event said, so that a lost event costs time and nothing else.  What has been
+granted is in the journal, so that nothing is done twice, whether by us or by the device model wrapper.
+"""
+
+import time
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
+from typing import NamedTuple
+
+from xlplug.config.domain import DomainConfig
+from xlplug.dom0.domains import device_model_arguments, stubdom_of
+from xlplug.dom0.find_config import Found
+from xlplug.execute import grants
+from xlplug.execute.journal import Journal
+from xlplug.hook.device_model import restores
+from xlplug.model.addr import Domid
+from xlplug.model.bdf import Bdf
+from xlplug.model.errors import XlplugError
+from xlplug.model.host import HostSnapshot
+from xlplug.model.hypervisor import DomainInfo, Hypervisor, Store
+from xlplug.model.rangeset import RangeSet
+from xlplug.model.steps import IOPORT
+from xlplug.physmap import FRESH, RESTORING, RUNNING
+from xlplug.plan import Plan, build
+from xlplug.vga import VGA_PORT_SET, owns_legacy_vga
+from xlplug.watch.guard import GuardLostError, Pauser
+
+__all__ = ["ERROR", "INFO", "WARNING", "Watcher", "World"]
+
+ERROR, WARNING, INFO = 3, 4, 6  #: priorities, as syslog(3) numbers them
+
+#: A guest's way: no configuration found yet; libxl builds it; grants made, or tried; libxl has a record of it.
+_NEW, _BUILDING, _BUILT, _LIVING = "new", "building", "built", "living"
+_IGNORED = "ignored"
+
+_POLL = 1.0  # seconds: libxl writes its record without an event that we could wait for
+_LATE = (
+    "domain {} had the display before the grants were made; its VGA ranges are mapped now; "
+    "if it stays dark: xl reboot {}"
+)
+_PATIENCE = 60.0  # seconds, after which a domain without a configuration is called another toolstack's
+
+
+class World(NamedTuple):
+    """Everything that the watcher touches."""
+
+    xen: Hypervisor
+    store: Store
+    pauser: Pauser
+    watch: Callable[[str], None]
+    unwatch: Callable[[str], None]
+    being_created: Callable[[DomainInfo, str], Found | None]
+    record: Callable[[DomainInfo], DomainConfig | None]  #: libxl's own configuration, None while there is none
+    snapshot: Callable[[DomainConfig], HostSnapshot]
+    lock: Callable[[], AbstractContextManager[None]]
+    log: Callable[[int, str], None]
+
+
+class _Guest(NamedTuple):
+    """A domain, and how far we are with it."""
+
+    domid: Domid
+    uuid: str
+    name: str
+    since: float
+    stage: str = _NEW
+    config: DomainConfig = DomainConfig()
+    leave_to_wrapper: bool = False
+    served: frozenset[str] | None = None  #: slots there when the device model started; None: not known, so all
+    failed: bool = False
+
+
+class Watcher:
+    """The domains of this host."""
+
+    def __init__(self, world: World, *, map_legacy: bool = False) -> None:
+        self._world = world
+        self._map_legacy = map_legacy
+        self._guests: dict[Domid, _Guest] = {}
+        self._said: set[tuple[Domid, str]] = set()
+
+    def wait(self) -> float | None:
+        """Seconds until `look` is needed without an event; None for never."""
+        return _POLL if any(g.stage in (_NEW, _BUILDING, _BUILT) for g in self._guests.values()) else None
+
+    def look(self, changed: Collection[int] = (), *, host_changed: bool = False) -> None:
+        """See what there is to do, and do it.
+
+        ``changed`` are the domains whose PCI devices have changed; ``host_changed``: one of the host's functions has, so
+        that what was refused may be possible now.
+
+        Raises:
+            StoreError: xenstore is gone.
+            GuardLostError: the guard is; see guard.py.
+        """
+        store = self._world.store
+        present = {Domid(int(name)) for name in store.list("/local/domain") if name.isdecimal() and name != "0"}
+        for domid in self._guests.keys() - present:
+            self._forget(domid)
+        for domid in sorted(present):
+            uuid = (store.read(f"/local/domain/{domid}/vm") or "").rpartition("/")[2]
+            name = store.read(f"/local/domain/{domid}/name")
+            if not uuid or name is None:
+                continue  # libxl has not got that far
+            guest = self._guests.get(domid)
+            if guest is None or guest.uuid != uuid:
+                self._forget(domid)
+                guest = _Guest(domid, uuid, name, time.monotonic())
+            self._guests[domid] = guest
+            self._guests[domid] = self._advance(guest, changed=domid in changed, host_changed=host_changed)
+
+    def _forget(self, domid: Domid) -> None:
+        guest = self._guests.pop(domid, None)
+        if guest is not None and guest.stage == _BUILDING:
+            self._world.unwatch(_stubdom_node(domid))
+        self._said = {said for said in self._said if said[0] != domid}
+
+    def _advance(self, guest: _Guest, *, changed: bool, host_changed: bool) -> _Guest:
+        """Take a guest as far as it can go now."""
+        try:
+            if guest.stage == _NEW:
+                guest = self._identify(guest)
+            if guest.stage == _BUILDING:
+                guest = self._create(guest)
+            if guest.stage == _BUILT and self._record(guest) is not None:
+                # A device may have been plugged in, or a guest that reboots have kept one, before there was a record.
+                guest, changed = guest._replace(stage=_LIVING), True
+            if guest.stage == _LIVING and (changed or (guest.failed and host_changed)):
+                guest = self._replug(guest)
+        except GuardLostError:
+            raise
+        except XlplugError as error:
+            self._say(ERROR, guest, str(error))
+            return guest._replace(failed=True)
+        return guest
+
+    def _record(self, guest: _Guest) -> DomainConfig | None:
+        info = self._world.xen.domain_info(guest.domid)
+        return None if info is None or info.dying else self._world.record(info)
+
+    def _identify(self, guest: _Guest) -> _Guest:
+        """Find out what a new domain is, and its configuration."""
+        world = self._world
+        info = world.xen.domain_info(guest.domid)
+        if info is None or info.dying:
+            return guest
+        if not info.hvm or world.store.read(f"/local/domain/{guest.domid}/target") is not None:
+            return guest._replace(stage=_IGNORED)
+        if world.record(info) is not None:
+            return guest._replace(stage=_BUILT)
+        found = world.being_created(info, guest.name)
+        if found is None:
+            if time.monotonic() < guest.since + _PATIENCE:
+                return guest
+            text = f"no configuration found; if it needs grants: xlplug grant {guest.domid} --config FILE"
+            self._say(WARNING, guest, text)
+            return guest._replace(stage=_IGNORED)
+        if found.config.stubdom:
+            world.watch(_stubdom_node(guest.domid))
+        # A stubdomain's guest is not left to the wrapper: not every libxl starts a device model for the stubdomain too.
+        wrapped = found.hooked and not found.config.stubdom
+        return guest._replace(stage=_BUILDING, config=found.config, leave_to_wrapper=wrapped)
+
+    def _create(self, guest: _Guest) -> _Guest:
+        """Grant what the configuration asks for, before the guest's device model needs it."""
+        world, config = self._world, guest.config
+        stubdom = stubdom_of(guest.domid, world.store)
+        if config.stubdom and stubdom is None:
+            return guest  # the watch on its node will tell
+        world.unwatch(_stubdom_node(guest.domid))
+        slots = frozenset(_slot(entry.bdf) for entry in config.pci if entry.bdf is not None)
+        built = guest._replace(stage=_BUILT, served=slots)
+        if guest.leave_to_wrapper or not config.wants_legacy:
+            return built
+        holder = guest.domid if stubdom is None else stubdom
+        world.pauser.pause(holder)
+        try:
+            with world.lock():
+                # Not before the pause: libxl may let it run at any moment.
+                info = world.xen.domain_info(holder)
+                ran = info is not None and info.cpu_time > 0
+                served = stubdom is not None and ran and _has_devices(stubdom, world.store)
+                hindrance = self._hindrance(guest, stubdom)
+                plan = self._plan(guest, config, stubdom, map_legacy=self._map_legacy or served, hindrance=hindrance)
+                self._grant(guest, plan)
+        except GuardLostError:
+            raise
+        except XlplugError as error:
+            self._say(ERROR, guest, str(error))
+            return built._replace(failed=True)
+        finally:
+            world.pauser.unpause(holder)
+        if served and _passes_vga(plan):
+            self._say(WARNING, guest, _LATE.format(stubdom, guest.domid))
+        elif ran and stubdom is not None:
+            self._say(
+                INFO, guest, f"domain {stubdom} ran before the grants were made, and had no PCI device yet: in time"
+            )
+        elif ran:
+            text = f"it ran before the grants were made; if the display stays dark: xl reboot {guest.domid}"
+            self._say(WARNING, guest, text)
+        return built
+
+    def _hindrance(self, guest: _Guest, stubdom: Domid | None) -> str:
+        """Why guest RAM cannot be populated, now that a stubdomain is paused; one in dom0 may have started long since."""
+        world = self._world
+        if stubdom is None:
+            return RUNNING
+        if restores(device_model_arguments(guest.domid, world.store)):
+            return RESTORING
+        info = world.xen.domain_info(stubdom)
+        return RUNNING if info is None or info.cpu_time else FRESH
+
+    def _replug(self, guest: _Guest) -> _Guest:
+        """Bring the grants of a living guest in line with the devices that it has now."""
+        world = self._world
+        config = self._record(guest)
+        if config is None:
+            return guest
+        present = {_slot(entry.bdf) for entry in config.pci if entry.bdf is not None}
+        served = present if guest.served is None else guest.served & present
+        with world.lock():
+            stubdom = stubdom_of(guest.domid, world.store)
+            plan = self._plan(guest, config, stubdom, map_legacy=self._map_legacy)
+            # A device model maps the VGA set when it is told of the device.  Without these rights it has tried in vain: they
+            # were not there when one was plugged in, nor, where nobody has made any grant so far, in a stubdomain at all.
+            plugged = any(owns_legacy_vga(a.device) and _slot(a.device.bdf) not in served for a in plan.devices)
+            late = stubdom is not None and config.wants_legacy and _passes_vga(plan) and not plugged
+            late = late and not Journal(world.store, guest.domid).read().state
+            if plugged or late:
+                plan = self._plan(guest, config, stubdom, map_legacy=True)
+            for step in grants.revoke_detached(plan, world.xen, world.store, lambda _: None):
+                self._say(INFO, guest, f"taken back, its device is gone: {step}")
+            if config.wants_legacy:
+                self._grant(guest, plan)
+                if late:
+                    self._say(WARNING, guest, _LATE.format(stubdom, guest.domid))
+        return guest._replace(served=frozenset(served), failed=False)
+
+    def _plan(
+        self,
+        guest: _Guest,
+        config: DomainConfig,
+        stubdom: Domid | None,
+        *,
+        map_legacy: bool,
+        hindrance: str = RUNNING,
+    ) -> Plan:
+        host = self._world.snapshot(config)
+        return build(
+            config, host, guest.domid, stubdom, map_legacy=map_legacy and config.wants_legacy, granting=True,
+            attach_later=True, hindrance=hindrance,
+        )  # fmt: skip
+
+    def _grant(self, guest: _Guest, plan: Plan) -> None:
+        world = self._world
+        done = grants.grant(plan, world.xen, world.store, lambda _: None).done
+        for text in plan.warnings:  # what is refused is one line
+            self._say(WARNING, guest, text)
+        for step in done:
+            self._say(INFO, guest, str(step))
+
+    def _say(self, priority: int, guest: _Guest, text: str) -> None:
+        """What is done each time it is done, what is wrong once."""
+        if priority != INFO and (guest.domid, text) in self._said:
+            return
+        self._said.add((guest.domid, text))
+        self._world.log(priority, f"domain {guest.domid} ({guest.name}): {text}")
+
+
+def _stubdom_node(domid: Domid) -> str:
+    return f"/local/domain/{domid}/image/device-model-domid"
+
+
+def _has_devices(stubdom: Domid, store: Store) -> bool:
+    """Whether libxl has given a stubdomain its devices, without which the device model in it is not told of the guest's.
+
+    Source: tools/libs/light/libxl_pci.c, libxl__device_pci_add (the stubdomain comes first) and libxl__create_pci_backend.
+    """
+    count = store.read(f"/local/domain/0/backend/pci/{stubdom}/0/num_devs") or "0"
+    return not count.isdecimal() or int(count) > 0
+
+
+def _passes_vga(plan: Plan) -> bool:
+    """Whether the device model will map the VGA set for a display."""
+    return any(s.kind == IOPORT and s.device is not None and VGA_PORT_SET & RangeSet([s.range]) for s in plan.steps)
+
+
+def _slot(bdf: Bdf) -> str:
+    """A function's address without its number: all functions of a slot are plugged together."""
+    return str(bdf).rpartition(".")[0]
