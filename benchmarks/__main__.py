@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests.abi import oracle  # noqa: E402 - the path comes first
-from xlplug.config import domain, language  # noqa: E402
+from xlplug.config import from_xl, language  # noqa: E402
 from xlplug.dom0 import recording  # noqa: E402
 from xlplug.execute import grants  # noqa: E402
 from xlplug.model.addr import Domid  # noqa: E402
@@ -146,7 +146,7 @@ def parser() -> None:
 def domains(count: int = 10_000) -> None:
     """Plan and apply in memory, one domain after another; memory must not grow with the count."""
     recorded = recording.load_domain(str(RECORDED))
-    config = domain.from_settings(language.parse(recorded.config or b""))
+    config = from_xl.from_settings(language.parse(recorded.config or b""))
     assert recorded.stubdom is not None
 
     def one() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from xlplug.config import domain, language
+from xlplug.config import from_xl, language
 from xlplug.config.domain import DomainConfig
 from xlplug.dom0 import recording
 from xlplug.model.host import HostSnapshot
@@ -33,6 +33,6 @@ def host() -> Callable[[str], HostSnapshot]:
 def config() -> Callable[[str], DomainConfig]:
     def make(text: str) -> DomainConfig:
         base = 'type="hvm"\nname="g"\nmemory=64\nvga="none"\n'
-        return domain.from_settings(language.parse((base + text).encode()))
+        return from_xl.from_settings(language.parse((base + text).encode()))
 
     return make

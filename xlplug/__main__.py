@@ -15,7 +15,9 @@ def main() -> None:
 
         options = fast_argv.grant_options(arguments[1:])
         if options is not None:
-            sys.exit(common.run(common.grant, options))
+            from xlplug.commands.grant import grant
+
+            sys.exit(common.run(grant, options))
     elif arguments[:1] in (["create"], ["restore"], ["migrate-receive"]) and not _asks_us_for_help(arguments):
         from xlplug.commands import common
         from xlplug.hook import create

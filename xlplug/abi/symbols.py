@@ -7,16 +7,11 @@ function was found to be is in `SYMBOLS`, and what is not there is shown as unkn
 
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from xlplug.commands.text import table
-
-__all__ = [
-    "ABI_SCHEMA", "OWNERS", "SYMBOLS", "Imported", "Imports", "Library", "Problem", "Report", "abi_json", "abi_text", "is_xens",
+__all__ = [ "OWNERS", "SYMBOLS", "Imported", "Imports", "Library", "Problem", "Report", "is_xens",
     "judge", "xen_version_of", "xens_libraries",
 ]  # fmt: skip
-
-ABI_SCHEMA = "xlplug/abi/1"
 
 XLPLUG, SHARED, DMOP, STABLE_CALL, UNSTABLE, LAST, UNKNOWN = (
     "xlplug", "shared", "dmop", "hypercall", "unstable", "last", "unknown",
@@ -181,73 +176,3 @@ def _problems(libraries: Sequence[Library], running: str) -> tuple[Problem, ...]
             how = f" (Debian: {package})" if package else ""
             found.append(Problem(f"{library.soname} is not installed{how}, so it cannot start", "install it"))
     return tuple(found)
-
-
-def abi_text(report: Report) -> str:
-    """The report for a person: what it needs, whose each function is, and whether it fits the running Xen."""
-    lines = [report.program, ""]
-    if report.libraries:
-        lines.append("Libraries of Xen's")
-        lines += table(
-            (
-                library.soname,
-                f"{library.nr_symbols} function{'s' * (library.nr_symbols != 1)}",
-                f"ABI-unstable, of Xen {library.xen}" if library.xen else "stable",
-                library.path or "NOT INSTALLED",
-            )
-            for library in report.libraries
-        )
-        lines.append("")
-    for owner, meaning in OWNERS.items():
-        rows = [(symbol.name, text) for symbol, whose, text in report.unstable if whose == owner]
-        if rows:
-            lines += [f"{meaning[0].upper()}{meaning[1:]} ({len(rows)})", *table(rows), ""]
-    if not report.libraries and report.unstable:
-        lines += ["It names no library of Xen's, so what loads it has to bring one.", ""]
-    elif not report.libraries:
-        lines += ["It needs no library of Xen's at all: it is no device model.", ""]
-    elif not any(library.xen for library in report.libraries):
-        lines += ["It needs no ABI-unstable library of Xen's: it runs on any Xen.", ""]
-    elif not report.running:
-        lines += ["This machine does not run on Xen, so there is no version to compare with.", ""]
-    elif not report.problems:
-        lines += [f"It was built for the Xen that runs, {report.running}.", ""]
-    lines += [f"PROBLEM: {text}" for text in report.problems]
-    return "\n".join(map(_printable, lines)).rstrip("\n") + "\n"
-
-
-def _printable(line: str) -> str:
-    """The line without what a file's name or its contents may hold to mislead a terminal, or what has no encoding."""
-    if line.isprintable():
-        return line
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
-
-
-def abi_json(report: Report) -> dict[str, Any]:
-    """The report as docs/abi.schema.json describes it."""
-    return {
-        "schema": ABI_SCHEMA,
-        "program": report.program,
-        "running": report.running or None,
-        "libraries": [
-            {
-                "soname": library.soname,
-                "stable": not library.xen,
-                "xen": library.xen or None,
-                "functions": library.nr_symbols,
-                "path": library.path,
-            }
-            for library in report.libraries
-        ],
-        "unstable": [
-            {
-                "function": symbol.name,
-                "library": symbol.library or None,
-                "version": symbol.version or None,
-                "owner": owner,
-                "text": text,
-            }
-            for symbol, owner, text in report.unstable
-        ],
-        "problems": list(map(str, report.problems)),
-    }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The command line, for click: options and help here, what they do in common.py."""
+"""The command line, for click: options and help here, what a command does is in its own file."""
 
 import sys
 from collections.abc import Iterator
@@ -71,19 +71,20 @@ _map_legacy = click.option(
 )
 
 
-@main.command()
+@main.command("grant")
 @click.argument("domid")
 @click.option("--config", metavar="FILE", help="The domain's xl config; else libxl's own record of it is used.")
 @click.option("--recorded", metavar="DIR", help="Work on a recorded domain, in memory; no Xen is needed.")
 @click.option("--dry-run", is_flag=True, help="Print the steps and change nothing.")
 @_map_legacy
-def grant(domid: str, config: str | None, recorded: str | None, dry_run: bool, map_legacy: bool) -> None:
+def grant_(domid: str, config: str | None, recorded: str | None, dry_run: bool, map_legacy: bool) -> None:
     """Grant a domain, and its stubdomain, what its display needs."""
-    options = common.GrantOptions(domid, config, recorded, dry_run, map_legacy)
-    _exit(common.grant, options)
+    from xlplug.commands.grant import GrantOptions, grant
+
+    _exit(grant, GrantOptions(domid, config, recorded, dry_run, map_legacy))
 
 
-@main.command()
+@main.command("plan")
 @click.argument("config", metavar="CONFIG")
 @click.argument("extra", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--host", metavar="FILE", help="A recorded host, instead of this one.")
@@ -91,7 +92,7 @@ def grant(domid: str, config: str | None, recorded: str | None, dry_run: bool, m
 @click.option("--stubdom", metavar="DOMID", help="The domid of the guest's stubdomain.")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @_map_legacy
-def plan(
+def plan_(
     config: str,
     extra: tuple[str, ...],
     host: str | None,
@@ -101,41 +102,51 @@ def plan(
     map_legacy: bool,
 ) -> None:
     """Print what would be granted for a config, and why."""
-    _exit(common.plan, common.PlanOptions(config, extra, host, target, stubdom, map_legacy, form))
+    from xlplug.commands.plan import PlanOptions, plan
+
+    _exit(plan, PlanOptions(config, extra, host, target, stubdom, map_legacy, form))
 
 
-@main.command()
+@main.command("revoke")
 @click.argument("domid")
-def revoke(domid: str) -> None:
+def revoke_(domid: str) -> None:
     """Take back all that was granted to a domain and its stubdomain."""
-    _exit(common.revoke, domid)
+    from xlplug.commands.revoke import revoke
+
+    _exit(revoke, domid)
 
 
-@main.command()
+@main.command("show")
 @click.argument("domid", required=False)
-def show(domid: str | None) -> None:
+def show_(domid: str | None) -> None:
     """Compare what was granted with what Xen reports."""
-    _exit(common.show, domid)
+    from xlplug.commands.show import show
+
+    _exit(show, domid)
 
 
-@main.command()
+@main.command("abi")
 @click.argument("program", metavar="[QEMU]", required=False)
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def abi(program: str | None, form: str) -> None:
+def abi_(program: str | None, form: str) -> None:
     """Show which ABI-unstable functions a device model imports.
 
     By default the one that xl starts. For each function: who owns its task by
     now. Status 1 when it was built for another Xen than the one that runs.
     """
-    _exit(common.abi, program, form)
+    from xlplug.commands.abi import abi
+
+    _exit(abi, program, form)
 
 
-@main.command()
+@main.command("config")
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
 @click.option("--format", "form", type=click.Choice(["json"]), default="json", show_default=True)
-def config(files: tuple[str, ...], form: str) -> None:
+def config_(files: tuple[str, ...], form: str) -> None:
     """Parse xl configs as xl does; one JSON object a line."""
-    _exit(common.config, files)
+    from xlplug.commands.config import config
+
+    _exit(config, files)
 
 
 @main.group()
@@ -145,17 +156,21 @@ def record() -> None:
 
 @record.command("host")
 @click.option("-o", "--output", metavar="FILE", default="-", show_default=True, help="Where to; - is stdout.")
-def record_host(output: str) -> None:
+def record_host_(output: str) -> None:
     """Save this host: PCI functions, memory map, firmware headers."""
-    _exit(common.record_host, output)
+    from xlplug.commands.record import record_host
+
+    _exit(record_host, output)
 
 
 @record.command("domain")
 @click.argument("domid")
 @click.option("-o", "--output", metavar="DIR", required=True, help="The folder to write.")
-def record_domain(domid: str, output: str) -> None:
+def record_domain_(domid: str, output: str) -> None:
     """Save a living domain, its host and its configuration."""
-    _exit(common.record_domain, domid, output)
+    from xlplug.commands.record import record_domain
+
+    _exit(record_domain, domid, output)
 
 
 @main.command("doctor")
@@ -223,7 +238,9 @@ def hook_install(prefix: str) -> None:
 @click.argument("extra", metavar="[KEY=VALUE]...", nargs=-1)
 def hook_status(config: str | None, extra: tuple[str, ...]) -> None:
     """Show what xl create would run, here or for a config."""
-    _exit(install.status, config, extra)
+    from xlplug.commands.hook import status
+
+    _exit(status, config, extra)
 
 
 @hook.command("uninstall")

@@ -6,7 +6,7 @@ This reads only what is plainly right; anything else (a mistake, an abbreviation
 test holds both to the same answers.
 """
 
-from xlplug.commands.common import GrantOptions
+from xlplug.commands.grant import GrantOptions
 
 __all__ = ["grant_options"]
 

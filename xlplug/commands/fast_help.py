@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""What click prints for ``xlplug --help``; tests/unit/test_cli.py keeps it true."""
+"""What click prints for ``xlplug --help``; tests/unit/commands/test_cli.py keeps it true."""
 
 TEXT = """\
 Usage: xlplug [OPTIONS] COMMAND [ARGS]...

@@ -11,29 +11,12 @@ from xlplug.config.domain import DomainConfig, PciAssignment
 from xlplug.model.bdf import Bdf
 from xlplug.model.errors import ConfigError
 
-__all__ = ["FOLDERS", "find", "from_xml"]
+__all__ = ["from_xml"]
 
-FOLDERS = ("/run/libvirt/libxl", "/etc/libvirt/libxl")
 #: KiB by unit.  Source: libvirt's "Domain XML format", memory: KiB is the default.
 _KIB = {"b": 1 / 1024, "bytes": 1 / 1024, "KB": 1000 / 1024, "k": 1, "KiB": 1, "MB": 1e6 / 1024, "M": 1 << 10}
 _KIB |= {"MiB": 1 << 10, "GB": 1e9 / 1024, "G": 1 << 20, "GiB": 1 << 20}
 _KIB |= {"TB": 1e12 / 1024, "T": 1 << 30, "TiB": 1 << 30}
-
-
-def find(name: str, uuid: str, folders: tuple[str, ...] = FOLDERS) -> tuple[bytes, str] | None:
-    """The XML of the domain, and its path; None where libvirt has none with this name and uuid."""
-    if not name or "/" in name or name.startswith("."):
-        return None
-    for folder in folders:
-        path = f"{folder}/{name}.xml"
-        try:
-            with open(path, "rb") as file:
-                data = file.read()
-        except OSError:
-            continue
-        if f"<uuid>{uuid}</uuid>".encode() in data:
-            return data, path
-    return None
 
 
 def from_xml(data: bytes, path: str, *, gfx_passthru: bool) -> DomainConfig:

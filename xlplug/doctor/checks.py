@@ -8,7 +8,8 @@ concerns a domain's plan is not judged here again: the plan's own warnings and r
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from xlplug.doctor.facts import Broken, ConfigFacts, Facts, Hook, Reading, Unread
+from xlplug.doctor.facts import ConfigFacts, Facts, Hook
+from xlplug.doctor.reading import Broken, Reading, Unread
 from xlplug.model.host import PciDevice
 from xlplug.vga import VENDOR_INTEL, owns_legacy_vga
 

@@ -4,43 +4,24 @@
 No I/O and no policy here.  Whatever can be damaged is a `Reading`: the value itself, or `Broken`, or `Unread`.
 """
 
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple
 
 from xlplug.config.domain import DomainConfig
+from xlplug.doctor.reading import Reading, Unread
 from xlplug.model.bdf import Bdf
 from xlplug.model.host import PciDevice
 from xlplug.plan import Plan
 
 __all__ = [
-    "Broken",
     "ConfigFacts",
     "Facts",
     "Firmware",
     "Hook",
     "InstalledFile",
     "Named",
-    "Reading",
-    "Unread",
     "Wrapper",
 ]
 
-
-class Unread(NamedTuple):
-    """It could not be told: why, and what would help.  Nothing is known to be wrong with it."""
-
-    why: str
-    advice: str = ""
-
-
-class Broken(NamedTuple):
-    """It was tried, and is not as it must be: what is wrong, and what to do."""
-
-    why: str
-    advice: str = ""
-
-
-T = TypeVar("T")
-Reading: TypeAlias = T | Unread | Broken
 
 _NOT_ASKED = Unread("it was not looked at")
 

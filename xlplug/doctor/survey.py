@@ -7,34 +7,22 @@ Where things are, and how Xen is opened, is passed in, so that tests have a dom0
 
 import contextlib
 import os
-import select
-import signal
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol, TypeVar
 
-from xlplug.abi import elf
 from xlplug.config.domain import DomainConfig
-from xlplug.doctor.facts import (
-    Broken,
-    ConfigFacts,
-    Facts,
-    Firmware,
-    Hook,
-    InstalledFile,
-    Named,
-    Reading,
-    Unread,
-    Wrapper,
-)
+from xlplug.doctor.facts import ConfigFacts, Facts, Firmware, Named
+from xlplug.doctor.reading import Broken, Reading, Unread, because, flat, message_of, tried
+from xlplug.doctor.survey_config import _image, _parsed, _rehearsed, _tried_hotplug
+from xlplug.doctor.survey_hook import find_watcher, fits, read_hook
+from xlplug.doctor.survey_xenstored import xenstored_answer
 from xlplug.dom0 import firmware, pci
-from xlplug.dom0.find_config import parse, read_as_xl
-from xlplug.hook import create, device_model, install
+from xlplug.hook import create, device_model
 from xlplug.model.addr import Domid
 from xlplug.model.bdf import Bdf
-from xlplug.model.errors import ConfigError, HostError, Refused, XlplugError
+from xlplug.model.errors import ConfigError, Refused, XlplugError
 from xlplug.model.host import HostSnapshot, MemRegion, PciDevice, XenInfo
 from xlplug.model.hypervisor import DomainInfo, HeldRights, Store
 from xlplug.plan import Plan
@@ -43,10 +31,6 @@ __all__ = ["LIVE", "Doors", "Places", "survey"]
 
 T = TypeVar("T")
 
-#: Written by xen-init-dom0 when xenstored has started.  Source: tools/helpers/init-dom0.c, xen-init-dom0.c.
-_KNOWN_KEY = "/local/domain/0/domid"
-_STORE_SECONDS = 5.0  # with no daemon behind it, /dev/xen/xenbus answers never
-_WRAPPER_SECONDS = 30.0  # Python's start and imports, on an emulated machine
 _ARBITER_BYTES = 1024
 
 
@@ -117,31 +101,6 @@ def survey(configs: Sequence[str] = (), places: Places | None = None, doors: Doo
         return _Survey(places or Places(), doors, stack).facts(configs)
 
 
-def _tried(call: Callable[..., T], *arguments: object) -> T | Unread | Broken:
-    """What a call gives.  Our own errors say that something is wrong; any other, that it could not be read."""
-    try:
-        return call(*arguments)
-    except XlplugError as error:
-        return Broken(_message(error), error.hint)
-    except OSError as error:
-        return Unread(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error))
-    except ImportError as error:
-        return Unread(f"without a Python module: {error}")
-    except Exception as error:  # noqa: BLE001 - one damaged fact must not take the report away
-        return Unread(f"{type(error).__name__}: {error}", "report this as a bug of xlplug")
-
-
-def _flat(reading: Reading[Reading[T]]) -> Reading[T]:
-    """mypy's view of a reading that itself may have failed: the same value."""
-    return reading
-
-
-def _message(error: XlplugError) -> str:
-    """The error's sentence without its hint."""
-    text = str(error)
-    return text.removesuffix(f"; {error.hint}") if error.hint else text
-
-
 class _Survey:
     """One look at a dom0.  ``blocked`` is why nothing of Xen can be tried, None when it can."""
 
@@ -150,16 +109,16 @@ class _Survey:
         self.doors = doors
         self.stack = stack
         self.euid = doors.euid()
-        self.version: Reading[tuple[int, int, str]] = _flat(_tried(self._version))
+        self.version: Reading[tuple[int, int, str]] = flat(tried(self._version))
         self.control = self._control()
         self.blocked = self._blocked()
         self.library = self._ctrl_library()
         self.xen = self._open_xen()
-        self.answer: Reading[str] = self.blocked or _answer(doors.store)
+        self.answer: Reading[str] = self.blocked or xenstored_answer(doors.store)
         self.store: Reading[Store] = (
             Unread("xenstored does not answer")
             if isinstance(self.answer, Unread | Broken)
-            else _tried(self._open, doors.store)
+            else tried(self._open, doors.store)
         )
 
     def _open(self, door: Callable[[], AbstractContextManager[T]]) -> T:
@@ -170,12 +129,12 @@ class _Survey:
             return self.blocked
         if isinstance(self.library, Unread | Broken):
             return Unread("without its library Xen cannot be asked")
-        return _tried(self._open, self.doors.xen)
+        return tried(self._open, self.doors.xen)
 
     def _version(self) -> Reading[tuple[int, int, str]]:
         from xlplug.xen.lib import running_version
 
-        found = _tried(running_version, self.places.sys_hypervisor)
+        found = tried(running_version, self.places.sys_hypervisor)
         if isinstance(found, Broken):  # a recording is no help here
             return found._replace(advice=found.advice.removesuffix(", or use --recorded"))
         return found
@@ -219,7 +178,7 @@ class _Survey:
             library=self.library,
             domctl=self.xen
             if isinstance(self.xen, Unread | Broken)
-            else _tried(lambda xen: len(xen.domains()), self.xen),
+            else tried(lambda xen: len(xen.domains()), self.xen),
             libraries=tuple(
                 Named(f"lib{name}", self._stable_library(name)) for name in ("xenstore", "xendevicemodel", "xentoollog")
             ),
@@ -228,11 +187,11 @@ class _Survey:
             assignable=self._assignable(),
             devices=devices,
             damaged=damaged,
-            arbiter=_tried(_first_bytes, f"{self.places.dev}/vga_arbiter"),
+            arbiter=tried(_first_bytes, f"{self.places.dev}/vga_arbiter"),
             dev_mem=self._dev_mem(),
             firmware=self._firmware(host, memory),
-            hook=_tried(lambda: _hook(self.places.prefix, known[2] if known else "")),
-            watcher=_tried(_watcher, self.places.proc),
+            hook=tried(lambda: read_hook(self.places.prefix, known[2] if known else "")),
+            watcher=tried(find_watcher, self.places.proc),
             configs=tuple(self._config(path, host) for path in paths),
         )
 
@@ -265,38 +224,38 @@ class _Survey:
         if isinstance(self.version, Unread | Broken):
             return self._no_xen()
         major, minor, _ = self.version
-        found = _tried(self.doors.ctrl, major, minor)
+        found = tried(self.doors.ctrl, major, minor)
         return found if isinstance(found, Unread | Broken) else f"libxenctrl.so.{major}.{minor} has every call"
 
     def _stable_library(self, name: str) -> Reading[str]:
-        found = _tried(self.doors.stable, name)
+        found = tried(self.doors.stable, name)
         return found if isinstance(found, Unread | Broken) else "loads"
 
     def _directio(self) -> Reading[bool]:
         if isinstance(self.xen, Unread | Broken):
-            return _because(self.xen)
-        found = _tried(self.xen.directio)
+            return because(self.xen)
+        found = tried(self.xen.directio)
         if found is None:
             return Unread("this Xen's xc_physinfo is not as this xlplug knows it", "see virt_caps in 'xl info'")
         return found
 
     def _memory(self) -> Reading[tuple[MemRegion, ...]]:
-        return _because(self.xen) if isinstance(self.xen, Unread | Broken) else _tried(self.xen.machine_memory_map)
+        return because(self.xen) if isinstance(self.xen, Unread | Broken) else tried(self.xen.machine_memory_map)
 
     # PCI
 
     def _owned(self) -> dict[Bdf, Domid]:
-        found = None if isinstance(self.store, Unread | Broken) else _tried(pci.owners, self.store)
+        found = None if isinstance(self.store, Unread | Broken) else tried(pci.owners, self.store)
         return {} if found is None or isinstance(found, Unread | Broken) else found
 
     def _devices(self, owned: dict[Bdf, Domid]) -> tuple[Reading[tuple[PciDevice, ...]], tuple[str, ...]]:
         """Every function, and one sentence for each that cannot be read."""
-        names = _tried(os.listdir, self.places.sys_pci)
+        names = tried(os.listdir, self.places.sys_pci)
         if isinstance(names, Unread | Broken):
             return names, ()
         found, damaged = [], []
         for name in sorted(names):
-            device = _tried(pci.function, f"{self.places.sys_pci}/{name}", owned)
+            device = tried(pci.function, f"{self.places.sys_pci}/{name}", owned)
             if isinstance(device, Unread | Broken):
                 damaged.append(f"{name}: {device.why}")
             elif device is not None:
@@ -364,11 +323,11 @@ class _Survey:
     # configurations
 
     def _config(self, path: str, host: Reading[HostSnapshot]) -> ConfigFacts:
-        config = _tried(_parsed, path)
+        config = tried(_parsed, path)
         if isinstance(config, Unread | Broken):
             config = config._replace(why=config.why.removeprefix(f"{path}: "))  # it is the line's name
             return ConfigFacts(path, config)
-        plan = _because(host) if isinstance(host, Unread | Broken) else _tried(_rehearsed, config, host)
+        plan = because(host) if isinstance(host, Unread | Broken) else tried(_rehearsed, config, host)
         images: tuple[Reading[str] | None, Reading[str] | None] = (None, None)
         if config.type == "hvm" and config.stubdom and config.device_model_version == "qemu-xen":
             images = self._stubdom_images(config)
@@ -381,13 +340,13 @@ class _Survey:
             True if isinstance(plan, Unread | Broken) else self._sole_vga(plan),
             _tried_hotplug(path),
             *images,
-            _fits(model, "" if isinstance(self.version, Unread | Broken) else self.version[2]),
+            fits(model, "" if isinstance(self.version, Unread | Broken) else self.version[2]),
         )
 
     def _device_model(self, config: DomainConfig, path: str) -> Reading[str]:
         if isinstance(self.version, Unread | Broken) and not config.device_model_override:
             return self._no_xen()
-        return _tried(create.device_model, config, path)
+        return tried(create.device_model, config, path)
 
     def _sole_vga(self, plan: Plan) -> Reading[bool]:
         """Asks for Xen's ``q`` dump, as ``xlplug create`` does, when the plan needs to know."""
@@ -396,7 +355,7 @@ class _Survey:
         if not plan.steps:
             return True
         if isinstance(self.xen, Unread | Broken):
-            return _because(self.xen)
+            return because(self.xen)
         xen = self.xen
         try:
             grants.require_sole_vga(plan, xen, xen.held())  # type: ignore[arg-type] # it only looks
@@ -404,58 +363,17 @@ class _Survey:
             text, _, advice = error.refusals[0].partition("; ")
             return Broken(text, advice)
         except XlplugError as error:
-            return Unread(_message(error), error.hint)
+            return Unread(message_of(error), error.hint)
         return True
 
     def _stubdom_images(self, config: DomainConfig) -> tuple[Reading[str], Reading[str]]:
         folder: Reading[str] = self._no_xen()
         if not isinstance(self.version, Unread | Broken):
-            folder = _tried(device_model.firmware_folder, self.version[:2])
+            folder = tried(device_model.firmware_folder, self.version[:2])
         return (
             _image("kernel", config.stubdomain_kernel, folder),
             _image("ramdisk", config.stubdomain_ramdisk, folder),
         )
-
-
-def _because(reading: Unread | Broken, short: str = "Xen cannot be asked") -> Unread:
-    """Not read, since something that it needs is not there; what is broken has its own line, with what to do."""
-    return reading if isinstance(reading, Unread) else Unread(short)
-
-
-#: What libxl takes where a configuration names none.  Source: tools/libs/light/libxl_create.c.
-_IMAGES = {"kernel": "qemu-stubdom-linux-kernel", "ramdisk": "qemu-stubdom-linux-rootfs"}
-
-
-def _image(what: str, given: str | None, folder: Reading[str]) -> Reading[str]:
-    if given:
-        path, advice = os.path.abspath(given), f"install it there, or correct stubdomain_{what}"
-    elif isinstance(folder, Unread | Broken):
-        return folder
-    else:
-        path = f"{folder}/{_IMAGES[what]}"
-        advice = f"install a Linux stubdomain, or name one: stubdomain_{what}="
-    if os.path.isfile(path) and os.access(path, os.R_OK):
-        return path
-    return Broken(f"the stubdomain's {what} {path} is missing or not readable", advice)
-
-
-def _parsed(path: str) -> DomainConfig:
-    data = read_as_xl(path)
-    if data is None:
-        raise ConfigError("cannot be read", path=path, hint="give the path of an xl config")
-    return parse(data, path)
-
-
-def _rehearsed(config: DomainConfig, host: HostSnapshot) -> Plan:
-    return create.rehearse(config, host, create.hindrance(config, create.found_wrapper() or ""))
-
-
-def _tried_hotplug(path: str) -> str | None:
-    """The ``passthrough`` setting, "" when there is none; None where the configuration is libxl's JSON."""
-    from xlplug.config import language
-
-    data = read_as_xl(path) or b""
-    return None if data.lstrip()[:1] == b"{" else language.parse(data, path=path).get_string("passthrough") or ""
 
 
 # Python's modules -----------------------------------------------------------------------------------------------------
@@ -487,55 +405,6 @@ def _module(name: str, user: str) -> Reading[str]:
 # xenstored ------------------------------------------------------------------------------------------------------------
 
 
-def _answer(door: Callable[[], AbstractContextManager[Store]]) -> Reading[str]:
-    """What xenstored says of dom0.  A child asks, because the kernel's own way to a dead xenstored waits for ever."""
-    read_end, write_end = os.pipe2(os.O_CLOEXEC)
-    pid = os.fork()
-    if pid == 0:
-        try:
-            found = _tried(_ask, door)
-            kind = b"B" if isinstance(found, Broken) else b"U" if isinstance(found, Unread) else b"="
-            parts = (found,) if isinstance(found, str) else found
-            os.write(write_end, kind + "\0".join(parts).encode("utf-8", "surrogateescape"))
-        finally:
-            os._exit(0)
-    os.close(write_end)
-    try:
-        data = _read_until_closed(read_end, _STORE_SECONDS)
-    finally:
-        os.close(read_end)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-    if not data:
-        return Broken(
-            f"xenstored does not answer within {_STORE_SECONDS:.0f} s",
-            "start it (systemctl start xenstored); if it has run already since the boot, reboot",
-        )
-    kind, text = data[:1], data[1:].decode("utf-8", "surrogateescape")
-    if kind == b"=":
-        return text
-    why, _, advice = text.partition("\0")
-    return (Broken if kind == b"B" else Unread)(why, advice)
-
-
-def _ask(door: Callable[[], AbstractContextManager[Store]]) -> str:
-    with door() as store:
-        return store.read(_KNOWN_KEY) or ""
-
-
-def _read_until_closed(fd: int, seconds: float) -> bytes:
-    """What comes until the other end closes; empty when that takes longer."""
-    data, end = b"", time.monotonic() + seconds
-    while True:
-        if not select.select([fd], [], [], max(end - time.monotonic(), 0))[0]:
-            return b""
-        more = os.read(fd, 65536)
-        if not more:
-            return data
-        data += more
-
-
 def _first_bytes(path: str) -> str:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
@@ -545,105 +414,3 @@ def _first_bytes(path: str) -> str:
 
 
 # the hook -------------------------------------------------------------------------------------------------------------
-
-
-def _hook(prefix: str, running: str) -> Hook:
-    first = install.first_xl()
-    hooked = first is not None and device_model.is_ours(first)
-    if hooked and first is not None:
-        prefix = install.prefix_of(first)
-    files = _tried(install.installed, prefix)
-    wrapper = _tried(install.wrapper_of, first) if hooked else _tried(create.wrapper)
-    model = _tried(device_model.real, "") if running else Unread("no Xen runs here")
-    return Hook(
-        first=first,
-        hooked=hooked,
-        prefix=prefix,
-        files=files
-        if isinstance(files, Unread | Broken)
-        else tuple(InstalledFile(path, state) for path, state in files.items()),
-        real_xl=_tried(create.real_xl),
-        program=_tried(install.program_of, first) if hooked else Unread("no front end is in use"),
-        wrapper=wrapper,
-        library=device_model.preload_library("" if isinstance(wrapper, Unread | Broken) else wrapper),
-        ran=_because(wrapper, "there is no wrapper") if isinstance(wrapper, Unread | Broken) else _tried(_ran, wrapper),
-        device_model=model,
-        fits=_fits(model, running),
-    )
-
-
-def _fits(path: Reading[str], running: str) -> Reading[str]:
-    """What a device model needs of Xen's libraries; `Broken` where the running Xen has something else."""
-    if isinstance(path, Unread | Broken):
-        return _because(path)
-    report = _tried(elf.look_into, path, running)
-    if isinstance(report, Unread | Broken):
-        return Unread(report.why.replace(f"{path} ", "it "))  # a script, or no pyelftools: it may be in order
-    if report.problems:
-        return Broken(*report.problems[0])
-    if not report.libraries:
-        return Unread("it needs no library of Xen's")
-    versions = [library.xen for library in report.libraries if library.xen]
-    return f"built for Xen {versions[0]}" if versions else "runs on any Xen"
-
-
-def _ran(path: str) -> Wrapper:
-    """Start the wrapper's interpreter as libxl would, and let it import what the wrapper does, no more.
-
-    Raises:
-        HostError: it does not start, or does not find what it needs.
-    """
-    with open(path, encoding="utf-8", errors="surrogateescape") as file:
-        lines = file.read().splitlines()
-    interpreter, *options = lines[0].removeprefix("#!").split()
-    code = ["import sys", *(line for line in lines if line.startswith("sys.path.insert(0, "))]
-    code += [
-        "import xlplug, xlplug.hook.wrapper, xlplug.plan, xlplug.xen.ctrl, xlplug.xen.store",
-        "print(xlplug.__version__)",
-    ]
-    again = "run 'xlplug hook install' with a Python that has python3-cffi"
-    read_end, write_end = os.pipe2(os.O_CLOEXEC)
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        try:
-            pid = os.posix_spawn(
-                interpreter,
-                [interpreter, *options, "-c", "\n".join(code)],
-                {"PATH": os.defpath},
-                file_actions=[
-                    (os.POSIX_SPAWN_DUP2, null, 0),
-                    (os.POSIX_SPAWN_DUP2, write_end, 1),
-                    (os.POSIX_SPAWN_DUP2, write_end, 2),
-                ],
-            )
-        except OSError as error:
-            raise HostError(f"{path} wants {interpreter}: {error.strerror}", hint=again) from error
-        finally:
-            os.close(write_end)
-            os.close(null)
-        output = _read_until_closed(read_end, _WRAPPER_SECONDS).decode("utf-8", "replace").splitlines()
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)  # it has closed its output, or takes too long
-        os.waitpid(pid, 0)
-    finally:
-        os.close(read_end)
-    if len(output) != 1:
-        why = output[-1] if output else f"no answer within {_WRAPPER_SECONDS:.0f} s"
-        raise HostError(f"{path} does not start: {why}", hint=again)
-    return Wrapper(output[0])
-
-
-def _watcher(proc: str) -> int | None:
-    """The pid of a running ``xlplug watch``, which only root's counts as."""
-    found = []
-    for pid in (int(name) for name in os.listdir(proc) if name.isdecimal()):
-        try:
-            if os.stat(f"{proc}/{pid}").st_uid != 0:
-                continue
-            with open(f"{proc}/{pid}/cmdline", "rb") as file:
-                words = [os.path.basename(os.fsdecode(word)) for word in file.read().split(b"\0")[:-1]]
-        except OSError:
-            continue  # it ended meanwhile
-        if any(words[at : at + 2] == ["xlplug", "watch"] for at in range(min(len(words), 4))):
-            found.append(pid)
-    return min(found, default=None)

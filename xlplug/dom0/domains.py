@@ -1,100 +1,22 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """A live dom0: opens Xen, xenstore and the host, and finds what belongs to a domain.  No policy."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from xlplug.config.domain import DomainConfig, from_libxl
+from xlplug.config.domain import DomainConfig
+from xlplug.config.from_libxl import from_libxl
 from xlplug.model.addr import Domid
-from xlplug.model.errors import ConfigError, HostError, XenUnavailableError, XlplugError
-from xlplug.model.host import HostSnapshot, MemRegion, XenInfo
+from xlplug.model.errors import ConfigError, XenUnavailableError
 from xlplug.model.hypervisor import DomainInfo, Store
-from xlplug.xen.ctrl import XenCtrl
-from xlplug.xen.lib import running_capabilities
 
 __all__ = [
     "device_model_arguments",
     "domain_config",
     "libxl_json",
-    "locked",
-    "snapshot",
     "stubdom_of",
     "target_and_stubdom",
 ]
 
 #: Source: tools/libs/light/libxl_dom.c, userdata_path.
 _USERDATA = "/var/lib/xen"
-_LOCK = "/run/lock/xlplug.lock"
-
-
-@contextmanager
-def locked() -> Iterator[None]:
-    """One xlplug at a time changes this host's domains; a second one waits."""
-    import fcntl
-
-    try:
-        fd = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise HostError(f"{_LOCK}: {error.strerror}", hint="is /run/lock there and writable?") from error
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
-
-
-def snapshot(xen: "XenCtrl | None", store: Store | None, config: DomainConfig | None = None) -> HostSnapshot:
-    """This host, as far as it can be read; ``notes`` say what could not.
-
-    With a ``config`` only the functions that it assigns are read, which is quick and all that its plan looks at.
-    """
-    from xlplug.dom0 import firmware, pci
-
-    notes: list[str] = []
-    memory: tuple[MemRegion, ...] = ()
-    info: XenInfo | None = None
-    if xen is None:
-        notes.append("the machine's memory map was not read: no Xen")
-    else:
-        info = XenInfo(xen.version, xen.version_text, running_capabilities())
-        try:
-            memory = xen.machine_memory_map()
-        except XlplugError as error:
-            notes.append(f"the machine's memory map was not read: {error}")
-    owned = pci.owners(store) if store is not None else None
-    if config is not None:
-        devices = pci.functions(tuple((e.bdf, e.all_functions) for e in config.pci if e.bdf is not None), owned)
-    else:
-        from xlplug.dom0 import udev
-
-        devices = udev.devices(owned)
-    opregion, vbios, firmware_notes = firmware.read_firmware(devices, memory)
-    return HostSnapshot(
-        name=os.uname().nodename,
-        devices=devices,
-        memory=memory,
-        opregion=opregion,
-        vbios=vbios,
-        xen=info,
-        libraries=_libraries() if config is None else (),
-        notes=(*notes, *firmware_notes),
-        provenance="recorded by xlplug on the host itself",
-    )
-
-
-def _libraries() -> tuple[tuple[str, str], ...]:
-    """Xen's libraries by soname, where they lie."""
-    found: dict[str, str] = {}
-    for folder in ("/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib"):
-        try:
-            names = os.listdir(folder)
-        except OSError:
-            continue
-        for name in names:
-            if name.startswith(("libxenctrl.so.", "libxenstore.so.", "libxendevicemodel.so.", "libxentoollog.so.")):
-                found.setdefault(name, f"{folder}/{name}")
-    return tuple(sorted(found.items()))
 
 
 def stubdom_of(domid: int, store: Store) -> Domid | None:

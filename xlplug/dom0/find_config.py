@@ -6,7 +6,9 @@ import stat
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from xlplug.config.domain import DomainConfig, from_libxl, from_settings
+from xlplug.config.domain import DomainConfig
+from xlplug.config.from_libxl import from_libxl
+from xlplug.config.from_xl import from_settings
 from xlplug.model.errors import ConfigError
 
 TYPE_CHECKING = False  # typing's, without importing typing for it
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["MAX_BYTES", "Found", "being_created", "from_handover", "open_plain", "parse", "read_as_xl"]
 
 MAX_BYTES = 64 << 20
+_LIBVIRT_FOLDERS = ("/run/libvirt/libxl", "/etc/libvirt/libxl")  # running, defined
 _SLACK = 1.0  # seconds by which a file may seem newer than the xl that read it: clocks of different precision
 
 
@@ -96,7 +99,7 @@ def being_created(name: str, uuid: str, *, igd: bool) -> Found | None:
     from xlplug.config import from_libvirt
     from xlplug.dom0 import handover, running_xl
 
-    xml = from_libvirt.find(name, uuid)
+    xml = libvirt_definition(name, uuid)
     if xml is not None:
         return Found(from_libvirt.from_xml(*xml, gfx_passthru=igd), xml[1])
     for creator in running_xl.creators():
@@ -129,3 +132,19 @@ def _modified(path: str) -> float:
         return os.stat(path).st_mtime
     except OSError:
         return float("inf")
+
+
+def libvirt_definition(name: str, uuid: str, folders: tuple[str, ...] = _LIBVIRT_FOLDERS) -> tuple[bytes, str] | None:
+    """The XML of the domain, and its path; None where libvirt has none with this name and uuid."""
+    if not name or "/" in name or name.startswith("."):
+        return None
+    for folder in folders:
+        path = f"{folder}/{name}.xml"
+        try:
+            with open(path, "rb") as file:
+                data = file.read()
+        except OSError:
+            continue
+        if f"<uuid>{uuid}</uuid>".encode() in data:
+            return data, path
+    return None

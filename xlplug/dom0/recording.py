@@ -7,20 +7,18 @@ serial number capability, and the data register of vital product data is blanked
 """
 
 import os
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
+from xlplug.dom0.json_field import Field
 from xlplug.model.addr import Domid
-from xlplug.model.bdf import Bdf
-from xlplug.model.errors import ConfigError, HostError
+from xlplug.model.errors import HostError
 from xlplug.model.host import HostSnapshot, MemRegion, OpRegion, PciDevice, Resource, Vbios, XenInfo
 from xlplug.model.hypervisor import DomainInfo, HeldRights
-from xlplug.model.rangeset import RangeSet
 
 __all__ = ["DomainRecording", "dump_domain", "dump_host", "load_domain", "load_host", "scrub_libxl", "write_domain"]
 
 HOST_SCHEMA = "xlplug/host/1"
 DOMAIN_SCHEMA = "xlplug/domain/1"
-_MAX = 1 << 64
 _LARGEST = 64 << 20  # bytes of a file we are willing to read
 
 
@@ -156,7 +154,7 @@ def load_host(path: str) -> HostSnapshot:
     Raises:
         HostError: the file is absent, is no JSON, or does not follow the schema; names file and field.
     """
-    top = _Field(_load(path), path, "")
+    top = Field(_load(path), path, "")
     top.schema(HOST_SCHEMA)
     xen = top.get("xen")
     version = xen.get("version").list() if xen.value is not None else []
@@ -196,7 +194,7 @@ def load_host(path: str) -> HostSnapshot:
     )
 
 
-def _device_in(field: "_Field") -> PciDevice:
+def _device_in(field: "Field") -> PciDevice:
     resources = []
     for entry in field.get("resources").list():
         resources.append(Resource(*(entry.get(name).int() for name in Resource._fields)))
@@ -226,7 +224,7 @@ def load_domain(folder: str) -> DomainRecording:
     """
     host = load_host(os.path.join(folder, "host.json"))
     path = os.path.join(folder, "domain.json")
-    top = _Field(_load(path), path, "")
+    top = Field(_load(path), path, "")
     top.schema(DOMAIN_SCHEMA)
     target, rights = _domain_in(top.get("target"))
     stubdom, stubdom_rights = None, HeldRights()
@@ -244,7 +242,7 @@ def load_domain(folder: str) -> DomainRecording:
     )
 
 
-def _domain_in(field: "_Field") -> tuple[DomainInfo, HeldRights]:
+def _domain_in(field: "Field") -> tuple[DomainInfo, HeldRights]:
     flags = {name: field.get(name).bool_or_none() or False for name in ("hvm", "dying", "paused", "shutdown")}
     info = DomainInfo(
         domid=field.get("domid").int(1 << 16),
@@ -276,77 +274,3 @@ def _load(path: str) -> object:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise HostError(f"{path}: not JSON ({error})", hint="make one with 'xlplug record'") from error
-
-
-class _Field:
-    """A JSON value that knows its name, so that a complaint can name it."""
-
-    __slots__ = ("name", "path", "value")
-
-    def __init__(self, value: object, path: str, name: str) -> None:
-        self.value = value
-        self.path = path
-        self.name = name
-
-    def bad(self, why: str) -> NoReturn:
-        raise HostError(f"{self.path}: {self.name or 'the whole'} {why}", hint="see docs/recording.md for the format")
-
-    def schema(self, wanted: str) -> None:
-        found = self.get("schema").value
-        if found != wanted:
-            self.bad(f"has schema {found!r}, this xlplug reads {wanted!r}")
-
-    def get(self, key: str) -> "_Field":
-        if not isinstance(self.value, dict):
-            self.bad("is not an object")
-        if key not in self.value:
-            self.bad(f"lacks '{key}'")
-        return _Field(self.value[key], self.path, f"{self.name}.{key}" if self.name else key)
-
-    def list(self) -> "list[_Field]":
-        if not isinstance(self.value, list):
-            self.bad("is not a list")
-        return [_Field(item, self.path, f"{self.name}[{i}]") for i, item in enumerate(self.value)]
-
-    def dict(self) -> "dict[str, _Field]":
-        if not isinstance(self.value, dict):
-            self.bad("is not an object")
-        return {key: _Field(item, self.path, f"{self.name}.{key}") for key, item in self.value.items()}
-
-    def int(self, limit: int = _MAX) -> "int":
-        value = self.value
-        if type(value) is not int:
-            self.bad("is not an integer")
-        if not 0 <= value <= limit:
-            self.bad(f"is out of range ({value})")
-        return value
-
-    def str(self) -> "str":
-        if not isinstance(self.value, str):
-            self.bad("is not text")
-        return self.value
-
-    def hex(self) -> bytes:
-        text = self.str()
-        try:
-            return bytes.fromhex(text)
-        except ValueError:
-            self.bad("is not hexadecimal")
-
-    def bdf(self) -> Bdf:
-        try:
-            return Bdf.parse(self.str())
-        except ConfigError as error:
-            self.bad(f"is no PCI address ({error.message})")
-
-    def bool_or_none(self) -> bool | None:
-        if self.value is not None and not isinstance(self.value, bool):
-            self.bad("is neither true, false nor null")
-        return self.value
-
-    def ranges(self) -> RangeSet:
-        pairs = [entry.list() for entry in self.list()]
-        try:
-            return RangeSet([(start.int(), stop.int()) for start, stop in pairs])
-        except ValueError:
-            self.bad("is not a list of [start, stop]")

@@ -11,9 +11,7 @@ from typing import NamedTuple
 
 from xlplug.config.xl_command_line import Create, parse_xl
 
-__all__ = ["Creator", "borrowed", "creates", "creators", "remains"]
-
-_SYS_PIDFD_GETFD = 438  # Linux 5.6 and later, the same for every architecture
+__all__ = ["Creator", "creates", "creators", "remains"]
 
 
 class Creator(NamedTuple):
@@ -95,22 +93,3 @@ def _started(folder: str) -> float:
         ticks = int(file.read().rpartition(")")[2].split()[19])
     booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     return booted + ticks / os.sysconf("SC_CLK_TCK")
-
-
-def borrowed(pid: int, number: int) -> int:
-    """Another process's descriptor, as if inherited: what is written moves its offset too.  Closed by exec.
-
-    Raises:
-        OSError: it has none of that number, or this is not allowed, or an old Linux.
-    """
-    from xlplug.xen.lib import ffi, libc
-
-    pidfd = os.pidfd_open(pid)
-    try:
-        arguments = (ffi.cast("int", pidfd), ffi.cast("int", number), ffi.cast("unsigned int", 0))
-        fd = libc().syscall(_SYS_PIDFD_GETFD, *arguments)
-        if fd < 0:
-            raise OSError(ffi.errno, os.strerror(ffi.errno))
-    finally:
-        os.close(pidfd)
-    return fd

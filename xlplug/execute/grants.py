@@ -19,7 +19,7 @@ from xlplug.model.steps import IOMEM, IOPORT, PERMISSIONS, POPULATE_PHYSMAP, Roo
 from xlplug.plan import Plan
 from xlplug.vga import VGA_PORT_SET
 
-__all__ = ["Comparison", "Outcome", "compare", "grant", "require_sole_vga", "revoke", "revoke_detached"]
+__all__ = ["Outcome", "grant", "require_sole_vga", "revoke", "revoke_detached"]
 
 
 class Outcome(NamedTuple):
@@ -248,44 +248,3 @@ def revoke_detached(plan: Plan, xen: Hypervisor, store: Store, log: Log) -> tupl
     else:
         journal.remove()
     return stale
-
-
-class Comparison(NamedTuple):
-    """A domain's rights: granted by us, reported by Xen; ``state`` is the journal's.
-
-    For ``kind`` "physmap" ``ours`` are gfns that we populated, and ``held`` the same: Xen cannot be asked.
-    """
-
-    domid: int
-    grantee: str
-    kind: str
-    ours: RangeSet
-    held: RangeSet
-    state: str
-
-    @property
-    def missing(self) -> RangeSet:
-        """Granted by us and not held: revoked by someone else, or a run was killed."""
-        return self.ours - self.held
-
-    @property
-    def others(self) -> RangeSet:
-        """Held and not granted by us: libxl's grants, or the device model's."""
-        return self.held - self.ours
-
-
-def compare(target: int, xen: Hypervisor, store: Store) -> tuple[Comparison, ...]:
-    """Ours against Xen's, for a target and whatever stubdomain its journal names."""
-    entry = Journal(store, target).read()
-    held = xen.held()
-    grantees = {target: "target"} | {int(s.domid): s.grantee for s in entry.steps if s.domid is not None}
-    found = []
-    for domid, grantee in grantees.items():
-        rights = held.get(domid, HeldRights())
-        for kind, has in ((IOMEM, rights.memory), (IOPORT, rights.ports)):
-            ours = RangeSet(s.range for s in entry.steps if s.domid == domid and s.kind == kind and s.op in PERMISSIONS)
-            found.append(Comparison(domid, grantee, kind, ours, has, entry.state))
-        populated = RangeSet(s.range for s in entry.steps if s.domid == domid and s.op == POPULATE_PHYSMAP)
-        if populated:
-            found.append(Comparison(domid, grantee, "physmap", populated, populated, entry.state))
-    return tuple(found)

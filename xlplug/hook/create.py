@@ -256,13 +256,13 @@ def _let_xl_reject(words: Sequence[str]) -> None:
 def _preflight(config: DomainConfig, path: str, hindrance: str) -> None:
     """Everything that can be refused, before anything is created."""
     device_model(config, path)
-    from xlplug.dom0 import domains
+    from xlplug.dom0 import snapshot
     from xlplug.execute import grants
     from xlplug.xen.ctrl import XenCtrl
     from xlplug.xen.store import XenStore
 
     with XenCtrl() as xen, XenStore() as store:
-        made = rehearse(config, domains.snapshot(xen, store, config), hindrance)
+        made = rehearse(config, snapshot.take(xen, store, config), hindrance)
         for text in made.warnings:
             sys.stderr.write(f"xlplug: warning: {text}\n")
         for text in made.notes if config.preload else ():

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import xlplug
-from xlplug.hook.create import real_xl, wrapper
-from xlplug.hook.device_model import PRELOAD, is_ours, preload_library, real
-from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED, HostError, XlplugError
+from xlplug.hook.create import wrapper
+from xlplug.hook.device_model import PRELOAD, is_ours
+from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED, HostError
 
-__all__ = ["first_xl", "install", "installed", "prefix_of", "program_of", "status", "uninstall", "wrapper_of"]
+__all__ = ["first_xl", "install", "installed", "prefix_of", "program_of", "uninstall", "wrapper_of"]
 
 _MADE = "# made "  # a comment to sha256sum
 _PACKAGE = Path(xlplug.__file__).resolve().parent
@@ -147,45 +147,6 @@ def uninstall(prefix: str) -> int:
     return code
 
 
-def status(config: str | None, extra: tuple[str, ...]) -> int:
-    """What ``xl create`` would run here; with a config, what it would run and grant for that; 1 when nothing hooks it."""
-    first = first_xl()
-    hooked = first is not None and is_ours(first)
-    sys.stdout.write(f"xl:           {first or 'none in PATH'}{' (front end of xlplug)' if hooked else ''}\n")
-    for label, find in (
-        ("real xl:     ", real_xl),
-        ("wrapper:     ", lambda: wrapper_of(first) if hooked and first else wrapper()),
-        ("device model:", lambda: real("")),
-        ("preload:     ", lambda: _library(wrapper_of(first) if hooked and first else wrapper())),
-    ):
-        try:
-            sys.stdout.write(f"{label} {find()}\n")
-        except XlplugError as error:
-            sys.stdout.write(f"{label} {error}\n")
-    if not hooked:
-        sys.stdout.write(
-            "'xl create' is not hooked; run 'xlplug hook install' and see that its folder comes first in PATH\n"
-        )
-    if config is not None:
-        _status_of(config, extra)
-    return EXIT_DONE if hooked else EXIT_REFUSED
-
-
-def _status_of(path: str, extra: tuple[str, ...]) -> None:
-    from xlplug.dom0.find_config import parse, read_as_xl
-
-    data = read_as_xl(path)
-    if data is None:
-        raise HostError(f"{path} cannot be read", hint="give the path of an xl config")
-    config = parse(data, path, extra)
-    if not config.wants_legacy:
-        sys.stdout.write(f"{path}: needs no legacy range: the real xl would run unchanged\n")
-        return
-    own = config.device_model_override
-    then = f", then the config's own {own}" if own and not is_ours(own) else ""
-    sys.stdout.write(f"{path}: the wrapper would run{then}; what it would grant: xlplug plan {path}\n")
-
-
 def first_xl() -> str | None:
     """The xl that PATH finds."""
     for folder in os.environ.get("PATH", os.defpath).split(":"):
@@ -281,10 +242,6 @@ def installed(prefix: str) -> dict[str, str]:
         else:
             found[str(path)] = "" if os.access(path, os.X_OK) else "not executable"
     return found
-
-
-def _library(wrapper: str) -> str:
-    return preload_library(wrapper) or f"no {PRELOAD} (optional; see hooks/preload/README.md)"
 
 
 def _front_end_text(layout: _Layout) -> bytes:

@@ -65,14 +65,14 @@ def _prepare(arguments: list[str], wrapper: str) -> tuple[str, str | None]:
     domid = domid_of(arguments)
     if domid is None or (config is not None and not config.wants_legacy):
         return program, None
-    from xlplug.dom0 import domains
+    from xlplug.dom0 import lock
     from xlplug.xen.ctrl import XenCtrl
     from xlplug.xen.store import XenStore
 
     def same_xl() -> bool:
         return offered is not None and _by_this_xl(offered)
 
-    with XenCtrl() as xen, XenStore() as store, domains.locked():
+    with XenCtrl() as xen, XenStore() as store, lock.locked():
         return program, _serve(Domid(domid), arguments, wrapper, config, xen, store, same_xl)
 
 
@@ -146,11 +146,11 @@ def _look_up(target: Domid, name: str, xen: "XenCtrl", *, igd: bool) -> Found:
 def _grant(
     config: "DomainConfig", target: Domid, stubdom: Domid | None, hindrance: str, xen: "XenCtrl", store: "XenStore"
 ) -> None:
-    from xlplug.dom0 import domains
+    from xlplug.dom0 import snapshot
     from xlplug.execute import grants
     from xlplug.plan import build
 
-    host = domains.snapshot(xen, store, config)
+    host = snapshot.take(xen, store, config)
     made = build(config, host, target, stubdom, granting=True, attach_later=True, hindrance=hindrance)
     for text in made.warnings:
         sys.stderr.write(f"xlplug: warning: {text}\n")
@@ -185,9 +185,29 @@ def _complain(text: str) -> None:
 
 def _stderr_of(pid: int) -> int:
     """Shared with that process, so that in a file what it writes next comes behind ours; else opened again."""
-    from xlplug.dom0.running_xl import borrowed
-
     try:
         return borrowed(pid, 2)
     except OSError:
         return os.open(f"/proc/{pid}/fd/2", os.O_WRONLY | os.O_APPEND | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+_SYS_PIDFD_GETFD = 438  # Linux 5.6 and later, the same for every architecture
+
+
+def borrowed(pid: int, number: int) -> int:
+    """Another process's descriptor, as if inherited: what is written moves its offset too.  Closed by exec.
+
+    Raises:
+        OSError: it has none of that number, or this is not allowed, or an old Linux.
+    """
+    from xlplug.xen.lib import ffi, libc
+
+    pidfd = os.pidfd_open(pid)
+    try:
+        arguments = (ffi.cast("int", pidfd), ffi.cast("int", number), ffi.cast("unsigned int", 0))
+        fd = libc().syscall(_SYS_PIDFD_GETFD, *arguments)
+        if fd < 0:
+            raise OSError(ffi.errno, os.strerror(ffi.errno))
+    finally:
+        os.close(pidfd)
+    return fd

@@ -11,7 +11,7 @@ import socket
 import sys
 
 from xlplug.config.domain import DomainConfig, passes_igd
-from xlplug.dom0 import domains
+from xlplug.dom0 import domains, lock, snapshot
 from xlplug.dom0.find_config import Found, being_created
 from xlplug.dom0.udev import Monitor
 from xlplug.model.errors import EXIT_DONE
@@ -46,11 +46,11 @@ def watch(*, map_legacy: bool) -> int:
         def record(info: DomainInfo) -> DomainConfig | None:
             return None if domains.libxl_json(info) is None else domains.domain_config(info)
 
-        def snapshot(config: DomainConfig) -> HostSnapshot:
-            return domains.snapshot(xen, store, config)
+        def host_now(config: DomainConfig) -> HostSnapshot:
+            return snapshot.take(xen, store, config)
 
         world = World(
-            xen, store, guard, store.watch, store.unwatch, building, record, snapshot, domains.locked, _log
+            xen, store, guard, store.watch, store.unwatch, building, record, host_now, lock.locked, _log
         )  # fmt: skip
         watcher = Watcher(world, map_legacy=map_legacy)
         for path in ("@introduceDomain", "@releaseDomain", _BACKEND):

@@ -10,7 +10,7 @@ import pytest
 from tests.lab.dom0.conftest import Guests, discard, journal, sh
 from tests.lab.dom0.hooked import installed, qemu_log, until, xl
 from tests.lab.dom0.vgaguest import STUBDOM
-from xlplug.config import domain, language
+from xlplug.config import from_xl, language
 from xlplug.execute import grants
 from xlplug.execute.populate import populate, release
 from xlplug.hook.device_model import default_path
@@ -83,7 +83,7 @@ def test_prediction_is_what_qemu_does(tmp_path: Path, which: str) -> None:
     name = f"ram-{'-'.join(re.findall(r'[a-z0-9]+', which.lower()))}"
     path = tmp_path / "ram.cfg"
     path.write_text(f'name="{name}"\n{CONFIGS[which]}')
-    blocks, unknown = predict(domain.from_settings(language.parse(path.read_bytes())))
+    blocks, unknown = predict(from_xl.from_settings(language.parse(path.read_bytes())))
     assert unknown == ""
     try:
         done = sh("xl", "create", "-p", str(path))
@@ -102,7 +102,7 @@ def test_stock_qemu_finds_no_room_for_what_libxl_did_not_count(tmp_path: Path, t
     """The guest cannot be created, where we raise its limit."""
     path = tmp_path / "odd.cfg"
     path.write_text(f'name="odd{len(text)}"\n{text}')
-    blocks, _ = predict(domain.from_settings(language.parse(path.read_bytes())))
+    blocks, _ = predict(from_xl.from_settings(language.parse(path.read_bytes())))
     assert sh("xl", "create", "-p", str(path)).returncode != 0
     seen = populated_by_qemu(f"odd{len(text)}")
     assert seen == [(b.first, b.nr) for b in blocks][: len(seen)]
@@ -121,7 +121,7 @@ def guest(guests: Guests) -> tuple[int, int]:
 def plan(target: int, stubdom: int, text: str = 'vga="stdvga"\nmemory=80\n') -> Plan:
     """Above 64 MiB there is nothing in a guest of ours, so that is where this one's blocks are."""
     vifs = "".join(f'"model={model}",' for model in ("e1000", "rtl8139", "e1000", "rtl8139", "e1000"))
-    made = domain.from_settings(language.parse(f'type="hvm"\nxlplug_preload=1\n{text}vif=[{vifs}]\n'.encode()))
+    made = from_xl.from_settings(language.parse(f'type="hvm"\nxlplug_preload=1\n{text}vif=[{vifs}]\n'.encode()))
     physmap = plan_physmap(made, Domid(target), has_stubdom=True, hindrance=FRESH)
     assert not physmap.refusals
     return Plan("lab", "g", Domid(target), Domid(stubdom), has_stubdom=True, steps=physmap.steps, preload=True)

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The command line: real processes, on recorded hosts, right and wrong."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+from click.testing import CliRunner
+
+from xlplug.commands import cli, fast_argv, fast_help, grant
+
+ROOT = Path(__file__).parents[3]
+HOSTS = ROOT / "tests" / "recorded" / "hosts"
+DOMAINS = ROOT / "tests" / "recorded" / "domains"
+EXAMPLE = str(ROOT / "examples" / "domain.cfg")
+
+
+def xlplug(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([sys.executable, "-m", "xlplug", *arguments], input=stdin, capture_output=True, cwd=ROOT)
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def test_grant_on_a_recorded_domain() -> None:
+    done = xlplug("grant", "7", "--recorded", str(DOMAINS / "igd-laptop-stubdom"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "domain 7 would hold I/O Memory { a0-bf, 7a18d-7a18f } I/O Ports { 3b0-3bb, 3c0-3df }" in done.stdout
+    assert "domain 8 would hold I/O Memory { a0-cf, 7a18d-7a18f } I/O Ports { 3b0-3bb, 3c0-3df }" in done.stdout
+    assert done.stdout.count("grant ") == 8
+
+
+def test_dry_run_prints_the_same_steps() -> None:
+    folder = str(DOMAINS / "igd-laptop")
+    done, dry = xlplug("grant", "7", "--recorded", folder), xlplug("grant", "7", "--recorded", folder, "--dry-run")
+    steps = [line for line in done.stdout.splitlines() if line.startswith("grant")]
+    assert [line.split("  (")[0] for line in dry.stdout.splitlines()[:-1]] == steps
+    assert "would hold" not in dry.stdout
+
+
+def test_the_plan_follows_its_published_schema() -> None:
+    schema = json.loads((ROOT / "docs" / "plan.schema.json").read_text())
+    for host in sorted(HOSTS.glob("*.json")):
+        done = xlplug("plan", EXAMPLE, "--host", str(host), "--format", "json", "--map-legacy")
+        plan = json.loads(done.stdout)
+        jsonschema.validate(plan, schema)
+        assert done.returncode == (1 if plan["refusals"] else 0)
+        if plan["steps"] and "igd-laptop" in host.name:
+            assert {s["op"] for s in plan["steps"]} == {
+                "iomem_permission", "ioport_permission", "memory_mapping", "ioport_mapping",
+            }  # fmt: skip
+
+
+def test_plan_text_is_the_golden_one(request: pytest.FixtureRequest) -> None:
+    done = xlplug("plan", EXAMPLE, "--host", str(HOSTS / "igd-laptop.json"))
+    golden = ROOT / "tests" / "recorded" / "plans" / "igd-laptop.txt"
+    assert done.stdout == golden.read_text(), f"if the change is meant: xlplug plan … >{golden}"
+
+
+def test_extra_settings_are_appended() -> None:
+    done = xlplug("plan", EXAMPLE, "gfx_passthru=0", "--host", str(HOSTS / "igd-laptop.json"), "--format", "json")
+    assert json.loads(done.stdout)["steps"] == []
+
+
+def test_config_prints_a_json_object_a_line(tmp_path: Path) -> None:
+    good, bad, deep = tmp_path / "good", tmp_path / "bad", tmp_path / "deep"
+    good.write_bytes(b'a="\xff\xc3\xa9"\nb=[1,[2]]\n')
+    bad.write_bytes(b"a=1\nb=0xFF\n")
+    deep.write_bytes(b"a=" + b"[" * 4000 + b"]" * 4000)
+    done = xlplug("config", str(good), str(bad), "/nonexistent", str(deep), "-", stdin=b"c=1")
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert json.loads(lines[0]) == {"file": str(good), "settings": {"a": "\udcffé", "b": ["1", ["2"]]}}
+    error = json.loads(lines[1])["error"]
+    assert (error["line"], error["column"]) == (2, 5)
+    assert "lower case" in error["message"]
+    assert "No such file" in json.loads(lines[2])["error"]["message"]
+    assert lines[3].count("[") == 4000
+    assert json.loads(lines[4]) == {"file": "-", "settings": {"c": "1"}}
+    assert xlplug("config", str(good)).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["grant", "7", "--recorded", "/nonexistent"], 1, "no such file"),
+        (["grant", "8", "--recorded", str(DOMAINS / "igd-laptop")], 1, "is of domain 7, not 8"),
+        (["grant", "0", "--recorded", str(DOMAINS / "igd-laptop")], 1, "is dom0"),
+        (["grant", "seven", "--recorded", str(DOMAINS / "igd-laptop")], 1, "is no domid"),
+        (["grant", "7", "--recorded", str(DOMAINS / "igd-laptop"), "--config", "/nonexistent"], 1, "No such file"),
+        (["grant", "7", "--recorded", str(DOMAINS / "igd-laptop"), "--config", str(ROOT / "LICENSE")], 1, "LICENSE:"),
+        (["grant", "7", "--recorded", str(ROOT)], 1, "host.json"),
+        (["plan", EXAMPLE, "--host", EXAMPLE], 1, "not JSON"),
+        (["plan", EXAMPLE, "--host", str(ROOT / "docs" / "plan.schema.json")], 1, "schema"),
+        (["plan", EXAMPLE, "memory=512M", "--host", str(HOSTS / "igd-laptop.json")], 1, "command line:1:11"),
+        (["plan", EXAMPLE, 'pci=["nonsense"]', "--host", str(HOSTS / "igd-laptop.json")], 1, "write it as 00:02.0"),
+        (["plan", EXAMPLE, "type='vax'", "--host", str(HOSTS / "igd-laptop.json")], 1, 'write "hvm"'),
+        (["plan", EXAMPLE, "--target", "x", "--host", str(HOSTS / "igd-laptop.json")], 1, "is no domid"),
+        (["plan", "/nonexistent"], 1, "No such file"),
+        (["plan"], 2, "Missing argument"),
+        (["grant"], 2, "Missing argument"),
+        (["grant", "7", "--recorded"], 2, "requires an argument"),
+        (["grant", "7", "8"], 2, "unexpected extra argument"),
+        (["nonsense"], 2, "No such command"),
+        (["config"], 2, "Missing argument"),
+        (["record", "host", "-o", "/nonexistent/x"], 1, ""),
+    ],
+)
+def test_mistakes_get_one_line_and_their_exit_code(arguments: list[str], code: int, says: str) -> None:
+    done = xlplug(*arguments)
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("xlplug: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_off_xen_it_says_so() -> None:
+    if Path("/sys/hypervisor/type").exists() and Path("/sys/hypervisor/type").read_text().strip() == "xen":
+        return  # covered by the lab's own tests
+    for arguments in (["grant", "7"], ["revoke", "7"], ["show"], ["record", "domain", "7", "-o", "/tmp/x"]):
+        done = xlplug(*arguments)
+        assert done.returncode == 1
+        assert done.stderr.startswith("xlplug: this machine does not run on Xen; ")
+
+
+def test_the_quick_reader_agrees_with_click(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[grant.GrantOptions] = []
+    monkeypatch.setattr(grant, "grant", lambda options: seen.append(options) or 0)
+    words = [
+        "7",
+        "8",
+        "--config",
+        "--config=x",
+        "a.cfg",
+        "--recorded",
+        "dir",
+        "--recorded=d",
+        "--dry-run",
+        "--map-legacy",
+        "--bad",
+        "--",
+        "-h",
+        "",
+        "--dry",
+    ]
+    rng = random.Random(3)
+    agreed = 0
+    for _ in range(3000):
+        arguments = rng.choices(words, k=rng.randrange(1, 6))
+        quick = fast_argv.grant_options(arguments)
+        if quick is None:
+            continue
+        seen.clear()
+        result = CliRunner().invoke(cli.main, ["grant", *arguments])
+        assert result.exit_code == 0, (arguments, result.output)
+        assert seen == [quick], arguments
+        agreed += 1
+    assert agreed > 100
+
+
+def test_the_quick_help_is_click_s() -> None:
+    shown = CliRunner().invoke(cli.main, ["--help"], prog_name="xlplug").output
+    assert fast_help.TEXT.split() == shown.split(), "write click's output of 'xlplug --help' into xlplug/_help.py"
+    assert xlplug("--help").stdout == fast_help.TEXT
+    assert xlplug("-h").stdout == fast_help.TEXT
+
+
+def test_version() -> None:
+    assert xlplug("--version").stdout == "xlplug 0.1.0\n"
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    command = f"{sys.executable} -m xlplug plan {EXAMPLE} --host {HOSTS / 'igd-laptop.json'} | head -1"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.startswith("Plan for domain gpu")
+    assert done.stderr == ""
+
+
+def test_the_readme_shows_real_output() -> None:
+    text = (ROOT / "README.md").read_text()
+    for command in (
+        ["plan", "examples/domain.cfg", "--host", "tests/recorded/hosts/igd-laptop.json"],
+        ["grant", "7", "--recorded", "tests/recorded/domains/igd-laptop-stubdom"],
+    ):
+        shown = "\n".join(f"    {line}".rstrip() for line in xlplug(*command).stdout.rstrip().splitlines())
+        assert f"    $ xlplug {' '.join(command)}\n{shown}\n" in text
+
+
+def test_a_plan_with_guest_ram(tmp_path: Path) -> None:
+    """In the plan as text and as JSON, and done on a recorded domain."""
+    text = (ROOT / "examples" / "domain.cfg").read_text().replace('vga = "none"', 'vga = "stdvga"')
+    path = tmp_path / "domain.cfg"
+    path.write_text(text.replace("xlplug_preload = 0", "xlplug_preload = 1"))
+    host = str(HOSTS / "igd-laptop.json")
+    lines = xlplug("plan", str(path), "--host", host).stdout.splitlines()
+    assert [line.split() for line in lines if "populate" in line] == [
+        ["populate", "target", "physmap", "gfn=[0x7f000,", "0x80000)", "video", "RAM"],
+        ["populate", "target", "physmap", "gfn=[0x80000,", "0x80010)", "option", "ROM", "of", "the", "stdvga", "card"],
+    ]
+    plan = json.loads(xlplug("plan", str(path), "--host", host, "--format", "json").stdout)
+    jsonschema.validate(plan, json.loads((ROOT / "docs" / "plan.schema.json").read_text()))
+    assert [s["count"] for s in plan["steps"] if s["op"] == "populate_physmap"] == [4096, 16]
+    assert plan["notes"] == []
+    without = xlplug("plan", str(path), "xlplug_preload=0", "--host", host)
+    assert (
+        "Notes\n  video RAM and option ROMs are left to the device model: xlplug_preload is not set" in without.stdout
+    )
+    assert without.stderr == ""
+    recorded = ROOT / "tests" / "recorded" / "domains" / "igd-laptop-stubdom"
+    done = xlplug("grant", "7", "--recorded", str(recorded), "--config", str(path))
+    assert done.returncode == 0
+    assert "populate target domid=7 physmap gfn=[0x7f000, 0x80000)" in done.stdout.splitlines()

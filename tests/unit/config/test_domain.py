@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The typed view of a configuration, from xl's text and from libxl's JSON."""
+
+import json
+
+import pytest
+
+from xlplug.config.domain import DomainConfig, IomemRange, PciAssignment, Vif, passes_igd
+from xlplug.config.from_libxl import from_libxl
+from xlplug.config.from_xl import from_settings
+from xlplug.config.language import parse
+from xlplug.model.bdf import Bdf
+from xlplug.model.errors import ConfigError
+
+
+def view(text: str) -> DomainConfig:
+    return from_settings(parse(text.encode(), path="d.cfg"), path="d.cfg")
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("", "pv"), ('type="hvm"', "hvm"), ('type="h"', "hvm"),
+        ('type=""', "hvm"), ('type="p"', "pv"), ('type="pvh"', "pvh"),
+        ('builder="hvm"', "hvm"), ('builder="generic"', "pv"), ('type="pv";builder="generic"', "pv"),
+    ],
+)  # fmt: skip
+def test_type(text: str, kind: str) -> None:
+    assert view(text).type == kind
+
+
+@pytest.mark.parametrize(
+    ("text", "memory", "maxmem"),
+    [
+        ("", 32, 32),
+        ("memory=64", 64, 64),
+        ("maxmem=64", 64, 64),
+        ("memory=64;maxmem=128", 64, 128),
+        ('memory="0x40"', 64, 64),
+    ],
+)
+def test_memory(text: str, memory: int, maxmem: int) -> None:
+    assert view(text)[2:4] == (memory, maxmem)
+
+
+@pytest.mark.parametrize(
+    ("text", "vga", "videoram"),
+    [
+        ("", "cirrus", 8), ('vga="stdvga"', "stdvga", 16), ('vga="none"',
+        "none", 0), ('vga="qxl"', "qxl", 128), ("stdvga=1", "stdvga", 16),
+        ("videoram=32", "cirrus", 32), ("videoram=1",
+        "cirrus", 8), ('vga="stdvga";device_model_version="qemu-xen-traditional"', "stdvga", 8),
+    ],
+)  # fmt: skip
+def test_video(text: str, vga: str, videoram: int) -> None:
+    made = view(f'type="hvm"\n{text}')
+    assert (made.vga, made.videoram) == (vga, videoram)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("", None),
+        ("gfx_passthru=0", None),
+        ("gfx_passthru=1", "default"),
+        ('gfx_passthru="1"', "default"),
+        ('gfx_passthru="igd"', "igd"),
+        ('gfx_passthru="IGD"', "igd"),
+        ('gfx_passthru="default"', "default"),
+    ],
+)
+def test_gfx_passthru(text: str, wanted: str | None) -> None:
+    assert view(f'type="hvm"\n{text}').gfx_passthru == wanted
+    assert view(text).gfx_passthru is None, "only for HVM"
+
+
+def test_pci_and_its_global_flags() -> None:
+    made = view(
+        'pci_permissive=1\npci_seize=1\npci=["00:02.0","01:00.*,permissive=0","name=foo,seize=0",["nested"],"02:00.0"]'
+    )
+    assert made.pci == (
+        PciAssignment(Bdf(0, 0, 2, 0), permissive=True, seize=True),
+        PciAssignment(Bdf(0, 1, 0, 0), all_functions=True, permissive=False, seize=True),
+        PciAssignment(None, name="foo", permissive=True, seize=False),
+    ), "reading ends at the first nested list, as xl's loop does"
+    scalar = view('pci="00:02.0"')
+    assert scalar.pci == ()
+    assert "a string where a list is wanted; xl ignores it" in scalar.warnings[0]
+
+
+def test_ranges() -> None:
+    made = view(
+        'ioports=["3b0-3bb","2f8","0x300-0x301"]\niomem=["a0,20","0xfed40,5@fed50"]\nirqs=["5"]\nvif=["","model=e1000,type=vif"]'
+    )
+    assert [tuple(r) for r in made.ioports] == [(0x3B0, 0x3BC), (0x2F8, 0x2F9), (0x300, 0x302)]
+    assert made.iomem == (IomemRange(0xA0, 0x20, 0xA0), IomemRange(0xFED40, 5, 0xFED50))
+    assert made.irqs == (5,)
+    assert made.vifs == (Vif(), Vif("vif", "e1000"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'type="vax"', 'builder="x"', 'type="hvm";builder="generic"',
+        'memory="-1"', "memory=0", 'type="hvm";vga="x"', 'device_model_version="x"',
+        'type="hvm";gfx_passthru="nvidia"', 'pci=["x"]', 'ioports=["3bb-3b0"]',
+        'ioports=["xyz"]', 'ioports=["ffff-10000"]', 'iomem=["a0"]',
+        'iomem=["a0,0"]', 'iomem=["a0,1@"]', 'irqs=["x"]',
+    ],
+)  # fmt: skip
+def test_what_makes_xl_exit_is_refused_with_its_line(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        view(f"name='x'\n\n{text}\n")
+    assert str(caught.value).startswith("d.cfg:3: ")
+    assert caught.value.hint
+
+
+#: From the lab: `xl create -n` and userdata of a guest with the display, on Xen 4.17.
+LIBXL = """{"c_info": {"type": "hvm", "name": "g", "domid": 4294967295, "uuid": "e9f7d63e-d086-4bfd-8c71-9b5bb2dabcd8",
+ "run_hotplug_scripts": "True"}, "b_info": {"max_vcpus": 1, "max_memkb": 65536, "target_memkb": 65536, "video_memkb": 0,
+ "claim_mode": "True", "type.hvm": {"vga": {"kind": "none"}, "vnc": {"enable": "False"}, "sdl": {}, "spice": {},
+ "gfx_passthru": "True", "gfx_passthru_kind": "igd", "rdm": {}}}, "pcidevs": [{"dev": 1, "vfunc_mask": 1}],
+ "on_reboot": "restart"}"""
+
+
+def test_libxl_s_json_gives_the_same_view() -> None:
+    wanted = view('type="hvm"\nname="g"\nmemory=64\nvga="none"\ngfx_passthru="igd"\npci=["00:01.0"]')
+    assert from_libxl(json.loads(LIBXL)) == wanted
+    assert from_libxl({"domid": 3, "config": json.loads(LIBXL)}) == wanted, "xl list -l wraps it"
+
+
+def test_libxl_s_json_with_more() -> None:
+    data = json.loads(LIBXL)
+    data["b_info"] |= {
+        "max_memkb": 131072, "device_model_stubdomain": "True", "stubdomain_memkb": 262144, "dm_restrict": "False",
+        "ioports": [{"first": 0x3B0, "number": 12}], "iomem": [{"start": 0xA0, "number": 32, "gfn": (1 << 64) - 1}],
+    }  # fmt: skip
+    data["nics"] = [{"model": "e1000", "nictype": "vif_ioemu"}, {}]
+    data["pcidevs"] = [{"domain": 1, "bus": 2, "dev": 3, "func": 4, "permissive": True, "seize": False}]
+    made = from_libxl(data)
+    assert (made.memory, made.maxmem, made.stubdom, made.stubdomain_memory) == (64, 128, True, 256)
+    assert made.ioports == ((0x3B0, 0x3BC),)
+    assert made.iomem == (IomemRange(0xA0, 32, 0xA0),)
+    assert made.vifs == (Vif("ioemu", "e1000"), Vif())
+    assert made.pci == (PciAssignment(Bdf(1, 2, 3, 4), permissive=True),)
+
+
+@pytest.mark.parametrize(
+    "data", [{}, {"c_info": {}}, {"c_info": {"type": "x"}, "b_info": {}}, {"c_info": 1, "b_info": 2}, []]
+)
+def test_what_is_not_libxl_s(data: object) -> None:
+    with pytest.raises(ConfigError, match="not libxl's JSON"):
+        from_libxl(data)  # type: ignore[arg-type]
+
+
+def test_the_example_says_what_its_comments_say() -> None:
+    with open("examples/domain.cfg", "rb") as file:
+        made = from_settings(parse(file.read()))
+    assert (made.type, made.gfx_passthru, made.stubdom, made.map_legacy) == ("hvm", "igd", True, False)
+    assert not made.warnings
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["-machine", "pc,accel=xen,suppress-vmdesc=on,igd-passthru=on"], True),
+        (["-machine", "pc,accel=xen", "-machine", "igd-passthru=on"], True),
+        (["-machine", "pc,igd-passthru=off"], False),
+        (["-name", "igd-passthru=on"], False),
+        (["-machine"], False),
+    ],
+)
+def test_passes_igd(arguments: list[str], expected: bool) -> None:
+    assert passes_igd(arguments) == expected
+
+
+ARGS = '"-machine","igd-passthru=on"'
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"device_model_args=[{ARGS}]", ("igd", True)),
+        (f"device_model_args_hvm=[{ARGS}]", ("igd", True)),
+        (f'device_model_args=[{ARGS}]\ngfx_passthru="igd"', ("igd", False)),
+        (f'device_model_args=[{ARGS}]\ntype="pvh"', (None, False)),
+        ('device_model_args=["-machine","usb=off"]', (None, False)),
+    ],
+)
+def test_qemu_alone_is_told_of_a_display(text: str, expected: tuple[str | None, bool]) -> None:
+    config = view(f'type="hvm"\n{text}')
+    assert (config.gfx_passthru, config.igd_by_args) == expected
+
+
+def test_qemu_alone_is_told_of_a_display_by_libvirt() -> None:
+    """As libxl keeps what ``<xen:commandline>`` says."""
+    config = from_libxl({"c_info": {"type": "hvm"}, "b_info": {"extra": ["-machine", "igd-passthru=on"]}})
+    assert (config.gfx_passthru, config.igd_by_args, config.wants_legacy) == ("igd", True, True)

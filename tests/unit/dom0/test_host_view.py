@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The live host view: real libudev on described hosts, and firmware headers in a file that stands for /dev/mem."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.abi.oracle import require
+from xlplug.dom0.firmware import read_firmware
+from xlplug.dom0.pci import owners
+from xlplug.model.bdf import Bdf
+from xlplug.model.errors import HostError
+from xlplug.model.firmware_headers import OPREGION_HEADER, parse_opregion, parse_vbios
+from xlplug.model.host import HostSnapshot, PciDevice
+from xlplug.xen.in_memory import MemStore
+
+Host = Callable[[str], HostSnapshot]
+ROOT = Path(__file__).parents[3]
+
+
+def describe(device: PciDevice) -> str:
+    """A device as umockdev describes one."""
+    lines = [f"P: /devices/pci0000:00/{device.bdf}", "E: SUBSYSTEM=pci"]
+    for name, value in (
+        ("vendor", f"0x{device.vendor:04x}"),
+        ("device", f"0x{device.device:04x}"),
+        ("class", f"0x{device.class_code:06x}"),
+    ):
+        lines.append(f"A: {name}={value}\\n")
+    table = ["0x0000000000000000 0x0000000000000000 0x0000000000000000"] * 7
+    for r in device.resources:
+        table[r.line] = f"0x{r.start:016x} 0x{r.stop - 1:016x} 0x{r.flags:016x}"
+    lines.append("A: resource=" + "\\n".join(table) + "\\n")
+    lines.append(f"H: config={device.config.hex().upper()}")
+    if device.boot_vga is not None:
+        lines.append(f"A: boot_vga={int(device.boot_vga)}\\n")
+    if device.driver:
+        lines.append(f"E: DRIVER={device.driver}")
+        lines.append(f"L: driver=../../../bus/pci/drivers/{device.driver}")
+    if device.iommu_group is not None:
+        lines.append(f"L: iommu_group=../../../kernel/iommu_groups/{device.iommu_group}")
+    if device.physfn is not None:
+        lines.append(f"L: physfn=../{device.physfn}")
+    return "\n".join(lines) + "\n\n"
+
+
+@pytest.mark.parametrize("name", ["igd-laptop", "sriov-igd", "server-bmc", "discrete-amd", "raptor-lake"])
+def test_pyudev_sees_what_was_recorded(host: Host, name: str, tmp_path: Path) -> None:
+    if shutil.which("umockdev-run") is None:
+        require("umockdev", "umockdev is not installed")
+    recorded = host(name)
+    description = tmp_path / "host.umockdev"
+    description.write_text("".join(describe(d) for d in recorded.devices))
+    code = (
+        "from xlplug.dom0 import udev, recording\nfrom xlplug.model import host\n"
+        "print(recording.dump_host(host.HostSnapshot('seen', udev.devices())))"
+    )
+    done = subprocess.run(
+        ["umockdev-run", "-d", str(description), "--", sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    from xlplug.dom0.recording import dump_host
+
+    wanted = json.loads(dump_host(HostSnapshot("seen", recorded.devices)))
+    assert json.loads(done.stdout)["devices"] == wanted["devices"]
+
+
+def test_owners_are_the_targets_not_their_stubdomains() -> None:
+    store = MemStore()
+    for domid, bdf in ((3, "0000:00:02.0"), (4, "0000:00:02.0"), (5, "0000:07:00.0")):
+        store.write(f"/local/domain/0/backend/pci/{domid}/0/dev-0", bdf)
+        store.write(f"/local/domain/0/backend/pci/{domid}/0/num_devs", "1")
+    store.write("/local/domain/4/target", "3")
+    assert owners(store) == {Bdf(0, 0, 2, 0): 3, Bdf(0, 7, 0, 0): 5}
+
+
+def opregion(size_kib: int = 8) -> bytes:
+    data = bytearray(8192)
+    data[:16] = b"IntelGraphicsMem"
+    data[0x10:0x14] = size_kib.to_bytes(4, "little")
+    data[0x16:0x18] = b"\x01\x02"
+    data[0x3BA:0x3C2] = (0x2000).to_bytes(8, "little")
+    data[0x3C2:0x3C6] = (0x1234).to_bytes(4, "little")
+    return bytes(data)
+
+
+def rom(vendor: int = 0x8086) -> bytes:
+    data = bytearray(0x10000)
+    data[:3] = b"\x55\xaa\x7e"
+    data[0x18:0x1A] = (0x40).to_bytes(2, "little")
+    data[0x40:0x48] = b"PCIR" + vendor.to_bytes(2, "little") + b"\x16\x59"
+    return bytes(data)
+
+
+def memory_file(path: Path, pieces: dict[int, bytes]) -> str:
+    """A sparse file that stands for /dev/mem."""
+    with path.open("wb") as file:
+        for at, data in pieces.items():
+            file.seek(at)
+            file.write(data)
+    return str(path)
+
+
+def test_firmware_headers_are_read(host: Host, tmp_path: Path) -> None:
+    laptop = host("igd-laptop")
+    mem = memory_file(tmp_path / "mem", {0xC0000: rom(), 0x7A18D018: opregion()})
+    region, vbios, notes = read_firmware(laptop.devices, laptop.memory, mem)
+    assert notes == ()
+    assert region == (0x7A18D018, b"IntelGraphicsMem", 8192, 0x0201, 0x2000, 0x1234)
+    assert vbios == (0xC0000, 0x7E * 512, 0x8086, 0x5916)
+
+
+def test_nothing_outside_reserved_memory_is_read(host: Host, tmp_path: Path) -> None:
+    ram = host("igd-opregion-in-ram")
+    mem = memory_file(tmp_path / "mem", {0xC0000: rom(), 0x40000000: opregion()})
+    region, _, notes = read_firmware(ram.devices, ram.memory, mem)
+    assert region is None
+    assert "not host-reserved memory" in notes[0]
+    assert read_firmware(ram.devices, (), mem)[0] is None
+
+
+def test_what_cannot_be_read_is_noted(host: Host, tmp_path: Path) -> None:
+    laptop = host("igd-laptop")
+    for mem in (str(tmp_path / "absent"), memory_file(tmp_path / "short", {0: b"x"})):
+        region, vbios, notes = read_firmware(laptop.devices, laptop.memory, mem)
+        assert (region, vbios) == (None, None)
+        assert len(notes) == 2
+
+
+@pytest.mark.parametrize("data", [b"", b"\x55\xaa", bytes(0x10000), rom()[:0x43], rom().replace(b"PCIR", b"PCIX")])
+def test_what_is_no_vbios(data: bytes) -> None:
+    with pytest.raises(HostError, match="VBIOS shadow"):
+        parse_vbios(data, 0xC0000)
+
+
+def test_a_short_opregion() -> None:
+    with pytest.raises(HostError, match="OpRegion"):
+        parse_opregion(bytes(OPREGION_HEADER - 1), 0)

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""``xlplug plan``: print what would be granted, as text or JSON (docs/plan.schema.json)."""
+
+import sys
+from typing import Any, NamedTuple
+
+from xlplug.commands.common import parse_domid, read_config, readable_xen
+from xlplug.commands.text import table
+from xlplug.dom0.find_config import parse
+from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED
+from xlplug.model.rangeset import Range
+from xlplug.plan import Plan
+
+
+class PlanOptions(NamedTuple):
+    """``xlplug plan``'s options."""
+
+    config: str
+    extra: tuple[str, ...] = ()
+    host: str | None = None
+    target: str | None = None
+    stubdom: str | None = None
+    map_legacy: bool = False
+    format: str = "text"
+
+
+def plan(options: PlanOptions) -> int:
+    """Print the plan for a configuration; 1 when it is refused."""
+    from xlplug.dom0.recording import load_host
+    from xlplug.physmap import FRESH
+    from xlplug.plan import build
+
+    config = parse(read_config(options.config), options.config, options.extra)
+    why = FRESH
+    if options.host is not None:
+        host = load_host(options.host)
+    else:
+        from xlplug.dom0 import snapshot
+        from xlplug.hook import create
+
+        why = create.hindrance(config, create.found_wrapper() or "")
+        with readable_xen() as (xen, store):
+            host = snapshot.take(xen, store)
+    made = build(
+        config,
+        host,
+        parse_domid(options.target, "--target"),
+        parse_domid(options.stubdom, "--stubdom"),
+        map_legacy=options.map_legacy,
+        hindrance=why,
+    )
+    if options.format == "json":
+        import json
+
+        sys.stdout.write(json.dumps(plan_json(made), indent=1) + "\n")
+    else:
+        sys.stdout.write(plan_text(made))
+    return EXIT_REFUSED if made.refusals else EXIT_DONE
+
+
+PLAN_SCHEMA = "xlplug/plan/1"
+
+
+def _range(kind: str, span: Range) -> str:
+    return f"{kind} {'mfn' if kind == 'iomem' else 'port'}={span}"
+
+
+def plan_text(plan: Plan) -> str:
+    """The whole plan: what is done and why, what is not and who does it."""
+    who = f"domain {plan.domain or '(no name)'}"
+    if plan.target is not None:
+        who += f", domid {plan.target}"
+    if plan.has_stubdom:
+        who += ", stubdomain" if plan.stubdom is None else f", stubdomain domid {plan.stubdom}"
+    lines = [f"Plan for {who}, on host {plan.host}", ""]
+    sections: list[tuple[str, list[str]]] = [
+        (
+            "Assigned devices",
+            table(
+                (
+                    str(a.device.bdf),
+                    f"{a.device.vendor:04x}:{a.device.device:04x}",
+                    f"class {a.device.class_code:06x}",
+                    f"driver {a.device.driver or 'none'}",
+                )
+                for a in plan.devices
+            ),
+        ),
+        (
+            "Steps",
+            table(
+                (
+                    str(step),
+                    f"{step.reason}{f', {step.device}' if step.device else ''}",
+                    "libxl grants it too: not undone" if step.shared else "",
+                )
+                for step in plan.steps
+            ),
+        ),
+        (
+            "Left to the device model (the guest decides where its BARs are)",
+            table((str(d.device), f"BAR {d.bar}", _range(d.kind, d.range)) for d in plan.delegated),
+        ),
+        (
+            "Granted by libxl itself (never undone by xlplug)",
+            table((g.grantee, _range(g.kind, g.range), g.reason, str(g.device or "")) for g in plan.by_libxl),
+        ),
+        ("Notes", [f"  {text}" for text in plan.notes]),
+        ("Warnings", [f"  {text}" for text in plan.warnings]),
+        ("REFUSED: nothing of this will be done", [f"  {text}" for text in plan.refusals]),
+    ]
+    for title, body in sections:
+        if body:
+            lines += [title, *body, ""]
+    if not plan.steps and not plan.refusals:
+        lines += ["Nothing to grant: no legacy range is needed.", ""]
+    return "\n".join(lines)
+
+
+def plan_json(plan: Plan) -> dict[str, Any]:
+    """The plan as docs/plan.schema.json describes it."""
+    return {
+        "schema": PLAN_SCHEMA,
+        "host": plan.host,
+        "domain": plan.domain,
+        "target": plan.target,
+        "stubdom": plan.stubdom,
+        "has_stubdom": plan.has_stubdom,
+        "devices": [
+            {
+                "bdf": str(a.device.bdf),
+                "vendor": a.device.vendor,
+                "device": a.device.device,
+                "class": a.device.class_code,
+                "driver": a.device.driver,
+                "owner": a.device.owner,
+            }
+            for a in plan.devices
+        ],
+        "steps": [
+            {
+                "op": step.op,
+                "grantee": step.grantee,
+                "domid": step.domid,
+                "first": step.first,
+                "count": step.nr,
+                **({} if step.first_guest is None else {"first_guest": step.first_guest}),
+                "reason": step.reason,
+                "device": None if step.device is None else str(step.device),
+                "shared": step.shared,
+                "kept": [{"first": r.start, "count": r.nr} for r in step.kept],
+                "text": str(step),
+            }
+            for step in plan.steps
+        ],
+        "delegated": [
+            {"device": str(d.device), "bar": d.bar, "kind": d.kind, "first": d.range.start, "count": d.range.nr}
+            for d in plan.delegated
+        ],
+        "by_libxl": [
+            {
+                "kind": g.kind,
+                "grantee": g.grantee,
+                "first": g.range.start,
+                "count": g.range.nr,
+                "reason": g.reason,
+                "device": None if g.device is None else str(g.device),
+            }
+            for g in plan.by_libxl
+        ],
+        "notes": list(plan.notes),
+        "warnings": list(plan.warnings),
+        "refusals": list(plan.refusals),
+    }

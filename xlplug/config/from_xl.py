@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""An xl configuration's settings as a `DomainConfig`, with libxl's defaults."""
+
+from xlplug.config.domain import (
+    _DEFAULT_MAXMEM,
+    _VIDEORAM,
+    MAP_LEGACY_KEY,
+    PRELOAD_KEY,
+    DomainConfig,
+    IomemRange,
+    PciAssignment,
+    Vif,
+    _videoram,
+    _with_args,
+)
+from xlplug.config.language import Settings
+from xlplug.config.pci_spec import PciSpec, parse_pci_spec
+from xlplug.model.errors import ConfigError
+from xlplug.model.rangeset import Range
+
+
+def from_settings(settings: Settings, *, path: str = "") -> DomainConfig:
+    """The view of a parsed xl configuration.
+
+    Raises:
+        ConfigError: a value that makes xl exit.
+    """
+    return _with_args(_Reader(settings, path).view())
+
+
+class _Reader:
+    """Reads typed values out of `Settings`; errors name the file and the key's line."""
+
+    def __init__(self, settings: Settings, path: str) -> None:
+        self.settings = settings
+        self.path = path
+
+    def bad(self, name: str, text: str, hint: str) -> ConfigError:
+        line = self.settings.line(name)
+        return ConfigError(f"{name}: '{text}' is not valid", path=self.path, line=line, text=text, hint=hint)
+
+    def string(self, name: str) -> str | None:
+        return self.settings.get_string(name)
+
+    def flag(self, name: str) -> bool:
+        return bool(self.settings.get_long(name))
+
+    def strings(self, name: str) -> list[str]:
+        """A list's strings, up to the first nested list, where xl's own loop ends too."""
+        found: list[str] = []
+        for item in self.settings.get_list(name) or []:
+            if not isinstance(item, str):
+                break
+            found.append(item)
+        return found
+
+    def view(self) -> DomainConfig:
+        kind = self.domain_type()
+        memory, maxmem = self.memory()
+        version = self.device_model_version()
+        vga = self.vga() if kind == "hvm" else "none"
+        return DomainConfig(
+            name=self.string("name") or "",
+            type=kind,
+            memory=memory,
+            maxmem=maxmem,
+            videoram=_videoram(self.settings.get_long("videoram"), vga, version) if kind == "hvm" else 0,
+            vga=vga,
+            gfx_passthru=self.gfx_passthru() if kind == "hvm" else None,
+            pci=self.pci(),
+            iomem=tuple(self.iomem(text) for text in self.strings("iomem")),
+            ioports=tuple(self.ioport(text) for text in self.strings("ioports")),
+            irqs=tuple(self.irq(text) for text in self.strings("irqs")),
+            vifs=tuple(self.vif(text) for text in self.strings("vif")),
+            mmio_hole=self.settings.get_long("mmio_hole"),
+            device_model_version=version,
+            device_model_override=self.string("device_model_override"),
+            stubdom=self.flag("device_model_stubdomain_override"),
+            stubdomain_kernel=self.string("stubdomain_kernel"),
+            stubdomain_ramdisk=self.string("stubdomain_ramdisk"),
+            stubdomain_cmdline=self.string("stubdomain_cmdline"),
+            stubdomain_memory=self.settings.get_long("stubdomain_memory"),
+            dm_restrict=self.flag("dm_restrict"),
+            device_model_args=(*self.strings("device_model_args"), *self.strings("device_model_args_hvm")),
+            rdm="strategy=host" in (self.string("rdm") or ""),
+            map_legacy=self.flag(MAP_LEGACY_KEY),
+            preload=self.flag(PRELOAD_KEY),
+            warnings=tuple(self.settings.warnings),
+        )
+
+    def domain_type(self) -> str:
+        kind = None
+        text = self.string("type")
+        if text is not None:
+            # xl compares only as many characters as the value has: "h" and "" are hvm, "p" is pv.
+            kind = next((k for k in ("hvm", "pv", "pvh") if k.startswith(text)), None)
+            if kind is None:
+                raise self.bad("type", text, 'write "hvm", "pv" or "pvh"')
+        text = self.string("builder")
+        if text is not None:
+            builder = next((k for b, k in (("hvm", "hvm"), ("generic", "pv")) if b.startswith(text)), None)
+            if builder is None or (kind is not None and kind != builder):
+                raise self.bad("builder", text, 'remove it and write type="hvm", "pv" or "pvh"')
+            kind = builder
+        return kind or "pv"
+
+    def memory(self) -> tuple[int, int]:
+        memory, maxmem = self.settings.get_long("memory"), self.settings.get_long("maxmem")
+        for name, value in (("memory", memory), ("maxmem", maxmem)):
+            if value is not None and value <= 0:
+                raise self.bad(name, str(value), "give it in MiB, more than 0")
+        if maxmem is None:
+            maxmem = memory if memory is not None else _DEFAULT_MAXMEM
+        return (memory if memory is not None else maxmem), maxmem
+
+    def device_model_version(self) -> str:
+        text = self.string("device_model_version")
+        if text is None:
+            # libxl_create.c, libxl__domain_build_info_setdefault, up to 4.20; later a stubdomain has no default.
+            return "qemu-xen-traditional" if self.flag("device_model_stubdomain_override") else "qemu-xen"
+        if text not in _VIDEORAM:
+            raise self.bad("device_model_version", text, 'write "qemu-xen"')
+        return text
+
+    def vga(self) -> str:
+        text = self.string("vga")
+        if text is not None:
+            if text not in _VIDEORAM["qemu-xen"]:
+                raise self.bad("vga", text, "write none, stdvga, cirrus or qxl")
+            return text
+        return "stdvga" if self.flag("stdvga") else "cirrus"
+
+    def gfx_passthru(self) -> str | None:
+        number = self.settings.get_long("gfx_passthru", dont_warn=True)
+        if number is not None:
+            return "default" if number else None
+        text = self.string("gfx_passthru")
+        if text is None:
+            return None
+        if text.lower() not in ("default", "igd"):
+            raise self.bad("gfx_passthru", text, 'write 0, 1, "default" or "igd"')
+        return text.lower()
+
+    def pci(self) -> tuple[PciAssignment, ...]:
+        permissive, seize = self.flag("pci_permissive"), self.flag("pci_seize")
+        found = []
+        for text in self.strings("pci"):
+            try:
+                spec = parse_pci_spec(text)
+            except ConfigError as error:
+                raise self.bad("pci", text, error.hint or error.message) from error
+            found.append(_assignment(spec, permissive=permissive, seize=seize))
+        return tuple(found)
+
+    def iomem(self, text: str) -> IomemRange:
+        pages, at, gfn = text.partition("@")
+        first, comma, count = pages.partition(",")
+        numbers = [_hex(part) for part in (first, count, gfn if at else first)]
+        mfn, nr, guest = numbers
+        if not comma or mfn is None or nr is None or guest is None or nr == 0:
+            raise self.bad("iomem", text, "write START,NUM[@GFN], page numbers in hexadecimal")
+        return IomemRange(mfn, nr, guest)
+
+    def ioport(self, text: str) -> Range:
+        first_text, dash, last_text = text.partition("-")
+        first = _hex(first_text)
+        last = _hex(last_text) if dash else first
+        if first is None or last is None or first > last or last > 0xFFFF:
+            raise self.bad("ioports", text, "write FIRST-LAST, both inclusive, hexadecimal, at most ffff")
+        return Range(first, last + 1)
+
+    def irq(self, text: str) -> int:
+        if not text.strip().isdecimal():
+            raise self.bad("irqs", text, "write a decimal interrupt number")
+        return int(text)
+
+    def vif(self, text: str) -> Vif:
+        pairs = {key.strip(): value.strip() for key, _, value in (part.partition("=") for part in text.split(","))}
+        return Vif(pairs.get("type", ""), pairs.get("model", Vif().model))
+
+
+def _assignment(spec: PciSpec, *, permissive: bool, seize: bool) -> PciAssignment:
+    return PciAssignment(
+        bdf=spec.bdf,
+        name=spec.name,
+        all_functions=spec.all_functions,
+        permissive=permissive if spec.permissive is None else spec.permissive,
+        seize=seize if spec.seize is None else spec.seize,
+    )
+
+
+def _hex(text: str) -> int | None:
+    """A hexadecimal number as strtoul base 16 reads it, 0x allowed; None when anything is left over."""
+    body = text.strip().lower()
+    body = body.removeprefix("0x")
+    return int(body, 16) if body and set(body) <= set("0123456789abcdef") else None

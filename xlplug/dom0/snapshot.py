@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""This host, as planning sees it: PCI functions, memory map, firmware, Xen's version."""
+
+import os
+
+from xlplug.config.domain import DomainConfig
+from xlplug.model.errors import XlplugError
+from xlplug.model.host import HostSnapshot, MemRegion, XenInfo
+from xlplug.model.hypervisor import Store
+from xlplug.xen.ctrl import XenCtrl
+from xlplug.xen.lib import running_capabilities
+
+
+def take(xen: "XenCtrl | None", store: Store | None, config: DomainConfig | None = None) -> HostSnapshot:
+    """This host, as far as it can be read; ``notes`` say what could not.
+
+    With a ``config`` only the functions that it assigns are read, which is quick and all that its plan looks at.
+    """
+    from xlplug.dom0 import firmware, pci
+
+    notes: list[str] = []
+    memory: tuple[MemRegion, ...] = ()
+    info: XenInfo | None = None
+    if xen is None:
+        notes.append("the machine's memory map was not read: no Xen")
+    else:
+        info = XenInfo(xen.version, xen.version_text, running_capabilities())
+        try:
+            memory = xen.machine_memory_map()
+        except XlplugError as error:
+            notes.append(f"the machine's memory map was not read: {error}")
+    owned = pci.owners(store) if store is not None else None
+    if config is not None:
+        devices = pci.functions(tuple((e.bdf, e.all_functions) for e in config.pci if e.bdf is not None), owned)
+    else:
+        from xlplug.dom0 import udev
+
+        devices = udev.devices(owned)
+    opregion, vbios, firmware_notes = firmware.read_firmware(devices, memory)
+    return HostSnapshot(
+        name=os.uname().nodename,
+        devices=devices,
+        memory=memory,
+        opregion=opregion,
+        vbios=vbios,
+        xen=info,
+        libraries=_libraries() if config is None else (),
+        notes=(*notes, *firmware_notes),
+        provenance="recorded by xlplug on the host itself",
+    )
+
+
+def _libraries() -> tuple[tuple[str, str], ...]:
+    """Xen's libraries by soname, where they lie."""
+    found: dict[str, str] = {}
+    for folder in ("/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib"):
+        try:
+            names = os.listdir(folder)
+        except OSError:
+            continue
+        for name in names:
+            if name.startswith(("libxenctrl.so.", "libxenstore.so.", "libxendevicemodel.so.", "libxentoollog.so.")):
+                found.setdefault(name, f"{folder}/{name}")
+    return tuple(sorted(found.items()))
