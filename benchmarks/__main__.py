@@ -23,6 +23,7 @@ from xlplug.config import from_xl, language  # noqa: E402
 from xlplug.dom0 import recording  # noqa: E402
 from xlplug.execute import grants  # noqa: E402
 from xlplug.model.addr import Domid  # noqa: E402
+from xlplug.model.occasion import BY_HAND, Who  # noqa: E402
 from xlplug.plan import build  # noqa: E402
 from xlplug.xen.in_memory import MemStore, MemXen  # noqa: E402
 
@@ -153,7 +154,7 @@ def domains(count: int = 10_000) -> None:
         xen, store = MemXen(), MemStore()
         xen.add_domain(recorded.target)
         xen.add_domain(recorded.stubdom)
-        plan = build(config, recorded.host, Domid(7), Domid(8), granting=True)
+        plan = build(config, recorded.host, Who(Domid(7), Domid(8)), BY_HAND)
         assert len(grants.grant(plan, xen, store, str).done) == 8
 
     for _ in range(100):

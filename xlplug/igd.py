@@ -6,7 +6,8 @@ because a wrong page is a page of the host's memory in the guest's hands.
 """
 
 from xlplug.model.addr import page_span
-from xlplug.model.host import HostSnapshot, OpRegion, PciDevice
+from xlplug.model.host import OPREGION, VBIOS, HostSnapshot, OpRegion, PciDevice
+from xlplug.model.problem import Problem
 from xlplug.model.rangeset import Range, RangeSet
 from xlplug.model.steps import IOMEM, STUBDOM, Right
 
@@ -52,7 +53,7 @@ def opregion_pages(region: OpRegion) -> RangeSet:
 
 def opregion_rights(
     device: PciDevice, host: HostSnapshot, grantees: tuple[str, ...]
-) -> tuple[tuple[Right, ...], str | None]:
+) -> tuple[tuple[Right, ...], Problem | None]:
     """Rights on the OpRegion for each grantee, and None; or no rights, and why they are refused.
 
     No rights and no refusal where the host has no OpRegion (register 0 or all ones).
@@ -61,28 +62,30 @@ def opregion_rights(
     if address in (0, 0xFFFFFFFF):
         return (), None
     if address is None:
-        return (), f"{device.bdf}: config register 0xfc (OpRegion) cannot be read; run xlplug as root in dom0"
+        return (), Problem(
+            f"{device.bdf}: config register 0xfc (OpRegion) cannot be read", "run xlplug as root in dom0"
+        )
     region = host.opregion
     if region is None:
-        why = next((note for note in host.notes if "OpRegion" in note), "its header was not read")
-        return (), f"{device.bdf}: OpRegion at {address:#x}: {why}; run xlplug as root in dom0"
+        why = host.why_unread(OPREGION)
+        return (), Problem(f"{device.bdf}: OpRegion at {address:#x}: {why.what}", why.advice)
     if region.maddr != address:
-        return (), (
-            f"{device.bdf}: OpRegion is at {address:#x} but a header at {region.maddr:#x} was read; "
-            "record the host again"
+        return (), Problem(
+            f"{device.bdf}: OpRegion is at {address:#x} but a header at {region.maddr:#x} was read",
+            "record the host again",
         )
     try:
         pages = opregion_pages(region)
     except ValueError as error:
-        return (), f"{device.bdf}: malformed OpRegion: {error}; update the firmware, or set gfx_passthru=0"
+        return (), Problem(f"{device.bdf}: malformed OpRegion: {error}", "update the firmware, or set gfx_passthru=0")
     reserved = host.reserved
     for mfns in pages:
         if not reserved.covers(mfns.start << 12, mfns.stop << 12):
             where = f"mfn={mfns} (host bytes {mfns.start << 12:#x} to {(mfns.stop << 12) - 1:#x})"
             remedy = "update the firmware, or set gfx_passthru=0"
             if not host.memory:
-                remedy = "the host's memory map is not known: run xlplug as root in dom0"
-            return (), f"{device.bdf}: OpRegion at {where} is not wholly in host-reserved memory; {remedy}"
+                remedy = "run xlplug as root in dom0, where the host's memory map is known"
+            return (), Problem(f"{device.bdf}: OpRegion at {where} is not wholly in host-reserved memory", remedy)
     return (
         tuple(
             Right(
@@ -99,7 +102,7 @@ def opregion_rights(
     )
 
 
-def vbios_rights(device: PciDevice, host: HostSnapshot) -> tuple[tuple[Right, ...], str | None]:
+def vbios_rights(device: PciDevice, host: HostSnapshot) -> tuple[tuple[Right, ...], Problem | None]:
     """Right on the VBIOS shadow, for the stubdomain only, and None; or none and a warning.
 
     Only the boot VGA has its ROM at 0xc0000.  Never the target's: the shadow is writable RAM of the host's.
@@ -109,16 +112,16 @@ def vbios_rights(device: PciDevice, host: HostSnapshot) -> tuple[tuple[Right, ..
         return (), None
     vbios = host.vbios
     if vbios is None:
-        why = next((note for note in host.notes if "VBIOS" in note), "its header was not read")
-        return (), f"{device.bdf}: VBIOS shadow not granted to the stubdomain: {why}"
+        why = host.why_unread(VBIOS)
+        return (), Problem(f"{device.bdf}: VBIOS shadow not granted to the stubdomain: {why.what}", why.advice)
     stop = vbios.maddr + vbios.size
     if vbios.maddr != _SHADOW_START or not _SHADOW_START < stop <= _SHADOW_STOP or stop > rom.stop:
-        return (), (
+        return (), Problem(
             f"{device.bdf}: VBIOS shadow not granted to the stubdomain: its header claims {vbios.size} bytes at "
             f"{vbios.maddr:#x}, more than the ROM's {rom.stop - rom.start}"
         )
     if vbios.vendor != device.vendor:
-        return (), (
+        return (), Problem(
             f"{device.bdf}: VBIOS shadow not granted to the stubdomain: the ROM at {vbios.maddr:#x} is made for vendor "
             f"{vbios.vendor:04x}, the device is {device.vendor:04x}"
         )

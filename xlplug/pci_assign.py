@@ -8,9 +8,11 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from xlplug.config.domain import DomainConfig, PciAssignment
-from xlplug.model.addr import PAGE_SHIFT, Domid
+from xlplug.model.addr import PAGE_SHIFT
 from xlplug.model.bdf import Bdf
 from xlplug.model.host import ROM_INDEX, HostSnapshot, PciDevice
+from xlplug.model.occasion import Who
+from xlplug.model.problem import Problem
 from xlplug.model.rangeset import Range
 from xlplug.model.steps import IOMEM, IOPORT, TARGET
 
@@ -48,44 +50,49 @@ class LibxlGrant(NamedTuple):
 
 
 def resolve(
-    config: DomainConfig, host: HostSnapshot, *, target: Domid | None, granting: bool
-) -> tuple[tuple[Assigned, ...], tuple[str, ...], tuple[str, ...]]:
+    config: DomainConfig, host: HostSnapshot, *, who: Who, granting: bool
+) -> tuple[tuple[Assigned, ...], tuple[Problem, ...], tuple[Problem, ...]]:
     """The assigned functions, warnings and refusals.
 
-    ``target`` is the domain that may already own them.  A function that is not bound to pciback is a refusal when
+    ``who.target`` may already own them.  A function that is not bound to pciback is a refusal when
     ``granting``, else a warning, as it is with ``seize=1``.
     """
     found: list[Assigned] = []
-    warnings: list[str] = []
-    refusals: list[str] = []
+    warnings: list[Problem] = []
+    refusals: list[Problem] = []
     seen: set[Bdf] = set()
     for entry in config.pci:
         if entry.bdf is None:
-            refusals.append(f"{entry}: a device given by name cannot be looked up here; write its address in pci=")
+            refusals.append(
+                Problem(f"{entry}: a device given by name cannot be looked up here", "write its address in pci=")
+            )
             continue
         matches = _matches(entry, entry.bdf, host)
         if not matches:
-            refusals.append(f"{entry}: no such PCI device on host {host.name}; see 'lspci -D'")
+            refusals.append(Problem(f"{entry}: no such PCI device on host {host.name}", "see 'lspci -D'"))
         for device in matches:
             if device.bdf in seen:
-                warnings.append(f"{device.bdf}: listed twice in pci=; counted once")
+                warnings.append(
+                    Problem(f"{device.bdf}: listed twice in pci= and counted once", "remove one of the two")
+                )
                 continue
             seen.add(device.bdf)
             found.append(Assigned(entry, device))
-            if device.owner is not None and device.owner != target:
+            if device.owner is not None and device.owner != who.target:
                 refusals.append(
-                    f"{device.bdf}: assigned to domain {device.owner}; "
-                    f"take it back first: xl pci-detach {device.owner} {device.bdf}"
+                    Problem(
+                        f"{device.bdf}: assigned to domain {device.owner}",
+                        f"take it back first: xl pci-detach {device.owner} {device.bdf}",
+                    )
                 )
             elif device.driver != _PCIBACK:
                 bound = f"bound to {device.driver}" if device.driver else "bound to no driver"
-                text = f"{device.bdf}: {bound}, not assignable; run: xl pci-assignable-add {device.bdf}"
-                if granting and not entry.seize:
-                    refusals.append(text)
-                elif not entry.seize:
-                    warnings.append(text)
-                else:
-                    warnings.append(f"{device.bdf}: {bound}; xl will seize it (seize=1)")
+                if entry.seize:
+                    warnings.append(Problem(f"{device.bdf}: {bound}, and xl will seize it (seize=1)"))
+                    continue
+                (refusals if granting else warnings).append(
+                    Problem(f"{device.bdf}: {bound}, not assignable", f"run: xl pci-assignable-add {device.bdf}")
+                )
     return tuple(found), tuple(warnings), tuple(refusals)
 
 
@@ -134,7 +141,7 @@ def _kind_and_range(start: int, stop: int, *, is_port: bool, as_libxl: bool = Fa
     return IOMEM, Range(first, ((stop - 1) >> PAGE_SHIFT) + 1)
 
 
-def adjacent_port_bars(assigned: tuple[Assigned, ...]) -> tuple[str, ...]:
+def adjacent_port_bars(assigned: tuple[Assigned, ...]) -> tuple[Problem, ...]:
     """Pairs of I/O BARs that touch, one sentence each.
 
     Xen 4.23 takes a port mapping that touches another one for an overlap and answers EBUSY, so the second BAR of such a
@@ -147,8 +154,11 @@ def adjacent_port_bars(assigned: tuple[Assigned, ...]) -> tuple[str, ...]:
         if r.is_port and r.line < ROM_INDEX
     )
     return tuple(
-        f"I/O BARs of {one[2]} (BAR {one[3]}) and {two[2]} (BAR {two[3]}) touch at port {two[0]:#x}: Xen 4.23 and later "
-        "refuse the second mapping with EBUSY; assign only one of them to this guest"
+        Problem(
+            f"I/O BARs of {one[2]} (BAR {one[3]}) and {two[2]} (BAR {two[3]}) touch at port {two[0]:#x}: Xen 4.23 and "
+            "later refuse the second mapping with EBUSY",
+            "assign only one of them to this guest",
+        )
         for one, two in pairwise(bars)
         if one[1] >= two[0]
     )

@@ -15,16 +15,12 @@ from typing import NamedTuple
 
 from xlplug.config.domain import DomainConfig
 from xlplug.model.addr import Domid, Gfn
+from xlplug.model.problem import Problem
 from xlplug.model.rangeset import Range, RangeSet
 from xlplug.model.steps import POPULATE_PHYSMAP, TARGET, Step
 
-__all__ = ["FRESH", "NO_LIBRARY", "RESTORING", "RUNNING", "Block", "Physmap", "plan_physmap", "predict", "ram"]
+__all__ = ["Block", "Physmap", "plan_physmap", "predict", "ram"]
 
-#: Why nothing can be populated now; `FRESH` where it can.
-FRESH = ""
-RESTORING = "the domain is restored, and its saved RAM holds them already"
-NO_LIBRARY = "libxlplug-preload.so is not installed; see hooks/preload/README.md"
-RUNNING = "its device model may have started, and then populates them itself"
 
 _MIB = 1 << 8  # in pages
 _4_GIB = 1 << 20
@@ -67,22 +63,23 @@ class Physmap(NamedTuple):
     """What to populate; ``notes`` say why less, ``refusals`` why the domain must not be made like this."""
 
     steps: tuple[Step, ...] = ()
-    notes: tuple[str, ...] = ()
-    refusals: tuple[str, ...] = ()
+    notes: tuple[Problem, ...] = ()
+    refusals: tuple[Problem, ...] = ()
 
 
-def plan_physmap(config: DomainConfig, target: Domid | None, *, has_stubdom: bool, hindrance: str) -> Physmap:
-    """The steps for ``config``; ``hindrance`` is `FRESH`, or why nothing can be populated now."""
+def plan_physmap(config: DomainConfig, target: Domid | None, *, has_stubdom: bool, ram_left: Problem | None) -> Physmap:
+    """The steps for ``config``; ``ram_left`` is why nothing can be populated now, None where it can."""
     if config.type != "hvm" or not (config.preload or has_stubdom):
         return Physmap()
     blocks, unknown = predict(config)
     if not blocks and not unknown:
         return Physmap()
+    why = Problem(unknown) if unknown else ram_left
     if not config.preload:
-        unknown = "xlplug_preload is not set (1: its ramdisk has xlplug's preload library)"
-    why = unknown or hindrance
-    if why:
-        return Physmap(notes=(f"video RAM and option ROMs are left to the device model: {why}",))
+        why = Problem("xlplug_preload is not set", "write xlplug_preload=1 if its ramdisk has xlplug's preload library")
+    if why is not None:
+        text = f"video RAM and option ROMs are left to the device model: {why.what}"
+        return Physmap(notes=(Problem(text, why.advice),))
     return Physmap(
         steps=tuple(Step(POPULATE_PHYSMAP, TARGET, target, b.first, b.nr, b.reason) for b in blocks),
         refusals=_conflicts(config, blocks),
@@ -190,7 +187,7 @@ def _extra_devices(words: Iterable[str]) -> tuple[list[str], str]:
     return found, ""
 
 
-def _conflicts(config: DomainConfig, blocks: Iterable[Block]) -> tuple[str, ...]:
+def _conflicts(config: DomainConfig, blocks: Iterable[Block]) -> tuple[Problem, ...]:
     """Blocks that would lie over something: Xen would lose pages there, or crash the domain, for QEMU as for us."""
     taken = (
         ("in the guest's RAM", ram(config)),
@@ -199,7 +196,7 @@ def _conflicts(config: DomainConfig, blocks: Iterable[Block]) -> tuple[str, ...]
         ("beyond what a guest can address", RangeSet([(_GFN_LIMIT, 1 << 64)])),
     )
     return tuple(
-        f"{block.reason} gfn={block.range} would lie {where}; change memory, videoram, mmio_hole or iomem"
+        Problem(f"{block.reason} gfn={block.range} would lie {where}", "change memory, videoram, mmio_hole or iomem")
         for block in blocks
         for where, ranges in taken
         if ranges.overlaps(*block.range)

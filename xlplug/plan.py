@@ -13,6 +13,8 @@ from xlplug.igd import opregion_rights, vbios_rights
 from xlplug.model.addr import DOMID_FIRST_RESERVED, PAGE_SHIFT, Domid
 from xlplug.model.bdf import Bdf
 from xlplug.model.host import HostSnapshot, PciDevice
+from xlplug.model.occasion import AHEAD, NOBODY, Occasion, Who
+from xlplug.model.problem import Problem
 from xlplug.model.rangeset import Range, RangeSet
 from xlplug.model.steps import (
     IOMEM,
@@ -36,7 +38,7 @@ from xlplug.pci_assign import (
     libxl_grants,
     resolve,
 )
-from xlplug.physmap import RUNNING, plan_physmap
+from xlplug.physmap import plan_physmap
 from xlplug.vga import VENDOR_INTEL, VGA_MEMORY, VGA_PORT_SET, VGA_PORTS, owns_legacy_vga, vga_rights
 
 __all__ = ["Plan", "build", "domid_refusals"]
@@ -69,56 +71,59 @@ class Plan(NamedTuple):
     steps: tuple[Step, ...] = ()
     delegated: tuple[Delegated, ...] = ()
     by_libxl: tuple[LibxlGrant, ...] = ()
-    notes: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    refusals: tuple[str, ...] = ()
+    notes: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
+    refusals: tuple[Problem, ...] = ()
     preload: bool = False
 
 
 def build(
     config: DomainConfig,
     host: HostSnapshot,
-    target: Domid | None = None,
-    stubdom: Domid | None = None,
+    who: Who = NOBODY,
+    occasion: Occasion = AHEAD,
     *,
     map_legacy: bool = False,
-    granting: bool = False,
-    attach_later: bool = False,
-    hindrance: str = RUNNING,
 ) -> Plan:
     """Plan the grants for ``config`` on ``host``.
 
-    ``target`` and ``stubdom`` are None while planning ahead; a stubdomain is planned for when the configuration asks for
-    one or its domid is given.  ``map_legacy`` also maps the VGA set 1:1.  ``granting`` turns what will only matter at
-    creation (a device not yet bound to pciback) from a warning into a refusal.  ``attach_later``: a display may be plugged
-    in after creation, so that its absence is no mistake.  ``hindrance``: why guest RAM cannot be populated now; `FRESH` from
-    a caller that knows that the device model has not started.
+    A stubdomain is planned for when the configuration asks for one or its domid is given.  ``map_legacy`` also maps the
+    VGA set 1:1.
     """
+    target, stubdom = who
     has_stubdom = config.stubdom or stubdom is not None
     grantees = (TARGET, STUBDOM) if has_stubdom else (TARGET,)
-    domids = {TARGET: target, STUBDOM: stubdom}
-    assigned, found_warnings, found_refusals = resolve(config, host, target=target, granting=granting)
+    assigned, found_warnings, found_refusals = resolve(config, host, who=who, granting=occasion.granting)
     warnings = [*config.warnings, *found_warnings]
-    refusals = [*found_refusals, *domid_refusals(target, stubdom)]
-    if config.stubdom and granting and target is not None and stubdom is None:
-        refusals.append("the configuration asks for a stubdomain and none runs yet; grant once it has been built")
+    refusals = [*found_refusals, *domid_refusals(who)]
+    if config.stubdom and occasion.granting and target is not None and stubdom is None:
+        refusals.append(
+            Problem("the configuration asks for a stubdomain and none runs yet", "grant once it has been built")
+        )
 
-    rights, displays = _legacy_rights(config, host, assigned, grantees, warnings, refusals, attach_later=attach_later)
+    rights, displays = _legacy_rights(
+        config, host, assigned, grantees, warnings, refusals, attach_later=occasion.attach_later
+    )
     by_libxl = _by_libxl(config, assigned, grantees)
     mappings = _mappings(config, displays, map_legacy=map_legacy or config.map_legacy, warnings=warnings, host=host)
     if any(m.op == MEMORY_MAPPING for m in mappings) and target is not None and displays[0].owner == target:
         warnings.append(
-            f"{displays[0].bdf}: attached already, so the device model may have mapped the VGA set itself; revoking will "
-            "unmap that too"
+            Problem(
+                f"{displays[0].bdf}: attached already, so the device model may have mapped the VGA set itself, and revoking "
+                "unmaps that too"
+            )
         )
     refusals += _ram_refusals(rights, host)
-    steps = _steps(rights, mappings, by_libxl, domids)
+    steps = _steps(rights, mappings, by_libxl, who)
     if steps and config.type == "hvm" and config.maxmem > config.memory:
         refusals.append(
-            f"maxmem={config.maxmem} is more than memory={config.memory}: a guest with I/O rights cannot populate on "
-            "demand; set maxmem to memory"
+            Problem(
+                f"maxmem={config.maxmem} is more than memory={config.memory}: a guest with I/O rights cannot populate on "
+                "demand",
+                "set maxmem to memory",
+            )
         )
-    physmap = plan_physmap(config, target, has_stubdom=has_stubdom, hindrance=hindrance)
+    physmap = plan_physmap(config, target, has_stubdom=has_stubdom, ram_left=occasion.ram_left)
     if host.xen is None or host.xen.version >= (4, 23):
         warnings += adjacent_port_bars(assigned)
     return Plan(
@@ -138,18 +143,22 @@ def build(
     )
 
 
-def domid_refusals(target: Domid | None, stubdom: Domid | None) -> list[str]:
+def domid_refusals(who: Who) -> list[Problem]:
     """Why these numbers cannot be a target and its stubdomain."""
     found = []
-    for name, domid in ((TARGET, target), (STUBDOM, stubdom)):
+    for name, domid in ((TARGET, who.target), (STUBDOM, who.stubdom)):
         if domid is None:
             continue
         if domid == 0:
-            found.append(f"{name} domid=0 is dom0, which holds these rights already; give a guest's domid (xl list)")
+            found.append(
+                Problem(f"{name} domid=0 is dom0, which holds these rights already", "give a guest's domid (xl list)")
+            )
         elif not 0 < domid < DOMID_FIRST_RESERVED:
-            found.append(f"{name} domid={domid} is no domain's number; give one from 1 to 32751 (xl list)")
-    if target is not None and target == stubdom:
-        found.append(f"target and stubdom are both domid={target}; give two different domains")
+            found.append(
+                Problem(f"{name} domid={domid} is not a domain's number", "give one from 1 to 32751 (xl list)")
+            )
+    if who.target is not None and who.target == who.stubdom:
+        found.append(Problem(f"target and stubdom are both domid={who.target}", "give two different domains"))
     return found
 
 
@@ -158,8 +167,8 @@ def _legacy_rights(
     host: HostSnapshot,
     assigned: Sequence[Assigned],
     grantees: tuple[str, ...],
-    warnings: list[str],
-    refusals: list[str],
+    warnings: list[Problem],
+    refusals: list[Problem],
     *,
     attach_later: bool,
 ) -> tuple[list[Right], list[PciDevice]]:
@@ -167,27 +176,31 @@ def _legacy_rights(
     if config.gfx_passthru is None:
         for a in assigned:
             if owns_legacy_vga(a.device):
-                warnings.append(f"{a.device.bdf}: a display, but gfx_passthru is off: no legacy VGA for it")
+                warnings.append(Problem(f"{a.device.bdf}: a display, but gfx_passthru is off: no legacy VGA for it"))
         return [], []
     displays = [a.device for a in assigned if owns_legacy_vga(a.device)]
     for a in assigned:
         if a.device.physfn is not None and a.device.class_code >> 16 == 0x03:
-            warnings.append(f"{a.device.bdf}: a virtual function of {a.device.physfn}: no legacy VGA for it")
+            warnings.append(Problem(f"{a.device.bdf}: a virtual function of {a.device.physfn}: no legacy VGA for it"))
     if not displays:
         text = "gfx_passthru is set but no display device is assigned"
         if not attach_later:
-            refusals.append(f"{text}; add one to pci=, or remove gfx_passthru")
+            refusals.append(Problem(text, "add one to pci=, or remove gfx_passthru"))
         elif not refusals:
-            warnings.append(f"{text}: nothing is granted until one is plugged in (see 'xlplug watch')")
+            warnings.append(Problem(f"{text}: nothing is granted until one is plugged in", "see 'xlplug watch'"))
         return [], []
     if len(displays) > 1:
         names = " and ".join(str(d.bdf) for d in displays)
-        refusals.append(f"{names} both claim the legacy VGA ranges; assign one display, or set gfx_passthru=0")
+        refusals.append(
+            Problem(f"{names} both claim the legacy VGA ranges", "assign one display, or set gfx_passthru=0")
+        )
         return [], displays
     display = displays[0]
     if config.gfx_passthru == "default" and display.vendor != VENDOR_INTEL:
         warnings.append(
-            f'{display.bdf}: xl itself refuses gfx_passthru=1 without an Intel display; write gfx_passthru="igd"'
+            Problem(
+                f"{display.bdf}: xl itself refuses gfx_passthru=1 without an Intel display", 'write gfx_passthru="igd"'
+            )
         )
     rights = list(vga_rights(display.bdf, grantees))
     if display.vendor == VENDOR_INTEL:
@@ -221,7 +234,12 @@ def _by_libxl(config: DomainConfig, assigned: Sequence[Assigned], grantees: tupl
 
 
 def _mappings(
-    config: DomainConfig, displays: Sequence[PciDevice], *, map_legacy: bool, warnings: list[str], host: HostSnapshot
+    config: DomainConfig,
+    displays: Sequence[PciDevice],
+    *,
+    map_legacy: bool,
+    warnings: list[Problem],
+    host: HostSnapshot,
 ) -> list[Step]:
     """The 1:1 mappings that we make: the VGA set on request, and the configuration's own ports."""
     if config.type != "hvm":
@@ -230,7 +248,9 @@ def _mappings(
     device = displays[0].bdf if displays else None
     if map_legacy and not displays:
         warnings.append(
-            "mapping the legacy VGA set was asked for, but no display is assigned with gfx_passthru: not mapped"
+            Problem(
+                "mapping the legacy VGA set was asked for, but no display is assigned with gfx_passthru: not mapped"
+            )
         )
     elif map_legacy:
         found.append(_map(MEMORY_MAPPING, VGA_MEMORY, "VGA frame buffer, on request", device))
@@ -239,19 +259,26 @@ def _mappings(
     if displays:
         wanted -= VGA_PORT_SET
         if wanted != RangeSet(config.ioports):
-            warnings.append("ioports= repeats VGA ports, which the device model maps for the display; left to it")
+            warnings.append(
+                Problem("ioports= repeats VGA ports, which are left to the device model: it maps them for the display")
+            )
     for ports in wanted:
         if displays and any(ports.start <= vga.stop and vga.start <= ports.stop for vga in VGA_PORTS):
             warnings.append(
-                f"ioports {ports.start:x}-{ports.last:x} not mapped: they touch the VGA ports, and from Xen 4.23 a mapping "
-                "that touches another fails; remove them from ioports="
+                Problem(
+                    f"ioports {ports.start:x}-{ports.last:x} not mapped: they touch the VGA ports, and from Xen 4.23 a "
+                    "mapping that touches another fails",
+                    "remove them from ioports=",
+                )
             )
             continue
         exact = [vga for vga in VGA_PORTS if ports == vga]
         found.append(_map(IOPORT_MAPPING, exact[0] if exact else ports, "ioports= is inert for HVM until mapped", None))
         if _EMULATED.overlaps(ports.start, ports.stop):
             both = _EMULATED & RangeSet([ports])
-            warnings.append(f"ioports {both}: QEMU emulates these too; the guest will reach the host's device instead")
+            warnings.append(
+                Problem(f"ioports {both}: QEMU emulates these too, and the guest will reach the host's device instead")
+            )
     return found
 
 
@@ -259,7 +286,7 @@ def _map(op: str, span: Range, reason: str, device: Bdf | None) -> Step:
     return Step(op, TARGET, None, span.start, span.nr, reason, device, first_guest=span.start)
 
 
-def _ram_refusals(rights: Iterable[Right], host: HostSnapshot) -> list[str]:
+def _ram_refusals(rights: Iterable[Right], host: HostSnapshot) -> list[Problem]:
     """One refusal for each range that would give away System RAM.  Xen does not check this: the check is ours."""
     ram = host.ram
     found = []
@@ -267,8 +294,10 @@ def _ram_refusals(rights: Iterable[Right], host: HostSnapshot) -> list[str]:
         start, stop = right.range.start << PAGE_SHIFT, right.range.stop << PAGE_SHIFT
         if right.kind == IOMEM and ram.overlaps(start, stop):
             found.append(
-                f"{right.reason} mfn={right.range} for {right.device} lies in the host's System RAM; update the firmware, "
-                "or set gfx_passthru=0"
+                Problem(
+                    f"{right.reason} mfn={right.range} for {right.device} lies in the host's System RAM",
+                    "update the firmware, or set gfx_passthru=0",
+                )
             )
     return list(dict.fromkeys(found))
 
@@ -277,7 +306,7 @@ def _steps(
     rights: Sequence[Right],
     mappings: Sequence[Step],
     by_libxl: Sequence[LibxlGrant],
-    domids: dict[str, Domid | None],
+    who: Who,
 ) -> tuple[Step, ...]:
     """The fewest permission calls, then the mappings, in the order of `OPS`, stubdomain first.
 
@@ -293,7 +322,7 @@ def _steps(
                 inside = [r for r in mine if span.start <= r.range.start < span.stop]
                 steps.append(
                     Step(
-                        op, grantee, domids[grantee], span.start, span.nr,
+                        op, grantee, who.domid(grantee), span.start, span.nr,
                         reason=", ".join(dict.fromkeys(r.reason for r in inside)),
                         device=inside[0].device,
                         kept=libxl & RangeSet([span]),
@@ -304,5 +333,5 @@ def _steps(
         if mapping.op == IOPORT_MAPPING:
             kept = RangeSet(g.range for g in by_libxl if g.grantee == TARGET and g.kind == IOPORT)
             kept &= RangeSet([mapping.range])
-        steps.append(mapping._replace(domid=domids[TARGET], kept=kept))
+        steps.append(mapping._replace(domid=who.target, kept=kept))
     return tuple(sorted(steps, key=lambda step: (OPS.index(step.op), step.grantee, step.first)))

@@ -9,6 +9,8 @@ from xlplug.dom0.find_config import parse
 from xlplug.model.addr import Domid
 from xlplug.model.errors import EXIT_DONE, ConfigError, Refused
 from xlplug.model.hypervisor import Hypervisor, Store
+from xlplug.model.occasion import BY_HAND, Who
+from xlplug.model.problem import Problem
 from xlplug.plan import Plan
 
 
@@ -27,9 +29,9 @@ def grant(options: GrantOptions) -> int:
     from xlplug.plan import domid_refusals
 
     domid = parse_domid(options.domid, "domid")
-    refusals = domid_refusals(domid, None)
+    refusals = domid_refusals(Who(domid))
     if refusals or domid is None:
-        raise Refused(tuple(refusals))
+        raise Refused(*refusals)
     if options.recorded is not None:
         return _grant_recorded(options, domid)
     from xlplug.dom0 import domains, lock, snapshot
@@ -41,7 +43,7 @@ def grant(options: GrantOptions) -> int:
     with XenCtrl() as xen, XenStore() as store, lock.locked():
         info = xen.domain_info(domid)
         if info is None:
-            raise Refused((f"domain {domid} does not exist; see 'xl list'",))
+            raise Refused(Problem(f"domain {domid} does not exist", "see 'xl list'"))
         if options.config is None:
             config = domains.domain_config(info)
         else:
@@ -49,21 +51,19 @@ def grant(options: GrantOptions) -> int:
             name = store.read(f"/local/domain/{domid}/name") or ""
             if config.name != name:
                 text = f"{options.config} is for domain '{config.name}', but domain {domid} is '{name}'"
-                raise Refused((f"{text}; give that domain's config",))
+                raise Refused(Problem(text, "give that domain's config"))
         made = build(
             config,
             snapshot.take(xen, store, config),
-            domid,
-            domains.stubdom_of(domid, store),
+            Who(domid, domains.stubdom_of(domid, store)),
+            BY_HAND,
             map_legacy=options.map_legacy,
-            granting=True,
         )
         return _carry_out(made, xen, store, options)
 
 
 def _grant_recorded(options: GrantOptions, domid: Domid) -> int:
     from xlplug.dom0.recording import load_domain
-    from xlplug.physmap import FRESH
     from xlplug.plan import build
     from xlplug.xen.in_memory import MemStore, MemXen
 
@@ -71,7 +71,7 @@ def _grant_recorded(options: GrantOptions, domid: Domid) -> int:
     recorded = load_domain(folder)
     if recorded.target.domid != domid:
         text = f"the recording in {folder} is of domain {recorded.target.domid}, not {domid}"
-        raise Refused((f"{text}; give that number",))
+        raise Refused(Problem(text, "give that number"))
     if options.config is not None:
         data, path = read_config(options.config), options.config
     elif recorded.config is not None:
@@ -87,9 +87,8 @@ def _grant_recorded(options: GrantOptions, domid: Domid) -> int:
     if recorded.stubdom is not None:
         xen.add_domain(recorded.stubdom, recorded.stubdom_rights)
         stubdom = Domid(recorded.stubdom.domid)
-    made = build(
-        parse(data, path), recorded.host, domid, stubdom, map_legacy=options.map_legacy, granting=True, hindrance=FRESH
-    )
+    when = BY_HAND._replace(ram_left=None)  # of a recorded domain, nothing has started
+    made = build(parse(data, path), recorded.host, Who(domid, stubdom), when, map_legacy=options.map_legacy)
     code = _carry_out(made, xen, store, options)
     if not options.dry_run:
         for number, rights in xen.held().items():
@@ -104,7 +103,7 @@ def _carry_out(made: "Plan", xen: "Hypervisor", store: "Store", options: GrantOp
     for text in made.warnings:
         sys.stderr.write(f"xlplug: warning: {text}\n")
     if made.refusals:
-        raise Refused(made.refusals)
+        raise Refused(*made.refusals)
     if options.dry_run:
         for step in made.steps:
             say(f"{step}  ({step.reason})")

@@ -8,6 +8,7 @@ from xlplug.commands.common import parse_domid, read_config, readable_xen
 from xlplug.commands.text import table
 from xlplug.dom0.find_config import parse
 from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED
+from xlplug.model.occasion import AHEAD, Who
 from xlplug.model.rangeset import Range
 from xlplug.plan import Plan
 
@@ -27,27 +28,25 @@ class PlanOptions(NamedTuple):
 def plan(options: PlanOptions) -> int:
     """Print the plan for a configuration; 1 when it is refused."""
     from xlplug.dom0.recording import load_host
-    from xlplug.physmap import FRESH
     from xlplug.plan import build
 
     config = parse(read_config(options.config), options.config, options.extra)
-    why = FRESH
+    when = AHEAD
     if options.host is not None:
         host = load_host(options.host)
     else:
         from xlplug.dom0 import snapshot
         from xlplug.hook import create
 
-        why = create.hindrance(config, create.found_wrapper() or "")
+        when = AHEAD.without_ram(create.occasion(config, create.found_wrapper() or "").ram_left)
         with readable_xen() as (xen, store):
             host = snapshot.take(xen, store)
     made = build(
         config,
         host,
-        parse_domid(options.target, "--target"),
-        parse_domid(options.stubdom, "--stubdom"),
+        Who(parse_domid(options.target, "--target"), parse_domid(options.stubdom, "--stubdom")),
+        when,
         map_legacy=options.map_legacy,
-        hindrance=why,
     )
     if options.format == "json":
         import json
@@ -58,7 +57,7 @@ def plan(options: PlanOptions) -> int:
     return EXIT_REFUSED if made.refusals else EXIT_DONE
 
 
-PLAN_SCHEMA = "xlplug/plan/1"
+PLAN_SCHEMA = "xlplug/plan/2"
 
 
 def _range(kind: str, span: Range) -> str:
@@ -168,7 +167,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
             }
             for g in plan.by_libxl
         ],
-        "notes": list(plan.notes),
-        "warnings": list(plan.warnings),
-        "refusals": list(plan.refusals),
+        "notes": [problem._asdict() for problem in plan.notes],
+        "warnings": [problem._asdict() for problem in plan.warnings],
+        "refusals": [problem._asdict() for problem in plan.refusals],
     }

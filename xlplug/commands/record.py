@@ -5,6 +5,7 @@ import sys
 
 from xlplug.commands.common import parse_domid, readable_xen, say
 from xlplug.model.errors import EXIT_DONE, HostError, Refused
+from xlplug.model.problem import Problem
 
 
 def record_host(path: str) -> int:
@@ -41,7 +42,7 @@ def record_domain(text: str, folder: str) -> int:
     with XenCtrl() as xen, XenStore() as store:
         target = xen.domain_info(domid) if domid else None
         if domid is None or target is None:
-            raise Refused((f"domain {text} does not exist, or is dom0; see 'xl list'",))
+            raise Refused(Problem(f"domain {text} does not exist, or is dom0", "see 'xl list'"))
         stub = domains.stubdom_of(domid, store)
         held = xen.held()
         libxl_json = domains.libxl_json(target)

@@ -3,6 +3,8 @@
 
 from xlplug.commands.common import interruptible, parse_domid, say
 from xlplug.model.errors import EXIT_DONE, Refused
+from xlplug.model.occasion import Who
+from xlplug.model.problem import Problem
 
 
 def revoke(text: str) -> int:
@@ -14,13 +16,13 @@ def revoke(text: str) -> int:
     from xlplug.xen.store import XenStore
 
     domid = parse_domid(text, "domid")
-    refusals = domid_refusals(domid, None)
+    refusals = domid_refusals(Who(domid))
     if refusals or domid is None:
-        raise Refused(tuple(refusals))
+        raise Refused(*refusals)
     interruptible()
     with XenCtrl() as xen, XenStore() as store, lock.locked():
         if xen.domain_info(domid) is None:
-            raise Refused((f"domain {domid} does not exist; see 'xl list'",))
+            raise Refused(Problem(f"domain {domid} does not exist", "see 'xl list'"))
         steps = grants.revoke(domid, xen, store, say)
     say(
         f"done: {len(steps)} steps taken back" if steps else f"nothing to do: xlplug has granted domain {domid} nothing"

@@ -8,6 +8,7 @@ from xlplug.commands.common import parse_domid, say
 from xlplug.commands.text import table
 from xlplug.execute.compare import Comparison
 from xlplug.model.errors import EXIT_DONE, Refused
+from xlplug.model.problem import Problem
 
 
 def show(text: str | None) -> int:
@@ -20,7 +21,7 @@ def show(text: str | None) -> int:
         if text is not None:
             domid = parse_domid(text, "domid")
             if domid is None or xen.domain_info(domid) is None:
-                raise Refused((f"domain {text} does not exist; see 'xl list'",))
+                raise Refused(Problem(f"domain {text} does not exist", "see 'xl list'"))
             targets = [int(domid)]
         else:
             names = [name for name in store.list("/libxl") if name.isdecimal()]

@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from xlplug.model.bdf import Bdf
+from xlplug.model.problem import Problem
 from xlplug.model.rangeset import Range
 
 __all__ = [
@@ -96,7 +97,7 @@ class DomainConfig(NamedTuple):
     rdm: bool = False
     map_legacy: bool = False
     preload: bool = False
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Problem, ...] = ()
 
     @property
     def wants_legacy(self) -> bool:

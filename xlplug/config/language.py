@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from xlplug.model.errors import ConfigError
+from xlplug.model.problem import Problem
 
 __all__ = ["Settings", "Value", "json_value", "parse", "to_long"]
 
@@ -54,7 +55,7 @@ class Settings:
         self._lists: set[str] = set()
         self._at: dict[str, int] = {}
         self.appended: set[str] = set()
-        self.warnings: list[str] = []
+        self.warnings: list[Problem] = []
 
     def __contains__(self, name: str) -> bool:
         return name in self._parts
@@ -111,7 +112,7 @@ class Settings:
         return number
 
     def _ignored(self, name: str, why: str) -> None:
-        self.warnings.append(f"{self._path or 'config'}:{self.line(name)}: {name}: {why}; xl ignores it")
+        self.warnings.append(Problem(f"{self._path or 'config'}:{self.line(name)}: {name}: {why}, and xl ignores it"))
 
     def assign(self, name: str, value: Value, at: int) -> None:
         """``=``, found at byte ``at``."""

@@ -241,8 +241,8 @@ def firmware(facts: Facts) -> Iterator[Finding]:
         return
     for text in facts.firmware.read:
         yield Finding(OK, "firmware", text)
-    for text in facts.firmware.notes:
-        yield Finding(WARNING, "firmware", *_said(text))
+    for note in facts.firmware.notes:
+        yield Finding(WARNING, "firmware", *note)
 
 
 # the hook -------------------------------------------------------------------------------------------------------------
@@ -344,12 +344,10 @@ def _config(facts: ConfigFacts, host: Facts) -> Iterator[Finding]:
     if isinstance(facts.plan, Unread | Broken):
         yield _wrong(name, facts.plan, "what would be granted")
         return
-    for text in facts.plan.refusals:
-        yield Finding(FAILURE, name, *_said(text))
-    for text in facts.plan.warnings:
-        yield Finding(WARNING, name, *_said(text))
-    for text in facts.plan.notes if config.preload else ():
-        yield Finding(WARNING, name, *_said(text))
+    for refusal in facts.plan.refusals:
+        yield Finding(FAILURE, name, *refusal)
+    for warning in (*facts.plan.warnings, *(facts.plan.notes if config.preload else ())):
+        yield Finding(WARNING, name, *warning)
     if isinstance(facts.sole_vga, Unread | Broken):
         yield _wrong(name, facts.sole_vga, "whether another domain holds the VGA ports")
     if config.type == "hvm" and config.pci and config.maxmem > config.memory and not facts.plan.steps:
@@ -398,12 +396,6 @@ def _stubdomain(facts: ConfigFacts) -> Iterator[Finding]:
             yield _wrong(facts.path, found, f"the stubdomain's {what}")
         else:
             yield Finding(OK, facts.path, f"stubdomain {what} {found}")
-
-
-def _said(text: str) -> tuple[str, str]:
-    """A plan's sentence in two: what is wrong; what to do."""
-    what, _, advice = text.rpartition("; ")
-    return (what, advice) if what else (advice, "")
 
 
 #: All checks, in the order in which they are printed.  A new one is a function here and its facts in facts.py.

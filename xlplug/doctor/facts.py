@@ -10,6 +10,7 @@ from xlplug.config.domain import DomainConfig
 from xlplug.doctor.reading import Reading, Unread
 from xlplug.model.bdf import Bdf
 from xlplug.model.host import PciDevice
+from xlplug.model.problem import Problem
 from xlplug.plan import Plan
 
 __all__ = [
@@ -37,7 +38,7 @@ class Firmware(NamedTuple):
     """What firmware has left for displays: why a header could not be read, one sentence each, and which were read."""
 
     read: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    notes: tuple[Problem, ...] = ()
 
 
 class InstalledFile(NamedTuple):

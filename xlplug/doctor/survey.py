@@ -304,7 +304,7 @@ class _Survey:
         if host.vbios is not None:
             rom = host.vbios
             read.append(f"VBIOS shadow at {rom.maddr:#x}, {rom.size} bytes, of {rom.vendor:04x}:{rom.device:04x}")
-        return Firmware(tuple(read), host.notes)
+        return Firmware(tuple(read), tuple(note.problem for note in host.notes))
 
     def _host(
         self, devices: Reading[tuple[PciDevice, ...]], memory: Reading[tuple[MemRegion, ...]]
@@ -360,8 +360,7 @@ class _Survey:
         try:
             grants.require_sole_vga(plan, xen, xen.held())  # type: ignore[arg-type] # it only looks
         except Refused as error:
-            text, _, advice = error.refusals[0].partition("; ")
-            return Broken(text, advice)
+            return Broken(*error.refusals[0])
         except XlplugError as error:
             return Unread(message_of(error), error.hint)
         return True

@@ -36,7 +36,7 @@ def _parsed(path: str) -> DomainConfig:
 
 
 def _rehearsed(config: DomainConfig, host: HostSnapshot) -> Plan:
-    return create.rehearse(config, host, create.hindrance(config, create.found_wrapper() or ""))
+    return create.rehearse(config, host, create.occasion(config, create.found_wrapper() or ""))
 
 
 def _tried_hotplug(path: str) -> str | None:

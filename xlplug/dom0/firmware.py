@@ -10,7 +10,8 @@ import os
 from xlplug.igd import ASLS
 from xlplug.model.errors import HostError
 from xlplug.model.firmware_headers import OPREGION_HEADER, VBIOS_HEADER, parse_opregion, parse_vbios
-from xlplug.model.host import MemRegion, OpRegion, PciDevice, Vbios
+from xlplug.model.host import OPREGION, VBIOS, HostNote, MemRegion, OpRegion, PciDevice, Vbios
+from xlplug.model.problem import Problem
 from xlplug.model.rangeset import RangeSet
 from xlplug.vga import VENDOR_INTEL, owns_legacy_vga
 
@@ -23,9 +24,9 @@ _SHADOW = 0xC0000
 
 def read_firmware(
     devices: tuple[PciDevice, ...], memory: tuple[MemRegion, ...], dev_mem: str = DEV_MEM
-) -> tuple[OpRegion | None, Vbios | None, tuple[str, ...]]:
+) -> tuple[OpRegion | None, Vbios | None, tuple[HostNote, ...]]:
     """The OpRegion and the VBIOS header, None where there is none, and why one could not be read."""
-    notes: list[str] = []
+    notes: list[HostNote] = []
     opregion: OpRegion | None = None
     vbios: Vbios | None = None
     readable = RangeSet((m.start, m.stop) for m in memory if m.kind in (2, 3, 4))
@@ -37,14 +38,18 @@ def read_firmware(
             try:
                 opregion = parse_opregion(_read(dev_mem, address, OPREGION_HEADER, readable), address)
             except HostError as error:
-                notes.append(f"OpRegion header not read: {error}")
+                notes.append(_not_read(OPREGION, "OpRegion", error))
         rom = device.rom
         if device.boot_vga and rom is not None and rom.start == _SHADOW:
             try:
                 vbios = parse_vbios(_read(dev_mem, _SHADOW, VBIOS_HEADER, _ROM_AREA), _SHADOW)
             except HostError as error:
-                notes.append(f"VBIOS header not read: {error}")
+                notes.append(_not_read(VBIOS, "VBIOS", error))
     return opregion, vbios, tuple(notes)
+
+
+def _not_read(about: str, name: str, error: HostError) -> HostNote:
+    return HostNote(about, Problem(f"{name} header not read: {error.message}", error.hint))
 
 
 def _read(path: str, maddr: int, length: int, allowed: RangeSet) -> bytes:

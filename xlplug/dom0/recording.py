@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 from xlplug.dom0.json_field import Field
 from xlplug.model.addr import Domid
 from xlplug.model.errors import HostError
-from xlplug.model.host import HostSnapshot, MemRegion, OpRegion, PciDevice, Resource, Vbios, XenInfo
+from xlplug.model.host import HostNote, HostSnapshot, MemRegion, OpRegion, PciDevice, Resource, Vbios, XenInfo
 from xlplug.model.hypervisor import DomainInfo, HeldRights
+from xlplug.model.problem import Problem
 
 __all__ = ["DomainRecording", "dump_domain", "dump_host", "load_domain", "load_host", "scrub_libxl", "write_domain"]
 
@@ -50,7 +51,7 @@ def dump_host(host: HostSnapshot) -> str:
         "provenance": host.provenance,
         "xen": None if host.xen is None else {**host.xen._asdict(), "version": list(host.xen.version)},
         "libraries": dict(host.libraries),
-        "notes": list(host.notes),
+        "notes": [{"about": n.about, "what": n.problem.what, "advice": n.problem.advice} for n in host.notes],
         "memory": [m._asdict() for m in host.memory],
         "opregion": None if opregion is None else {**opregion._asdict(), "signature": opregion.signature.hex()},
         "vbios": None if host.vbios is None else host.vbios._asdict(),
@@ -177,7 +178,7 @@ def load_host(path: str) -> HostSnapshot:
         if xen.value is None
         else XenInfo((version[0].int(), version[1].int()), xen.get("text").str(), xen.get("capabilities").str()),
         libraries=tuple((name, libraries[name].str()) for name in libraries),
-        notes=tuple(note.str() for note in top.get("notes").list()),
+        notes=tuple(_note_in(note) for note in top.get("notes").list()),
         memory=tuple(memory),
         opregion=None
         if opregion.value is None
@@ -192,6 +193,12 @@ def load_host(path: str) -> HostSnapshot:
         vbios=None if vbios.value is None else Vbios(*(vbios.get(name).int() for name in Vbios._fields)),
         devices=devices,
     )
+
+
+def _note_in(field: Field) -> HostNote:
+    if isinstance(field.value, str):  # recorded before notes had parts
+        return HostNote("", Problem(field.value))
+    return HostNote(field.get("about").str(), Problem(field.get("what").str(), field.get("advice").str()))
 
 
 def _device_in(field: "Field") -> PciDevice:

@@ -5,8 +5,9 @@ import os
 
 from xlplug.config.domain import DomainConfig
 from xlplug.model.errors import XlplugError
-from xlplug.model.host import HostSnapshot, MemRegion, XenInfo
+from xlplug.model.host import MEMORY, HostNote, HostSnapshot, MemRegion, XenInfo
 from xlplug.model.hypervisor import Store
+from xlplug.model.problem import Problem
 from xlplug.xen.ctrl import XenCtrl
 from xlplug.xen.lib import running_capabilities
 
@@ -18,17 +19,19 @@ def take(xen: "XenCtrl | None", store: Store | None, config: DomainConfig | None
     """
     from xlplug.dom0 import firmware, pci
 
-    notes: list[str] = []
+    notes: list[HostNote] = []
     memory: tuple[MemRegion, ...] = ()
     info: XenInfo | None = None
     if xen is None:
-        notes.append("the machine's memory map was not read: no Xen")
+        notes.append(HostNote(MEMORY, Problem("the machine's memory map was not read: not running on Xen")))
     else:
         info = XenInfo(xen.version, xen.version_text, running_capabilities())
         try:
             memory = xen.machine_memory_map()
         except XlplugError as error:
-            notes.append(f"the machine's memory map was not read: {error}")
+            notes.append(
+                HostNote(MEMORY, Problem(f"the machine's memory map was not read: {error.message}", error.hint))
+            )
     owned = pci.owners(store) if store is not None else None
     if config is not None:
         devices = pci.functions(tuple((e.bdf, e.all_functions) for e in config.pci if e.bdf is not None), owned)

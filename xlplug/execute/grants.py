@@ -14,6 +14,7 @@ from xlplug.execute.preload_nodes import publish, sweep, withdraw
 from xlplug.model.addr import Domid
 from xlplug.model.errors import ApplyError, Refused, RollbackError, StoreError
 from xlplug.model.hypervisor import HeldRights, Hypervisor, Store
+from xlplug.model.problem import Problem
 from xlplug.model.rangeset import RangeSet
 from xlplug.model.steps import IOMEM, IOPORT, PERMISSIONS, POPULATE_PHYSMAP, Room, Step
 from xlplug.plan import Plan
@@ -42,7 +43,7 @@ def grant(plan: Plan, xen: Hypervisor, store: Store, log: Log) -> Outcome:
     """
     target = plan.target
     if plan.refusals:
-        raise Refused(plan.refusals)
+        raise Refused(*plan.refusals)
     if target is None:
         raise ValueError("a plan without a target")
     for name, domid in (("domain", target), ("stubdomain", plan.stubdom)):
@@ -157,7 +158,9 @@ def require_sole_vga(plan: Plan, xen: Hypervisor, held: dict[int, HeldRights]) -
         info = xen.domain_info(domid)
         if info is not None and not info.dying:
             raise Refused(
-                (f"domain {domid} holds the legacy VGA ports already; shut it down, or 'xlplug revoke {domid}'",)
+                Problem(
+                    f"domain {domid} holds the legacy VGA ports already", f"shut it down, or 'xlplug revoke {domid}'"
+                )
             )
 
 
@@ -166,9 +169,9 @@ def _require_alive(name: str, domid: Domid | None, xen: Hypervisor) -> None:
         return
     info = xen.domain_info(domid)
     if info is None:
-        raise Refused((f"{name} {domid} does not exist; see 'xl list'",))
+        raise Refused(Problem(f"{name} {domid} does not exist", "see 'xl list'"))
     if info.dying:
-        raise Refused((f"{name} {domid} is being destroyed; see 'xl list'",))
+        raise Refused(Problem(f"{name} {domid} is being destroyed", "see 'xl list'"))
 
 
 def _keep_held(step: Step, held: dict[int, HeldRights], before: Entry) -> Step:

@@ -22,7 +22,7 @@ from xlplug.dom0.savefile import config_in, parse_head
 from xlplug.hook.become import become, first_environment
 from xlplug.hook.device_model import is_ours, preload_library, real
 from xlplug.model.errors import ConfigError, HostError, Refused, XlplugError, one_line
-from xlplug.physmap import FRESH, NO_LIBRARY, RESTORING
+from xlplug.model.occasion import CREATING, NO_LIBRARY, RESTORING, Occasion
 
 TYPE_CHECKING = False  # typing's, without importing typing for it
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ __all__ = [
     "create",
     "device_model",
     "found_wrapper",
-    "hindrance",
+    "occasion",
     "real_xl",
     "receive",
     "rehearse",
@@ -69,7 +69,7 @@ def create(words: Sequence[str]) -> int:
     if not config.wants_legacy:
         _become_xl("create", words)
     program = wrapper()
-    _preflight(config, asked.path, hindrance(config, program))
+    _preflight(config, asked.path, occasion(config, program))
     offered = handover.offer(Handover(data, asked.path, asked.extra, config.device_model_override or ""))
     _become_xl("create", [*words, *_override(program, config)], offered)
 
@@ -105,7 +105,7 @@ def restore(words: Sequence[str]) -> int:
     if not config.wants_legacy:
         _become_xl("restore", words)
     program = wrapper()
-    _preflight(config, path, RESTORING)
+    _preflight(config, path, CREATING.without_ram(RESTORING))
     if asked.config is None:
         _become_xl("restore", words, handover.offer(Handover(data, path)))
     # xl restore takes no k=v words, so it gets the file with ours at its end, from a descriptor.
@@ -164,7 +164,7 @@ def _arrived(data: bytes, reserved: int) -> bytes | None:
     try:
         program = wrapper()
         if config.wants_legacy:
-            _preflight(config._replace(device_model_override=own or None), _SENT, RESTORING)
+            _preflight(config._replace(device_model_override=own or None), _SENT, CREATING.without_ram(RESTORING))
         handover.fill(reserved, Handover(head.config, _SENT, (), own))
         return data if override == program else bytes(head._replace(config=_overridden(head.config, program, config)))
     except XlplugError as error:
@@ -207,13 +207,13 @@ def found_wrapper() -> str | None:
     return next((path for path in ([given] if given else WRAPPERS) if os.access(path, os.X_OK) and is_ours(path)), None)
 
 
-def hindrance(config: DomainConfig, program: str) -> str:
-    """Why guest RAM cannot be populated for a domain that is created now; `FRESH` where it can.
+def occasion(config: DomainConfig, program: str) -> Occasion:
+    """`CREATING`, and whether guest RAM can be populated then.
 
     ``program`` is our wrapper, "" where there is none; whether a stubdomain's ramdisk has the library, the config says.
     """
     lacking = config.preload and not config.stubdom and preload_library(program) is None
-    return NO_LIBRARY if lacking else FRESH
+    return CREATING.without_ram(NO_LIBRARY if lacking else None)
 
 
 def _become_xl(subcommand: str, words: Sequence[str], offered: tuple[str, str] | None = None) -> NoReturn:
@@ -253,7 +253,7 @@ def _let_xl_reject(words: Sequence[str]) -> None:
         sys.exit(code if code > 0 else 128 - code)
 
 
-def _preflight(config: DomainConfig, path: str, hindrance: str) -> None:
+def _preflight(config: DomainConfig, path: str, when: Occasion) -> None:
     """Everything that can be refused, before anything is created."""
     device_model(config, path)
     from xlplug.dom0 import snapshot
@@ -262,13 +262,13 @@ def _preflight(config: DomainConfig, path: str, hindrance: str) -> None:
     from xlplug.xen.store import XenStore
 
     with XenCtrl() as xen, XenStore() as store:
-        made = rehearse(config, snapshot.take(xen, store, config), hindrance)
+        made = rehearse(config, snapshot.take(xen, store, config), when)
         for text in made.warnings:
             sys.stderr.write(f"xlplug: warning: {text}\n")
         for text in made.notes if config.preload else ():
             sys.stderr.write(f"xlplug: note: {text}\n")
         if made.refusals:
-            raise Refused(made.refusals)
+            raise Refused(*made.refusals)
         if made.steps:
             grants.require_sole_vga(made, xen, xen.held())
 
@@ -289,11 +289,11 @@ def device_model(config: DomainConfig, path: str) -> str:
     return real(config.device_model_override or "")
 
 
-def rehearse(config: DomainConfig, host: "HostSnapshot", hindrance: str) -> "Plan":
-    """The plan as it is made before the domain is there; ``hindrance`` as `hindrance` tells it."""
+def rehearse(config: DomainConfig, host: "HostSnapshot", when: Occasion) -> "Plan":
+    """The plan as it is made before the domain exists; ``when`` is what `occasion` returned."""
     from xlplug.plan import build
 
-    return build(config, host, granting=True, attach_later=True, hindrance=hindrance)
+    return build(config, host, occasion=when)
 
 
 def _overridden(data: bytes, program: str, config: DomainConfig) -> bytes:

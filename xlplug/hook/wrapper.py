@@ -19,6 +19,8 @@ from xlplug.hook.become import become
 from xlplug.hook.device_model import domid_of, preload_library, real, restores
 from xlplug.model.addr import Domid
 from xlplug.model.errors import EXIT_FAILED, ConfigError, Refused, XlplugError, one_line
+from xlplug.model.occasion import NO_LIBRARY, RESTORING, RUNNING, STARTING, Occasion, Who
+from xlplug.model.problem import Problem
 
 TYPE_CHECKING = False  # typing's, without importing typing for it
 if TYPE_CHECKING:
@@ -108,7 +110,7 @@ def _serve(
         )
     library = preload_library(wrapper) if config.preload and stubdom is None else None
     if config.wants_legacy:
-        _grant(config, target, stubdom, _hindrance(arguments, stubdom, library, xen), xen, store)
+        _grant(config, Who(target, stubdom), _occasion(arguments, stubdom, library, xen), xen, store)
     return library
 
 
@@ -117,22 +119,20 @@ def _names(name: str, arguments: list[str]) -> tuple[str, ...]:
     return (name, name.removesuffix(_INCOMING)) if restores(arguments) else (name,)
 
 
-def _hindrance(arguments: list[str], stubdom: Domid | None, library: str | None, xen: "XenCtrl") -> str:
-    """Why guest RAM cannot be populated now: its device model is about to start, in us or in a stubdomain."""
-    from xlplug.physmap import FRESH, NO_LIBRARY, RESTORING, RUNNING
-
+def _occasion(arguments: list[str], stubdom: Domid | None, library: str | None, xen: "XenCtrl") -> Occasion:
+    """`STARTING`, and whether guest RAM can be populated: the device model is about to start, in us or in a stubdomain."""
     if restores(arguments):
-        return RESTORING
+        return STARTING.without_ram(RESTORING)
     if stubdom is None:
-        return FRESH if library is not None else NO_LIBRARY
+        return STARTING.without_ram(NO_LIBRARY if library is None else None)
     info = xen.domain_info(stubdom)
-    return RUNNING if info is not None and info.cpu_time else FRESH
+    return STARTING.without_ram(RUNNING if info is not None and info.cpu_time else None)
 
 
 def _look_up(target: Domid, name: str, xen: "XenCtrl", *, igd: bool) -> Found:
     info = xen.domain_info(target)
     if info is None:
-        raise Refused((f"domain {target} does not exist; see 'xl list'",))
+        raise Refused(Problem(f"domain {target} does not exist", "see 'xl list'"))
     found = being_created(name, info.uuid, igd=igd)
     if found is None:
         raise ConfigError(
@@ -143,15 +143,13 @@ def _look_up(target: Domid, name: str, xen: "XenCtrl", *, igd: bool) -> Found:
     return found
 
 
-def _grant(
-    config: "DomainConfig", target: Domid, stubdom: Domid | None, hindrance: str, xen: "XenCtrl", store: "XenStore"
-) -> None:
+def _grant(config: "DomainConfig", who: Who, occasion: Occasion, xen: "XenCtrl", store: "XenStore") -> None:
     from xlplug.dom0 import snapshot
     from xlplug.execute import grants
     from xlplug.plan import build
 
     host = snapshot.take(xen, store, config)
-    made = build(config, host, target, stubdom, granting=True, attach_later=True, hindrance=hindrance)
+    made = build(config, host, who, occasion)
     for text in made.warnings:
         sys.stderr.write(f"xlplug: warning: {text}\n")
     grants.grant(made, xen, store, _log)

@@ -8,6 +8,8 @@ the facts as fields so that callers can branch on them, and builds its sentence 
 
 import os
 
+from xlplug.model.problem import Problem
+
 __all__ = [
     "EXIT_DONE",
     "EXIT_FAILED",
@@ -36,7 +38,7 @@ EXIT_NOT_UNDONE = 4  #: failed, and not everything could be undone
 class XlplugError(Exception):
     """An error to show to the administrator as one line, without a traceback.
 
-    ``message`` says what is wrong, ``hint`` what to do next.
+    ``message`` says what is wrong, ``hint`` what to do next; `problem` is both, with where it is.
     """
 
     exit_code = EXIT_REFUSED
@@ -46,8 +48,13 @@ class XlplugError(Exception):
         self.message = message
         self.hint = hint
 
+    @property
+    def problem(self) -> Problem:
+        """What ``str`` prints, in its two parts."""
+        return Problem(self.message, self.hint)
+
     def __str__(self) -> str:
-        return f"{self.message}; {self.hint}" if self.hint else self.message
+        return str(self.problem)
 
 
 class ConfigError(XlplugError):
@@ -65,9 +72,10 @@ class ConfigError(XlplugError):
         self.column = column
         self.text = text
 
-    def __str__(self) -> str:
+    @property
+    def problem(self) -> Problem:
         where = ":".join([self.path or "config", *(str(n) for n in (self.line, self.column) if n)])
-        return f"{where}: {super().__str__()}"
+        return Problem(f"{where}: {self.message}", self.hint)
 
 
 class HostError(XlplugError):
@@ -77,13 +85,14 @@ class HostError(XlplugError):
 class Refused(XlplugError):  # noqa: N818 - reads as a verdict: "refused: …"
     """A plan that must not be carried out: its refusals, nothing touched."""
 
-    def __init__(self, refusals: tuple[str, ...]) -> None:
-        super().__init__("; ".join(refusals))
+    def __init__(self, *refusals: Problem) -> None:
+        super().__init__(refusals[0].what, hint=refusals[0].advice)
         self.refusals = refusals
 
-    def __str__(self) -> str:
+    @property
+    def problem(self) -> Problem:
         more = f" (and {len(self.refusals) - 1} more: see 'xlplug plan')" if len(self.refusals) > 1 else ""
-        return f"refused: {self.refusals[0]}{more}"
+        return Problem(f"refused: {self.message}", f"{self.hint}{more}")
 
 
 class XenUnavailableError(XlplugError):
@@ -124,8 +133,9 @@ class RollbackError(XlplugError):
         super().__init__(message, hint=hint)
         self.left = left
 
-    def __str__(self) -> str:
-        return f"{super().__str__()}; still in place: {', '.join(self.left)}"
+    @property
+    def problem(self) -> Problem:
+        return Problem(self.message, "; ".join(filter(None, (self.hint, f"still in place: {', '.join(self.left)}"))))
 
 
 def one_line(text: str) -> str:

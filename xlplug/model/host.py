@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from xlplug.model.addr import Domid
 from xlplug.model.bdf import Bdf
+from xlplug.model.problem import Problem
 from xlplug.model.rangeset import Range, RangeSet
 
 __all__ = [
@@ -123,12 +124,25 @@ class XenInfo(NamedTuple):
     capabilities: str = ""
 
 
+OPREGION, VBIOS, MEMORY = "opregion", "vbios", "memory"  #: what a `HostNote` is about
+
+
+class HostNote(NamedTuple):
+    """Something of the host that could not be read: ``about`` which part (`OPREGION`, `VBIOS`, `MEMORY`), and why."""
+
+    about: str
+    problem: Problem
+
+    def __str__(self) -> str:
+        return str(self.problem)
+
+
 class HostSnapshot(NamedTuple):
     """All that planning may know about a host.
 
-    ``opregion`` and ``vbios`` are None when there is none or it could not be read: then ``notes`` says why, one
-    sentence each.  ``memory`` is empty when the machine's memory map could not be read.  ``libraries`` maps a Xen
-    library's soname to where it was found.
+    ``opregion`` and ``vbios`` are None when there is none or it could not be read: then ``notes`` says why.  ``memory``
+    is empty when the machine's memory map could not be read.  ``libraries`` maps a Xen library's soname to where it was
+    found.
     """
 
     name: str
@@ -138,8 +152,15 @@ class HostSnapshot(NamedTuple):
     vbios: Vbios | None = None
     xen: XenInfo | None = None
     libraries: tuple[tuple[str, str], ...] = ()
-    notes: tuple[str, ...] = ()
+    notes: tuple[HostNote, ...] = ()
     provenance: str = ""
+
+    def why_unread(self, about: str) -> Problem:
+        """Why a part was not read."""
+        for note in self.notes:
+            if note.about == about:
+                return note.problem
+        return Problem("its header was not read", "run xlplug as root in dom0")
 
     def device(self, bdf: Bdf) -> PciDevice | None:
         """The function at ``bdf``, or None."""

@@ -21,9 +21,9 @@ from xlplug.model.bdf import Bdf
 from xlplug.model.errors import XlplugError
 from xlplug.model.host import HostSnapshot
 from xlplug.model.hypervisor import DomainInfo, Hypervisor, Store
+from xlplug.model.occasion import RESTORING, RUNNING, STARTING, Occasion, Who
 from xlplug.model.rangeset import RangeSet
 from xlplug.model.steps import IOPORT
-from xlplug.physmap import FRESH, RESTORING, RUNNING
 from xlplug.plan import Plan, build
 from xlplug.vga import VGA_PORT_SET, owns_legacy_vga
 from xlplug.watch.guard import GuardLostError, Pauser
@@ -36,6 +36,7 @@ ERROR, WARNING, INFO = 3, 4, 6  #: priorities, as syslog(3) numbers them
 _NEW, _BUILDING, _BUILT, _LIVING = "new", "building", "built", "living"
 _IGNORED = "ignored"
 
+_LATE_STARTING = STARTING.without_ram(RUNNING)
 _POLL = 1.0  # seconds: libxl writes its record without an event that we could wait for
 _LATE = (
     "domain {} had the display before the grants were made; its VGA ranges are mapped now; "
@@ -183,8 +184,9 @@ class Watcher:
                 info = world.xen.domain_info(holder)
                 ran = info is not None and info.cpu_time > 0
                 served = stubdom is not None and ran and _has_devices(stubdom, world.store)
-                hindrance = self._hindrance(guest, stubdom)
-                plan = self._plan(guest, config, stubdom, map_legacy=self._map_legacy or served, hindrance=hindrance)
+                plan = self._plan(
+                    guest, config, stubdom, when=self._occasion(guest, stubdom), map_legacy=self._map_legacy or served
+                )
                 self._grant(guest, plan)
         except GuardLostError:
             raise
@@ -204,15 +206,15 @@ class Watcher:
             self._say(WARNING, guest, text)
         return built
 
-    def _hindrance(self, guest: _Guest, stubdom: Domid | None) -> str:
-        """Why guest RAM cannot be populated, now that a stubdomain is paused; one in dom0 may have started long since."""
+    def _occasion(self, guest: _Guest, stubdom: Domid | None) -> Occasion:
+        """Whether guest RAM can be populated, now that a stubdomain is paused; a device model in dom0 may have started."""
         world = self._world
         if stubdom is None:
-            return RUNNING
+            return _LATE_STARTING
         if restores(device_model_arguments(guest.domid, world.store)):
-            return RESTORING
+            return STARTING.without_ram(RESTORING)
         info = world.xen.domain_info(stubdom)
-        return RUNNING if info is None or info.cpu_time else FRESH
+        return _LATE_STARTING if info is None or info.cpu_time else STARTING
 
     def _replug(self, guest: _Guest) -> _Guest:
         """Bring the grants of a living guest in line with the devices that it has now."""
@@ -247,19 +249,16 @@ class Watcher:
         stubdom: Domid | None,
         *,
         map_legacy: bool,
-        hindrance: str = RUNNING,
+        when: Occasion = _LATE_STARTING,
     ) -> Plan:
         host = self._world.snapshot(config)
-        return build(
-            config, host, guest.domid, stubdom, map_legacy=map_legacy and config.wants_legacy, granting=True,
-            attach_later=True, hindrance=hindrance,
-        )  # fmt: skip
+        return build(config, host, Who(guest.domid, stubdom), when, map_legacy=map_legacy and config.wants_legacy)
 
     def _grant(self, guest: _Guest, plan: Plan) -> None:
         world = self._world
         done = grants.grant(plan, world.xen, world.store, lambda _: None).done
-        for text in plan.warnings:  # what is refused is one line
-            self._say(WARNING, guest, text)
+        for warning in plan.warnings:  # what is refused is one line
+            self._say(WARNING, guest, str(warning))
         for step in done:
             self._say(INFO, guest, str(step))
 

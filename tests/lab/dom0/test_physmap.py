@@ -17,7 +17,7 @@ from xlplug.hook.device_model import default_path
 from xlplug.model.addr import Domid
 from xlplug.model.errors import ApplyError, XenError
 from xlplug.model.steps import POPULATE_PHYSMAP, TARGET, Room, Step
-from xlplug.physmap import FRESH, plan_physmap, predict
+from xlplug.physmap import plan_physmap, predict
 from xlplug.plan import Plan
 from xlplug.xen.ctrl import XenCtrl
 from xlplug.xen.lib import running_version
@@ -122,7 +122,7 @@ def plan(target: int, stubdom: int, text: str = 'vga="stdvga"\nmemory=80\n') -> 
     """Above 64 MiB there is nothing in a guest of ours, so that is where this one's blocks are."""
     vifs = "".join(f'"model={model}",' for model in ("e1000", "rtl8139", "e1000", "rtl8139", "e1000"))
     made = from_xl.from_settings(language.parse(f'type="hvm"\nxlplug_preload=1\n{text}vif=[{vifs}]\n'.encode()))
-    physmap = plan_physmap(made, Domid(target), has_stubdom=True, hindrance=FRESH)
+    physmap = plan_physmap(made, Domid(target), has_stubdom=True, ram_left=None)
     assert not physmap.refusals
     return Plan("lab", "g", Domid(target), Domid(stubdom), has_stubdom=True, steps=physmap.steps, preload=True)
 

@@ -85,7 +85,7 @@ def test_pci_and_its_global_flags() -> None:
     ), "reading ends at the first nested list, as xl's loop does"
     scalar = view('pci="00:02.0"')
     assert scalar.pci == ()
-    assert "a string where a list is wanted; xl ignores it" in scalar.warnings[0]
+    assert "a string where a list is wanted, and xl ignores it" in scalar.warnings[0].what
 
 
 def test_ranges() -> None:

@@ -19,8 +19,9 @@ from xlplug.hook.create import rehearse
 from xlplug.model.addr import Domid
 from xlplug.model.bdf import Bdf
 from xlplug.model.host import HostSnapshot, PciDevice, Resource, XenInfo
+from xlplug.model.occasion import CREATING, NO_LIBRARY, Occasion
+from xlplug.model.problem import Problem
 from xlplug.model.rangeset import Range
-from xlplug.physmap import FRESH, NO_LIBRARY
 
 ROOT = Path(__file__).parents[3]
 SCHEMA = json.loads((ROOT / "docs" / "doctor.schema.json").read_text())
@@ -201,7 +202,7 @@ CASES: list[tuple[dict[str, Any], dict[str, tuple[str, str, str]]]] = [
     ({"firmware": UNREAD}, {}),
     ({"firmware": BROKEN}, {}),
     (
-        {"firmware": Firmware(("OpRegion at 0x7a18d018",), ("VBIOS header not read: no; do it",))},
+        {"firmware": Firmware(("OpRegion at 0x7a18d018",), (Problem("VBIOS header not read: no", "do it"),))},
         {"firmware": (WARNING, "VBIOS header not read: no", "do it")},
     ),
     ({"hook": UNREAD}, {"hook": (WARNING, "cannot be told: it is dark", "bring a lamp")}),
@@ -312,11 +313,11 @@ def planned(
     config: DomainConfig,
     *devices: PciDevice,
     version: tuple[int, int] = (4, 17),
-    hindrance: str = FRESH,
+    when: Occasion = CREATING,
     **facts: Any,
 ) -> ConfigFacts:
     host = HostSnapshot("h", devices, xen=XenInfo(version, "x"))
-    plan = rehearse(config, host, hindrance)
+    plan = rehearse(config, host, when)
     return ConfigFacts("g.cfg", config, plan, "/usr/bin/qemu", **{"fits": "built for Xen 4.17"} | facts)
 
 
@@ -429,10 +430,10 @@ def test_a_stubdomain_s_images() -> None:
 def test_the_preload_library_that_a_config_wants() -> None:
     """``xlplug create`` says the same; a config that does not want it hears nothing."""
     preload = IGD._replace(preload=True, vga="stdvga", videoram=16)
-    found = of_config(planned(preload, VGA, hindrance=NO_LIBRARY))
+    found = of_config(planned(preload, VGA, when=CREATING.without_ram(NO_LIBRARY)))
     assert [f for f in found if "libxlplug-preload.so is not installed" in f[1]], found
     assert {f[0] for f in found} == {OK, WARNING}
-    assert of_config(planned(preload._replace(preload=False), VGA, hindrance=NO_LIBRARY)) == [SERVED]
+    assert of_config(planned(preload._replace(preload=False), VGA, when=CREATING.without_ram(NO_LIBRARY))) == [SERVED]
 
 
 def test_configs_keep_their_order() -> None:
@@ -461,7 +462,7 @@ ANY: dict[str, list[Any]] = {
     "damaged": [(), (STRANGE, STRANGE)],
     "arbiter": ["", "owns=", "count:1,owns=none", STRANGE, UNREAD, BROKEN],
     "dev_mem": ["/dev/mem", UNREAD, BROKEN],
-    "firmware": [Firmware(), Firmware((STRANGE,), (STRANGE, "", "; ")), UNREAD, BROKEN],
+    "firmware": [Firmware(), Firmware((STRANGE,), (Problem(STRANGE), Problem("", STRANGE))), UNREAD, BROKEN],
     "hook": [
         HOOK, UNHOOKED, Hook(), Hook(first="xl", hooked=False, files=UNREAD), HOOK._replace(files=BROKEN, ran=BROKEN),
         HOOK._replace(files=tuple(InstalledFile(STRANGE, state) for state in ("", "missing", "changed", "not executable"))),

@@ -123,7 +123,7 @@ def test_nothing_outside_reserved_memory_is_read(host: Host, tmp_path: Path) -> 
     mem = memory_file(tmp_path / "mem", {0xC0000: rom(), 0x40000000: opregion()})
     region, _, notes = read_firmware(ram.devices, ram.memory, mem)
     assert region is None
-    assert "not host-reserved memory" in notes[0]
+    assert "not host-reserved memory" in str(notes[0])
     assert read_firmware(ram.devices, (), mem)[0] is None
 
 

@@ -15,6 +15,7 @@ from xlplug.model.addr import Domid
 from xlplug.model.errors import ApplyError, Refused, RollbackError, StoreError
 from xlplug.model.host import HostSnapshot
 from xlplug.model.hypervisor import DomainInfo, HeldRights
+from xlplug.model.occasion import BY_HAND, Who
 from xlplug.model.rangeset import RangeSet
 from xlplug.plan import Plan, build
 from xlplug.xen.in_memory import MemStore, MemXen
@@ -42,7 +43,7 @@ def state(xen: MemXen) -> object:
 
 @pytest.fixture
 def plan(host: Host, config: Config) -> Plan:
-    return build(config(TEXT), host("igd-laptop"), Domid(7), Domid(8), granting=True)
+    return build(config(TEXT), host("igd-laptop"), Who(Domid(7), Domid(8)), BY_HAND)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -142,9 +143,9 @@ def test_a_killed_run_is_finished(plan: Plan) -> None:
 
 def test_a_second_grant_adds_what_is_new(host: Host, config: Config) -> None:
     xen, store = world((4, 17))
-    without = build(config(TEXT.replace("xlplug_map_legacy=1", "")), host("igd-laptop"), Domid(7), Domid(8))
+    without = build(config(TEXT.replace("xlplug_map_legacy=1", "")), host("igd-laptop"), Who(Domid(7), Domid(8)))
     grants.grant(without, xen, store, quiet)
-    outcome = grants.grant(build(config(TEXT), host("igd-laptop"), Domid(7), Domid(8)), xen, store, quiet)
+    outcome = grants.grant(build(config(TEXT), host("igd-laptop"), Who(Domid(7), Domid(8))), xen, store, quiet)
     assert [s.op for s in outcome.done] == ["memory_mapping", "ioport_mapping", "ioport_mapping"]
     grants.revoke(7, xen, store, quiet)
     assert xen.held()[7].ports == RangeSet([(0x2F8, 0x300)])
@@ -152,7 +153,7 @@ def test_a_second_grant_adds_what_is_new(host: Host, config: Config) -> None:
 
 def test_refusals_touch_nothing(host: Host, config: Config, plan: Plan) -> None:
     xen, store = world((4, 17))
-    bad = build(config(TEXT), host("igd-malformed-opregion"), Domid(7), Domid(8))
+    bad = build(config(TEXT), host("igd-malformed-opregion"), Who(Domid(7), Domid(8)))
     with pytest.raises(Refused, match="malformed OpRegion"):
         grants.grant(bad, xen, store, quiet)
     with pytest.raises(Refused, match="domain 9 does not exist"):

@@ -18,9 +18,9 @@ from xlplug.model.addr import Domid
 from xlplug.model.errors import ApplyError, RollbackError, StoreError, XenError
 from xlplug.model.host import HostSnapshot
 from xlplug.model.hypervisor import DomainInfo
+from xlplug.model.occasion import BY_HAND, STARTING, Who
 from xlplug.model.rangeset import RangeSet
 from xlplug.model.steps import POPULATE_PHYSMAP, TARGET, Room, Step
-from xlplug.physmap import FRESH
 from xlplug.plan import Plan, build
 from xlplug.xen.in_memory import MemStore, MemXen
 
@@ -63,7 +63,7 @@ def step(first: int, nr: int, before: Room | None = None) -> Step:
 
 @pytest.fixture
 def plan(host: Host, config: Config) -> Plan:
-    return build(config(TEXT + STUB), host("igd-laptop"), Domid(7), Domid(8), granting=True, hindrance=FRESH)
+    return build(config(TEXT + STUB), host("igd-laptop"), Who(Domid(7), Domid(8)), STARTING)
 
 
 # extents
@@ -214,7 +214,7 @@ def test_no_raise_where_libxl_has_left_enough(host: Host, config: Config) -> Non
     xen, store = machine(), MemStore()
     limit = pages(xen)[1]
     small = config(TEXT.replace('vif=["","","","",""]', 'vif=[""]'))
-    grants.grant(build(small, host("igd-laptop"), Domid(7), hindrance=FRESH), xen, store, quiet)
+    grants.grant(build(small, host("igd-laptop"), Who(Domid(7))), xen, store, quiet)
     assert pages(xen)[1] == limit
     assert {s.before.raised for s in Journal(store, 7).read().steps if s.before} == {limit}
     assert store.read("/local/domain/0/xlplug/7/populated") == "3000-400f,4040-407f", "the device model in dom0"
@@ -350,7 +350,7 @@ def test_after_a_killed_run_a_device_model_that_has_started_is_left_alone(
     plan: Plan, host: Host, config: Config
 ) -> None:
     """It was told nothing, and has populated the same gfns itself."""
-    later = build(config(TEXT + STUB), host("igd-laptop"), Domid(7), Domid(8), granting=True)
+    later = build(config(TEXT + STUB), host("igd-laptop"), Who(Domid(7), Domid(8)), BY_HAND)
     assert not any(s.op == POPULATE_PHYSMAP for s in later.steps)
     xen, store = machine(ran=1), MemStore()
     killed(plan, xen, store, len(plan.steps))
@@ -384,7 +384,7 @@ def test_ram_that_a_device_model_has_in_use_stays(plan: Plan) -> None:
 
 
 def test_a_device_model_in_dom0_has_started_once_all_is_done(host: Host, config: Config) -> None:
-    made = build(config(TEXT), host("igd-laptop"), Domid(7), granting=True, hindrance=FRESH)
+    made = build(config(TEXT), host("igd-laptop"), Who(Domid(7)), STARTING)
     xen, store = machine(), MemStore()
     before = xen.ram(7)
     grants.grant(made, xen, store, quiet)
@@ -400,7 +400,7 @@ def test_a_guest_that_is_gone_leaves_no_trace_for_the_next_of_its_number(host: H
     xen, store = machine(), MemStore()
     for gone in (7, 9):
         store.write(f"/local/domain/0/xlplug/{gone}/populated", "0-fff")
-    without = build(config('xlplug_preload=1\nioports=["2f8"]\n'), host("igd-laptop"), Domid(7), hindrance=FRESH)
+    without = build(config('xlplug_preload=1\nioports=["2f8"]\n'), host("igd-laptop"), Who(Domid(7)))
     grants.grant(without, xen, store, quiet)
     assert not any(node.startswith("/local/domain/0/xlplug") for node in store.nodes)
 
@@ -408,7 +408,7 @@ def test_a_guest_that_is_gone_leaves_no_trace_for_the_next_of_its_number(host: H
 def test_without_the_library_nothing_is_told(host: Host, config: Config) -> None:
     xen, store = machine(), MemStore()
     text = (TEXT + STUB).replace("xlplug_preload=1", "")
-    grants.grant(build(config(text), host("igd-laptop"), Domid(7), Domid(8), hindrance=FRESH), xen, store, quiet)
+    grants.grant(build(config(text), host("igd-laptop"), Who(Domid(7), Domid(8))), xen, store, quiet)
     assert not any(node.startswith("/local") for node in store.nodes)
     assert xen.ram(7) == machine().ram(7)
 

@@ -9,6 +9,7 @@ from xlplug.config.domain import DomainConfig
 from xlplug.model.addr import Domid
 from xlplug.model.bdf import Bdf
 from xlplug.model.host import HostSnapshot
+from xlplug.model.occasion import BY_HAND, Who
 from xlplug.model.rangeset import RangeSet
 from xlplug.plan import Plan, build
 
@@ -35,7 +36,7 @@ def test_igd_target_gets_vga_and_opregion_never_the_vbios(host: Host, config: Co
 
 
 def test_stubdom_gets_the_vbios_too_in_one_range_with_vga(host: Host, config: Config) -> None:
-    plan = build(config(IGD + STUB), host("igd-laptop"), Domid(7), Domid(8))
+    plan = build(config(IGD + STUB), host("igd-laptop"), Who(Domid(7), Domid(8)))
     assert calls(plan) == VGA | {("iomem_permission", 0x7A18D, 3)}
     assert calls(plan, "stubdom") == PORTS | {("iomem_permission", 0xA0, 0x30), ("iomem_permission", 0x7A18D, 3)}
     assert {s.domid for s in plan.steps if s.grantee == "stubdom"} == {8}
@@ -70,7 +71,7 @@ def test_the_same_class_is_no_vga_for_other_vendors(host: Host, config: Config) 
     devices = tuple(d._replace(vendor=0x1002) if d.bdf == Bdf(0, 0, 2, 0) else d for d in raptor.devices)
     plan = build(config(IGD), raptor._replace(devices=devices))
     assert plan.steps == ()
-    assert "no display device" in plan.refusals[0]
+    assert "no display device" in str(plan.refusals[0])
 
 
 def test_an_amd_vga_at_00_02_0_is_no_igd(host: Host, config: Config) -> None:
@@ -79,7 +80,7 @@ def test_an_amd_vga_at_00_02_0_is_no_igd(host: Host, config: Config) -> None:
     assert calls(plan) == VGA
     assert "write gfx_passthru" not in " ".join(plan.warnings)
     default = build(config(IGD.replace('"igd"', "1")), host("amd-apu"))
-    assert 'write gfx_passthru="igd"' in " ".join(default.warnings)
+    assert 'write gfx_passthru="igd"' in " ".join(map(str, default.warnings))
 
 
 def test_absolute_rvda_is_a_second_range(host: Host, config: Config) -> None:
@@ -96,7 +97,7 @@ def test_absolute_rvda_is_a_second_range(host: Host, config: Config) -> None:
 )
 def test_opregions_that_are_refused(host: Host, config: Config, name: str, says: str) -> None:
     plan = build(config(IGD), host(name))
-    assert says in plan.refusals[0]
+    assert says in str(plan.refusals[0])
     assert not any(s.first == 0x40000 for s in plan.steps)
 
 
@@ -115,7 +116,7 @@ def test_opregion_headers_that_lie(host: Host, config: Config, change: dict[str,
     laptop = host("igd-laptop")
     assert laptop.opregion is not None
     plan = build(config(IGD), laptop._replace(opregion=laptop.opregion._replace(**change)))
-    assert says in plan.refusals[0]
+    assert says in str(plan.refusals[0])
     assert {s.first for s in plan.steps} == {0xA0, 0x3B0, 0x3C0}
 
 
@@ -130,21 +131,21 @@ def test_no_opregion_is_no_refusal(host: Host, config: Config, asls: int) -> Non
 
 def test_an_opregion_that_could_not_be_read_is_refused(host: Host, config: Config) -> None:
     laptop = host("igd-laptop")
-    assert "run xlplug as root" in build(config(IGD), laptop._replace(opregion=None)).refusals[0]
-    assert "memory map is not known" in build(config(IGD), laptop._replace(memory=())).refusals[0]
+    assert "run xlplug as root" in str(build(config(IGD), laptop._replace(opregion=None)).refusals[0])
+    assert "where the host's memory map is known" in str(build(config(IGD), laptop._replace(memory=())).refusals[0])
 
 
 def test_vga_memory_in_ram_is_refused(host: Host, config: Config) -> None:
     amd = host("amd-apu")
     memory = tuple(m._replace(stop=0xC0000) if m.start == 0 else m for m in amd.memory)
-    assert "System RAM" in build(config(IGD), amd._replace(memory=memory)).refusals[0]
+    assert "System RAM" in str(build(config(IGD), amd._replace(memory=memory)).refusals[0])
 
 
 def test_a_virtual_function_never_gets_vga(host: Host, config: Config) -> None:
     plan = build(config(IGD.replace("02.0", "02.1")), host("sriov-igd"))
     assert plan.steps == ()
-    assert "virtual function" in plan.warnings[0]
-    assert "no display device" in plan.refusals[0]
+    assert "virtual function" in str(plan.warnings[0])
+    assert "no display device" in str(plan.refusals[0])
 
 
 def test_all_functions_are_expanded(host: Host, config: Config) -> None:
@@ -154,7 +155,7 @@ def test_all_functions_are_expanded(host: Host, config: Config) -> None:
 
 def test_two_displays_cannot_both_have_vga(host: Host, config: Config) -> None:
     plan = build(config('gfx_passthru="igd"\npci=["00:02.0","01:00.0"]\n'), host("hybrid-nvidia"))
-    assert "both claim the legacy VGA ranges" in plan.refusals[0]
+    assert "both claim the legacy VGA ranges" in str(plan.refusals[0])
     assert plan.steps == ()
 
 
@@ -172,14 +173,14 @@ def test_a_vbios_header_that_lies_is_not_believed(host: Host, config: Config, si
     assert laptop.vbios is not None
     plan = build(config(IGD + STUB), laptop._replace(vbios=laptop.vbios._replace(size=size)))
     assert ("iomem_permission", 0xA0, 0x20) in calls(plan, "stubdom")
-    assert "VBIOS shadow not granted" in plan.warnings[0]
+    assert "VBIOS shadow not granted" in str(plan.warnings[0])
 
 
 def test_without_gfx_passthru_nothing(host: Host, config: Config) -> None:
     plan = build(config('pci=["00:02.0"]\n'), host("igd-laptop"))
     assert plan.steps == ()
     assert not plan.refusals
-    assert "gfx_passthru is off" in plan.warnings[0]
+    assert "gfx_passthru is off" in str(plan.warnings[0])
     assert len(plan.delegated) == 3
 
 
@@ -187,48 +188,48 @@ def test_not_assignable_warns_ahead_and_refuses_when_granting(host: Host, config
     unbound = host("igd-not-assignable")
     ahead = build(config(IGD), unbound)
     assert not ahead.refusals
-    assert "xl pci-assignable-add 0000:00:02.0" in ahead.warnings[0]
-    assert "xl pci-assignable-add 0000:00:02.0" in build(config(IGD), unbound, Domid(7), granting=True).refusals[0]
-    seized = build(config(IGD.replace("02.0", "02.0,seize=1")), unbound, Domid(7), granting=True)
+    assert "xl pci-assignable-add 0000:00:02.0" in str(ahead.warnings[0])
+    assert "xl pci-assignable-add 0000:00:02.0" in str(build(config(IGD), unbound, Who(Domid(7)), BY_HAND).refusals[0])
+    seized = build(config(IGD.replace("02.0", "02.0,seize=1")), unbound, Who(Domid(7)), BY_HAND)
     assert not seized.refusals
-    assert "seize" in seized.warnings[0]
+    assert "seize" in str(seized.warnings[0])
 
 
 def test_owned_by_another(host: Host, config: Config) -> None:
     laptop = host("igd-laptop")
     owned = laptop._replace(devices=tuple(d._replace(owner=Domid(5)) for d in laptop.devices))
-    assert "assigned to domain 5" in build(config(IGD), owned, Domid(7)).refusals[0]
-    assert not build(config(IGD), owned, Domid(5)).refusals
+    assert "assigned to domain 5" in str(build(config(IGD), owned, Who(Domid(7))).refusals[0])
+    assert not build(config(IGD), owned, Who(Domid(5))).refusals
 
 
 @pytest.mark.parametrize(
     ("target", "stubdom", "says"),
     [
         (0, None, "is dom0"),
-        (0x7FF0, None, "no domain's number"),
+        (0x7FF0, None, "not a domain's number"),
         (7, 0, "is dom0"),
         (7, 7, "both"),
-        (7, 0x7FF4, "no domain's number"),
+        (7, 0x7FF4, "not a domain's number"),
     ],
 )
 def test_domids(host: Host, config: Config, target: int, stubdom: int | None, says: str) -> None:
-    plan = build(config(IGD), host("igd-laptop"), Domid(target), None if stubdom is None else Domid(stubdom))
-    assert any(says in r for r in plan.refusals)
+    plan = build(config(IGD), host("igd-laptop"), Who(Domid(target), None if stubdom is None else Domid(stubdom)))
+    assert any(says in refusal.what for refusal in plan.refusals)
 
 
 def test_a_stubdomain_that_does_not_run_yet(host: Host, config: Config) -> None:
-    assert not build(config(IGD + STUB), host("igd-laptop"), Domid(7)).refusals
-    assert "none runs yet" in build(config(IGD + STUB), host("igd-laptop"), Domid(7), granting=True).refusals[0]
+    assert not build(config(IGD + STUB), host("igd-laptop"), Who(Domid(7))).refusals
+    assert "none runs yet" in str(build(config(IGD + STUB), host("igd-laptop"), Who(Domid(7)), BY_HAND).refusals[0])
 
 
 def test_populate_on_demand(host: Host, config: Config) -> None:
-    assert "populate on demand" in build(config(IGD + "maxmem=128\n"), host("igd-laptop")).refusals[0]
+    assert "populate on demand" in str(build(config(IGD + "maxmem=128\n"), host("igd-laptop")).refusals[0])
     assert not build(config("maxmem=128\n"), host("igd-laptop")).refusals
 
 
 def test_unknown_device(host: Host, config: Config) -> None:
-    assert "no such PCI device" in build(config('pci=["07:00.0"]\n'), host("igd-laptop")).refusals[0]
-    assert "by name" in build(config('pci=["name=foo"]\n'), host("igd-laptop")).refusals[0]
+    assert "no such PCI device" in str(build(config('pci=["07:00.0"]\n'), host("igd-laptop")).refusals[0])
+    assert "by name" in str(build(config('pci=["name=foo"]\n'), host("igd-laptop")).refusals[0])
 
 
 def test_map_legacy_maps_the_exact_tuples_after_the_permissions(host: Host, config: Config) -> None:
@@ -249,8 +250,8 @@ def test_map_legacy_maps_the_exact_tuples_after_the_permissions(host: Host, conf
 def test_mapping_for_a_display_that_is_attached_already_warns(host: Host, config: Config) -> None:
     laptop = host("igd-laptop")
     owned = laptop._replace(devices=tuple(d._replace(owner=Domid(7)) for d in laptop.devices))
-    assert "may have mapped" in build(config(IGD), owned, Domid(7), map_legacy=True).warnings[0]
-    assert not build(config(IGD), owned, Domid(7)).warnings
+    assert "may have mapped" in str(build(config(IGD), owned, Who(Domid(7)), map_legacy=True).warnings[0])
+    assert not build(config(IGD), owned, Who(Domid(7))).warnings
 
 
 def test_ioports_of_an_hvm_guest_are_mapped(host: Host, config: Config) -> None:
@@ -260,13 +261,13 @@ def test_ioports_of_an_hvm_guest_are_mapped(host: Host, config: Config) -> None:
     }  # fmt: skip
     assert all(s.shared for s in plan.steps if s.op == "ioport_permission")
     warned = build(config('ioports=["60"]\n'), host("server-bmc"))
-    assert "QEMU emulates these too" in warned.warnings[0]
+    assert "QEMU emulates these too" in str(warned.warnings[0])
 
 
 def test_ioports_that_repeat_or_touch_vga_are_left_to_the_device_model(host: Host, config: Config) -> None:
     plan = build(config(IGD + 'ioports=["3b0-3df"]\n'), host("igd-laptop"))
     assert not any(s.op == "ioport_mapping" for s in plan.steps)
-    assert any("touch the VGA ports" in w for w in plan.warnings)
+    assert any("touch the VGA ports" in w.what for w in plan.warnings)
     alone = build(config('ioports=["3b0-3bb","3c0-3df"]\n'), host("igd-laptop"))
     assert [(s.first, s.nr) for s in alone.steps if s.op == "ioport_mapping"] == [(0x3B0, 0xC), (0x3C0, 0x20)]
 
@@ -278,7 +279,7 @@ def test_pv_guests_need_no_mapping(host: Host) -> None:
 
 def test_adjacent_io_bars_warn_for_4_23(host: Host, config: Config) -> None:
     both = 'pci=["00:03.0","00:04.0"]\n'
-    assert "touch at port 0xc040" in build(config(both), host("adjacent-io-bars")).warnings[0]
+    assert "touch at port 0xc040" in str(build(config(both), host("adjacent-io-bars")).warnings[0])
     assert not build(config('pci=["00:03.0"]\n'), host("adjacent-io-bars")).warnings
 
 

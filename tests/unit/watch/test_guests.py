@@ -13,6 +13,7 @@ from xlplug.model.addr import Domid
 from xlplug.model.errors import XenError
 from xlplug.model.host import HostSnapshot
 from xlplug.model.hypervisor import DomainInfo
+from xlplug.model.occasion import STARTING, Who
 from xlplug.model.rangeset import RangeSet
 from xlplug.plan import build
 from xlplug.watch import guests as module
@@ -222,7 +223,7 @@ def test_a_stubdomain_s_guest_that_lives_already(scene: Scene, config: Config, h
     scene.domain(7)
     scene.domain(8, "g-dm", target=7, hvm=False)
     if first == "granted before":
-        made = build(config(STUBDOM), scene.host, Domid(7), Domid(8), granting=True, attach_later=True)
+        made = build(config(STUBDOM), scene.host, Who(Domid(7), Domid(8)), STARTING)
         grants.grant(made, scene.xen, scene.store, lambda _: None)
     if first == "refused before":
         scene.watcher.look()
