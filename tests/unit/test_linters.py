@@ -17,8 +17,8 @@ SHELL = [str(p) for p in sorted((*ROOT.glob("tests/**/*.sh"), ROOT / ".ci" / "ru
 @pytest.mark.parametrize(
     "command",
     [
-        ["ruff", "check", "xlplug", "tests", "benchmarks"],
-        ["ruff", "format", "--check", "xlplug", "tests", "benchmarks"],
+        ["ruff", "check", "xlplug", "tests", "benchmarks", "docs"],
+        ["ruff", "format", "--check", "xlplug", "tests", "benchmarks", "docs"],
         ["mypy"],
         ["shellcheck", *SHELL],
     ],

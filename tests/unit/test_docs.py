@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What the documentation says about the code is true: names exist, links lead somewhere, the picture is current."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from docs.layers import PICTURE, picture
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("hooks/**/*.md"), *ROOT.glob("tests/**/*.md")])
+_DECIDED = re.compile(r"`(xlplug/[\w/]+\.py):([\w.]+)`")
+
+
+def defined(path: Path) -> set[str]:
+    """The names that a module defines, methods as ``Class.method``."""
+    found: set[str] = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+            if isinstance(node, ast.ClassDef):
+                found |= {f"{node.name}.{item.name}" for item in node.body if isinstance(item, ast.FunctionDef)}
+        elif isinstance(node, ast.Assign):
+            found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            found.add(node.target.id)
+    return found
+
+
+def test_what_is_decided_where_exists() -> None:
+    named = _DECIDED.findall((ROOT / "docs" / "architecture.md").read_text())
+    assert len(named) >= 12
+    assert not [f"{path}:{name}" for path, name in named if name not in defined(ROOT / path)]
+
+
+def test_the_picture_of_the_layers_is_current() -> None:
+    assert PICTURE.read_text() == picture(), "run: python3 -m docs.layers"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"(?s)```.*?```|`[^`\n]*`", "", page.read_text())
+    targets = [target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", text)]
+    assert not [t for t in targets if t and "://" not in t and not (page.parent / t).exists()]
