@@ -13,6 +13,7 @@ publication.py), where one is.
 
 from typing import NamedTuple
 
+from xlplug.dom0 import nodes
 from xlplug.model.addr import Domid
 from xlplug.model.bdf import Bdf
 from xlplug.model.errors import StoreError, XlplugError
@@ -38,7 +39,7 @@ class Journal:
 
     def __init__(self, store: Store, domid: int) -> None:
         self._store = store
-        self.path = f"/libxl/{domid}/xlplug"
+        self.path = nodes.journal(domid)
 
     def read(self) -> Entry:
         """What the journal holds.
