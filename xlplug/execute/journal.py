@@ -82,7 +82,7 @@ class Journal:
 
 
 def _format(step: Step) -> str:
-    kept = ",".join(f"{r.start:x}-{r.last:x}" for r in step.kept) or "-"
+    kept = step.kept.text or "-"
     guest = "-" if step.first_guest is None else f"{step.first_guest:x}"
     device = "-" if step.device is None else str(step.device)
     before = "-" if step.before is None else ",".join(f"{number:x}" for number in step.before)

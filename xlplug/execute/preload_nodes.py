@@ -27,7 +27,7 @@ def publish(store: Store, dm: Domid, target: int, steps: Iterable[Step]) -> None
     steps = tuple(steps)
     for name, op in (("iomem", IOMEM_PERMISSION), ("populated", POPULATE_PHYSMAP)):
         ranges = RangeSet(step.range for step in steps if step.op == op and step.grantee == TARGET)
-        text = ",".join(f"{r.start:x}-{r.last:x}" for r in ranges)
+        text = ranges.text
         path = f"{nodes.preload(dm)}/{target}/{name}"
         if text:
             store.write(path, text)

@@ -131,13 +131,11 @@ class Step(NamedTuple):
 
     def __str__(self) -> str:
         who = self.grantee if self.domid is None else f"{self.grantee} domid={self.domid}"
-        unit, guest_unit = ("mfn", "gfn") if self.kind == IOMEM else ("port", "gport")
-        if self.op == POPULATE_PHYSMAP:
-            unit = "gfn"
         at = ""
         if self.first_guest is not None:
-            at = f" {guest_unit}={Range(self.first_guest, self.first_guest + self.nr)}"
-        return f"{_VERBS[self.op, self.add]} {who} {self.kind}{at} {unit}={self.range}"
+            at = f" at {'gfn' if self.kind == IOMEM else 'gport'} {Range(self.first_guest, self.first_guest + self.nr)}"
+        unit = "gfn" if self.op == POPULATE_PHYSMAP else self.kind
+        return f"{_VERBS[self.op, self.add]} {who} {unit} {self.range}{at}"
 
     def undo(self) -> tuple["Step", ...]:
         """The steps that take this one back, derived from the very values applied; empty where all of it is kept.
