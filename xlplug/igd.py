@@ -6,7 +6,7 @@ because a wrong page is a page of the host's memory in the guest's hands.
 """
 
 from xlplug.model.addr import page_span
-from xlplug.model.host import OPREGION, VBIOS, HostSnapshot, OpRegion, PciDevice
+from xlplug.model.host import OPREGION, VBIOS, VBIOS_SHADOW, HostSnapshot, OpRegion, PciDevice
 from xlplug.model.problem import Problem
 from xlplug.model.rangeset import Range, RangeSet
 from xlplug.model.steps import IOMEM, STUBDOM, Right
@@ -21,7 +21,6 @@ _SIGNATURE = b"IntelGraphicsMem"  # Source: Linux drivers/vfio/pci/vfio_pci_igd.
 #: Upper bound on what a header may claim.  Every OpRegion seen is 8 KiB and the largest VBT some tens of KiB (its length
 #: field is 16 bits wide); more is a corrupt header.
 _LIMIT = 1 << 20
-_SHADOW_START, _SHADOW_STOP = 0xC0000, 0xE0000  # Source: Linux arch/x86/pci/fixup.c, pci_fixup_video.
 
 
 def opregion_pages(region: OpRegion) -> RangeSet:
@@ -108,14 +107,14 @@ def vbios_rights(device: PciDevice, host: HostSnapshot) -> tuple[tuple[Right, ..
     Only the boot VGA has its ROM at 0xc0000.  Never the target's: the shadow is writable RAM of the host's.
     """
     rom = device.rom
-    if not device.boot_vga or rom is None or rom.start != _SHADOW_START:
+    if not device.boot_vga or rom is None or rom.start != VBIOS_SHADOW.start:
         return (), None
     vbios = host.vbios
     if vbios is None:
         why = host.why_unread(VBIOS)
         return (), Problem(f"{device.bdf}: VBIOS shadow not granted to the stubdomain: {why.what}", why.advice)
     stop = vbios.maddr + vbios.size
-    if vbios.maddr != _SHADOW_START or not _SHADOW_START < stop <= _SHADOW_STOP or stop > rom.stop:
+    if vbios.maddr != VBIOS_SHADOW.start or not VBIOS_SHADOW.start < stop <= VBIOS_SHADOW.stop or stop > rom.stop:
         return (), Problem(
             f"{device.bdf}: VBIOS shadow not granted to the stubdomain: its header claims {vbios.size} bytes at "
             f"{vbios.maddr:#x}, more than the ROM's {rom.stop - rom.start}"

@@ -8,9 +8,9 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from xlplug.config.domain import DomainConfig, PciAssignment
-from xlplug.model.addr import PAGE_SHIFT
+from xlplug.model.addr import libxl_page_span, page_span
 from xlplug.model.bdf import Bdf
-from xlplug.model.host import ROM_INDEX, HostSnapshot, PciDevice
+from xlplug.model.host import ROM_INDEX, VBIOS_SHADOW, HostSnapshot, PciDevice
 from xlplug.model.occasion import Who
 from xlplug.model.problem import Problem
 from xlplug.model.rangeset import Range
@@ -19,8 +19,6 @@ from xlplug.model.steps import IOMEM, IOPORT, TARGET
 __all__ = ["Assigned", "Delegated", "LibxlGrant", "adjacent_port_bars", "delegated", "libxl_grants", "resolve"]
 
 _PCIBACK = "pciback"  # the driver's name in sysfs.  Source: Linux drivers/xen/xen-pciback/pci_stub.c.
-
-_SHADOW = 0xC0000  # where Linux says a boot display's ROM is: arch/x86/pci/fixup.c, pci_fixup_video
 
 
 class Assigned(NamedTuple):
@@ -125,7 +123,7 @@ def libxl_grants(device: PciDevice, grantees: tuple[str, ...]) -> tuple[LibxlGra
             reason = f"BAR {r.line}"
             if r.line == ROM_INDEX:
                 reason = "ROM"
-                if r.start == _SHADOW and grantee == TARGET:
+                if r.start == VBIOS_SHADOW.start and grantee == TARGET:
                     reason = "ROM: the VBIOS shadow, writable; xlplug never grants it to the target"
             kind, span = _kind_and_range(r.start, r.stop, is_port=r.is_port, as_libxl=True)
             found.append(LibxlGrant(kind, span, grantee, reason, device.bdf))
@@ -135,10 +133,8 @@ def libxl_grants(device: PciDevice, grantees: tuple[str, ...]) -> tuple[LibxlGra
 def _kind_and_range(start: int, stop: int, *, is_port: bool, as_libxl: bool = False) -> tuple[str, Range]:
     if is_port:
         return IOPORT, Range(start, stop)
-    first = start >> PAGE_SHIFT
-    if as_libxl:
-        return IOMEM, Range(first, first + ((stop - start + 0xFFF) >> PAGE_SHIFT))
-    return IOMEM, Range(first, ((stop - 1) >> PAGE_SHIFT) + 1)
+    first, count = (libxl_page_span if as_libxl else page_span)(start, stop)
+    return IOMEM, Range(first, first + count)
 
 
 def adjacent_port_bars(assigned: tuple[Assigned, ...]) -> tuple[Problem, ...]:

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from xlplug.config.domain import DomainConfig
-from xlplug.model.addr import Domid, Gfn
+from xlplug.model.addr import Domid
 from xlplug.model.problem import Problem
 from xlplug.model.rangeset import Range, RangeSet
 from xlplug.model.steps import POPULATE_PHYSMAP, TARGET, Step
@@ -49,7 +49,7 @@ _HARMLESS = frozenset(("-D", "-d", "-msg", "-trace"))
 class Block(NamedTuple):
     """RAM that QEMU allocates at a fixed place: ``nr`` pages from gfn ``first``, and what for."""
 
-    first: Gfn
+    first: int
     nr: int
     reason: str
 
@@ -106,7 +106,7 @@ def predict(config: DomainConfig) -> tuple[tuple[Block, ...], str]:
     found = []
     for nr, reason in sizes:
         first = -(-end // _ALIGN) * _ALIGN
-        found.append(Block(Gfn(first), nr, reason))
+        found.append(Block(first, nr, reason))
         end = first + nr
     return tuple(found), ""
 

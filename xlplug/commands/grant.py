@@ -5,6 +5,7 @@ import sys
 from typing import NamedTuple
 
 from xlplug.commands.common import interruptible, parse_domid, read_config, say
+from xlplug.dom0 import nodes
 from xlplug.dom0.find_config import parse
 from xlplug.model.addr import Domid
 from xlplug.model.errors import EXIT_DONE, ConfigError, Refused
@@ -48,7 +49,7 @@ def grant(options: GrantOptions) -> int:
             config = domains.domain_config(info)
         else:
             config = parse(read_config(options.config), options.config)
-            name = store.read(f"/local/domain/{domid}/name") or ""
+            name = store.read(nodes.name(domid)) or ""
             if config.name != name:
                 text = f"{options.config} is for domain '{config.name}', but domain {domid} is '{name}'"
                 raise Refused(Problem(text, "give that domain's config"))

@@ -61,7 +61,7 @@ PLAN_SCHEMA = "xlplug/plan/2"
 
 
 def _range(kind: str, span: Range) -> str:
-    return f"{kind} {'mfn' if kind == 'iomem' else 'port'}={span}"
+    return f"{kind} {span}"
 
 
 def plan_text(plan: Plan) -> str:
@@ -86,7 +86,7 @@ def plan_text(plan: Plan) -> str:
             ),
         ),
         (
-            "Steps",
+            "Steps (hexadecimal, both ends included; iomem counts frames of 4 KiB)",
             table(
                 (
                     str(step),

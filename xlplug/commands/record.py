@@ -4,6 +4,7 @@
 import sys
 
 from xlplug.commands.common import parse_domid, readable_xen, say
+from xlplug.dom0 import nodes
 from xlplug.model.errors import EXIT_DONE, HostError, Refused
 from xlplug.model.problem import Problem
 
@@ -52,7 +53,7 @@ def record_domain(text: str, folder: str) -> int:
             target_rights=held.get(domid, HeldRights()),
             stubdom=None if stub is None else xen.domain_info(stub),
             stubdom_rights=held.get(stub or -1, HeldRights()),
-            name=store.read(f"/local/domain/{domid}/name") or "",
+            name=store.read(nodes.name(domid)) or "",
             libxl_json=None if libxl_json is None else scrub_libxl(libxl_json),
         )
     try:

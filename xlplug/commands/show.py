@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from xlplug.commands.common import parse_domid, say
 from xlplug.commands.text import table
+from xlplug.dom0 import nodes
 from xlplug.execute.compare import Comparison
 from xlplug.model.errors import EXIT_DONE, Refused
 from xlplug.model.problem import Problem
@@ -24,8 +25,8 @@ def show(text: str | None) -> int:
                 raise Refused(Problem(f"domain {text} does not exist", "see 'xl list'"))
             targets = [int(domid)]
         else:
-            names = [name for name in store.list("/libxl") if name.isdecimal()]
-            targets = sorted(int(name) for name in names if store.read(f"/libxl/{name}/xlplug/state"))
+            names = [name for name in store.list(nodes.LIBXL) if name.isdecimal()]
+            targets = sorted(int(name) for name in names if store.read(f"{nodes.journal(name)}/state"))
         for target in targets:
             sys.stdout.write(comparison_text(compare(target, xen, store)))
         if not targets:

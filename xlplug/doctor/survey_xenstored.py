@@ -10,10 +10,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from xlplug.doctor.reading import Broken, Reading, Unread, tried
+from xlplug.dom0 import nodes
 from xlplug.model.hypervisor import Store
-
-#: Written by xen-init-dom0 when xenstored has started.  Source: tools/helpers/init-dom0.c, xen-init-dom0.c.
-_KNOWN_KEY = "/local/domain/0/domid"
 
 _STORE_SECONDS = 5.0  # with no daemon behind it, /dev/xen/xenbus answers never
 
@@ -52,7 +50,7 @@ def xenstored_answer(door: Callable[[], AbstractContextManager[Store]]) -> Readi
 
 def _ask(door: Callable[[], AbstractContextManager[Store]]) -> str:
     with door() as store:
-        return store.read(_KNOWN_KEY) or ""
+        return store.read(nodes.DOM0_DOMID) or ""
 
 
 def _read_until_closed(fd: int, seconds: float) -> bytes:

@@ -3,6 +3,7 @@
 
 from xlplug.config.domain import DomainConfig
 from xlplug.config.from_libxl import from_libxl
+from xlplug.dom0 import nodes
 from xlplug.model.addr import Domid
 from xlplug.model.errors import ConfigError, XenUnavailableError
 from xlplug.model.hypervisor import DomainInfo, Store
@@ -20,17 +21,26 @@ _USERDATA = "/var/lib/xen"
 
 
 def stubdom_of(domid: int, store: Store) -> Domid | None:
-    """The domain that runs the target's device model, None when that is dom0."""
-    text = store.read(f"/local/domain/{domid}/image/device-model-domid")
-    return Domid(int(text)) if text and text.isdecimal() and int(text) != 0 else None
+    """The domain that runs the target's device model, None when that is dom0.
+
+    It must name the target as its own: after a stubdomain has died its number may belong to somebody else's guest.  While
+    libxl is between the two writes (libxl_dm.c, libxl__spawn_stub_dm) it counts as not there yet.
+    """
+    stubdom = _domid(store.read(nodes.device_model_domid(domid)))
+    if not stubdom or _domid(store.read(nodes.target(stubdom))) != domid:
+        return None
+    return stubdom
 
 
 def target_and_stubdom(domid: int, store: Store) -> tuple[Domid, Domid | None]:
     """Whom a device model serves: a guest, or a stubdomain and through it the guest that is its target."""
-    text = store.read(f"/local/domain/{domid}/target")
-    if text and text.isdecimal():
-        return Domid(int(text)), Domid(domid)
-    return Domid(domid), None
+    target = _domid(store.read(nodes.target(domid)))
+    return (domid, None) if target is None else (target, domid)
+
+
+def _domid(text: str | None) -> Domid | None:
+    """A number of at most five digits, as Xen's domids are; None for anything else."""
+    return int(text) if text and text.isascii() and text.isdecimal() and len(text) <= 5 else None
 
 
 def device_model_arguments(domid: int, store: Store) -> list[str]:
@@ -38,7 +48,7 @@ def device_model_arguments(domid: int, store: Store) -> list[str]:
 
     Source: tools/libs/light/libxl_dm.c, libxl__write_stub_linux_dm_argv and libxl__write_stub_dmargs.
     """
-    vm = store.read(f"/local/domain/{domid}/vm") or ""
+    vm = store.read(nodes.vm(domid)) or ""
     base = f"{vm}/image/dm-argv"
     return [store.read(f"{base}/{name}") or "" for name in sorted(store.list(base))] if vm else []
 

@@ -25,10 +25,9 @@ _SLACK = 1.0  # seconds by which a file may seem newer than the xl that read it:
 
 
 class Found(NamedTuple):
-    """A configuration and where it is from; ``hooked``: our wrapper has been given it too."""
+    """A configuration; ``hooked``: our wrapper has been given it too."""
 
     config: DomainConfig
-    whence: str
     hooked: bool = False
 
 
@@ -101,13 +100,13 @@ def being_created(name: str, uuid: str, *, igd: bool) -> Found | None:
 
     xml = libvirt_definition(name, uuid)
     if xml is not None:
-        return Found(from_libvirt.from_xml(*xml, gfx_passthru=igd), xml[1])
+        return Found(from_libvirt.from_xml(*xml, gfx_passthru=igd))
     for creator in running_xl.creators():
         offered = handover.peek(creator.pid)
         if offered is not None:
             config = from_handover(offered)
             if config.name == name:
-                return Found(config, offered.path, hooked=True)
+                return Found(config, hooked=True)
             continue
         try:
             data = read_as_xl(creator.config)
@@ -122,7 +121,7 @@ def being_created(name: str, uuid: str, *, igd: bool) -> Found | None:
             raise ConfigError(
                 "changed since xl read it", path=creator.config, hint=f"destroy {name} and create it again"
             )
-        return Found(config, creator.config)
+        return Found(config)
     return None
 
 

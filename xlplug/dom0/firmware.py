@@ -10,7 +10,17 @@ import os
 from xlplug.igd import ASLS
 from xlplug.model.errors import HostError
 from xlplug.model.firmware_headers import OPREGION_HEADER, VBIOS_HEADER, parse_opregion, parse_vbios
-from xlplug.model.host import OPREGION, VBIOS, HostNote, MemRegion, OpRegion, PciDevice, Vbios
+from xlplug.model.host import (
+    E820_RESERVED,
+    OPREGION,
+    VBIOS,
+    VBIOS_SHADOW,
+    HostNote,
+    MemRegion,
+    OpRegion,
+    PciDevice,
+    Vbios,
+)
 from xlplug.model.problem import Problem
 from xlplug.model.rangeset import RangeSet
 from xlplug.vga import VENDOR_INTEL, owns_legacy_vga
@@ -18,8 +28,7 @@ from xlplug.vga import VENDOR_INTEL, owns_legacy_vga
 __all__ = ["DEV_MEM", "read_firmware"]
 
 DEV_MEM = "/dev/mem"
-_ROM_AREA = RangeSet([(0xC0000, 0x100000)])  # option ROMs and BIOS: PC/AT memory layout
-_SHADOW = 0xC0000
+_ROM_AREA = RangeSet([(VBIOS_SHADOW.start, 0x100000)])  # option ROMs and BIOS: PC/AT memory layout
 
 
 def read_firmware(
@@ -29,7 +38,7 @@ def read_firmware(
     notes: list[HostNote] = []
     opregion: OpRegion | None = None
     vbios: Vbios | None = None
-    readable = RangeSet((m.start, m.stop) for m in memory if m.kind in (2, 3, 4))
+    readable = RangeSet((m.start, m.stop) for m in memory if m.kind in E820_RESERVED)
     for device in devices:
         if not owns_legacy_vga(device):
             continue
@@ -40,9 +49,9 @@ def read_firmware(
             except HostError as error:
                 notes.append(_not_read(OPREGION, "OpRegion", error))
         rom = device.rom
-        if device.boot_vga and rom is not None and rom.start == _SHADOW:
+        if device.boot_vga and rom is not None and rom.start == VBIOS_SHADOW.start:
             try:
-                vbios = parse_vbios(_read(dev_mem, _SHADOW, VBIOS_HEADER, _ROM_AREA), _SHADOW)
+                vbios = parse_vbios(_read(dev_mem, VBIOS_SHADOW.start, VBIOS_HEADER, _ROM_AREA), VBIOS_SHADOW.start)
             except HostError as error:
                 notes.append(_not_read(VBIOS, "VBIOS", error))
     return opregion, vbios, tuple(notes)

@@ -6,6 +6,7 @@ Files only, so that one function costs a millisecond; finding them all is udev.p
 
 import os
 
+from xlplug.dom0 import nodes
 from xlplug.model.addr import Domid
 from xlplug.model.bdf import Bdf
 from xlplug.model.errors import ConfigError
@@ -16,7 +17,6 @@ __all__ = ["SYS_PCI", "function", "functions", "owners"]
 
 SYS_PCI = "/sys/bus/pci/devices"
 _CONFIG_BYTES = 256  # conventional config space; extended space holds serial numbers, and nothing we need
-_BACKEND = "/local/domain/0/backend/pci"  # pciback's nodes: <domid>/0/{num_devs,dev-N}; libxl_pci.c
 
 
 def functions(
@@ -108,13 +108,13 @@ def owners(store: Store) -> dict[Bdf, Domid]:
     A function passed through a stubdomain is listed for the stubdomain and for its target; the target is the owner.
     """
     found: dict[Bdf, Domid] = {}
-    for name in store.list(_BACKEND):
+    for name in store.list(nodes.PCI_BACKEND):
         if not name.isdecimal():
             continue
-        target = store.read(f"/local/domain/{name}/target")
+        target = store.read(nodes.target(name))
         owner = Domid(int(target) if target and target.isdecimal() else int(name))
-        for node in store.list(f"{_BACKEND}/{name}/0"):
-            text = store.read(f"{_BACKEND}/{name}/0/{node}") if node.startswith("dev-") else None
+        for node in store.list(nodes.pci_devices(name)):
+            text = store.read(f"{nodes.pci_devices(name)}/{node}") if node.startswith("dev-") else None
             if text:
                 found[Bdf.parse(text)] = owner
     return found

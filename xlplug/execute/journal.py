@@ -13,6 +13,7 @@ publication.py), where one is.
 
 from typing import NamedTuple
 
+from xlplug.dom0 import nodes
 from xlplug.model.addr import Domid
 from xlplug.model.bdf import Bdf
 from xlplug.model.errors import StoreError, XlplugError
@@ -38,7 +39,7 @@ class Journal:
 
     def __init__(self, store: Store, domid: int) -> None:
         self._store = store
-        self.path = f"/libxl/{domid}/xlplug"
+        self.path = nodes.journal(domid)
 
     def read(self) -> Entry:
         """What the journal holds.
@@ -81,7 +82,7 @@ class Journal:
 
 
 def _format(step: Step) -> str:
-    kept = ",".join(f"{r.start:x}-{r.last:x}" for r in step.kept) or "-"
+    kept = step.kept.text or "-"
     guest = "-" if step.first_guest is None else f"{step.first_guest:x}"
     device = "-" if step.device is None else str(step.device)
     before = "-" if step.before is None else ",".join(f"{number:x}" for number in step.before)

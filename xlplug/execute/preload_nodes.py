@@ -10,6 +10,7 @@ hooks/preload reads them.  dom0 writes them before the device model starts; node
 
 from collections.abc import Iterable
 
+from xlplug.dom0 import nodes
 from xlplug.model.addr import Domid
 from xlplug.model.hypervisor import Hypervisor, Store
 from xlplug.model.rangeset import RangeSet
@@ -26,8 +27,8 @@ def publish(store: Store, dm: Domid, target: int, steps: Iterable[Step]) -> None
     steps = tuple(steps)
     for name, op in (("iomem", IOMEM_PERMISSION), ("populated", POPULATE_PHYSMAP)):
         ranges = RangeSet(step.range for step in steps if step.op == op and step.grantee == TARGET)
-        text = ",".join(f"{r.start:x}-{r.last:x}" for r in ranges)
-        path = f"{_folder(dm)}/{target}/{name}"
+        text = ranges.text
+        path = f"{nodes.preload(dm)}/{target}/{name}"
         if text:
             store.write(path, text)
         else:
@@ -36,9 +37,9 @@ def publish(store: Store, dm: Domid, target: int, steps: Iterable[Step]) -> None
 
 def withdraw(store: Store, dm: Domid, target: int) -> None:
     """Tell nothing any more."""
-    store.remove(f"{_folder(dm)}/{target}")
-    if not store.list(_folder(dm)):
-        store.remove(_folder(dm))
+    store.remove(f"{nodes.preload(dm)}/{target}")
+    if not store.list(nodes.preload(dm)):
+        store.remove(nodes.preload(dm))
 
 
 def sweep(store: Store, xen: Hypervisor) -> None:
@@ -46,10 +47,6 @@ def sweep(store: Store, xen: Hypervisor) -> None:
 
     Were they left, a later guest of the same number would not get its RAM.
     """
-    for name in store.list(_folder(Domid(0))):
+    for name in store.list(nodes.preload(Domid(0))):
         if name.isdecimal() and xen.domain_info(int(name)) is None:
             withdraw(store, Domid(0), int(name))
-
-
-def _folder(dm: Domid) -> str:
-    return f"/local/domain/{dm}/xlplug"

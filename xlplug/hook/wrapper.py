@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from xlplug.config.domain import passes_igd
-from xlplug.dom0 import handover
+from xlplug.dom0 import handover, nodes
 from xlplug.dom0.find_config import Found, being_created, from_handover
 from xlplug.hook.become import become
 from xlplug.hook.device_model import domid_of, preload_library, real, restores
@@ -96,7 +96,7 @@ def _serve(
     from xlplug.dom0 import domains
 
     target, stubdom = domains.target_and_stubdom(domid, store)
-    name = store.read(f"/local/domain/{target}/name") or ""
+    name = store.read(nodes.name(target)) or ""
     if stubdom is not None:
         arguments = domains.device_model_arguments(target, store)
     if config is None:

@@ -13,11 +13,11 @@ from xlplug.model.problem import Problem
 from xlplug.model.rangeset import Range, RangeSet
 
 __all__ = [
-    "E820_NAMES",
     "E820_RAM",
+    "E820_RESERVED",
     "IORESOURCE_IO",
-    "IORESOURCE_MEM",
     "ROM_INDEX",
+    "VBIOS_SHADOW",
     "HostSnapshot",
     "MemRegion",
     "OpRegion",
@@ -27,15 +27,19 @@ __all__ = [
     "XenInfo",
 ]
 
-#: Resource flag bits in sysfs ``resource``.  Source: Linux include/linux/ioport.h.
+#: Flag of a line of sysfs ``resource`` that counts I/O ports.  Source: Linux include/linux/ioport.h.
 IORESOURCE_IO = 0x100
-IORESOURCE_MEM = 0x200
 #: Line of sysfs ``resource`` that holds the expansion ROM.  Source: Linux include/linux/pci.h, PCI_ROM_RESOURCE.
 ROM_INDEX = 6
 
-#: E820 type of usable RAM, and the names of all types.  Source: ACPI 6.5, table 15.6; xen/include/asm-x86/e820.h.
+#: Host bytes where the firmware leaves a copy of the boot display's ROM.  Source: Linux arch/x86/pci/fixup.c,
+#: pci_fixup_video.
+VBIOS_SHADOW = Range(0xC0000, 0xE0000)
+
+#: E820 type of usable RAM, and the types that the firmware keeps for itself: reserved, ACPI tables, ACPI NVS.  Type 5 is bad
+#: memory.  Source: ACPI 6.5, table 15.6; xen/include/asm-x86/e820.h.
 E820_RAM = 1
-E820_NAMES = {1: "ram", 2: "reserved", 3: "acpi", 4: "nvs", 5: "unusable"}
+E820_RESERVED = (2, 3, 4)
 
 
 class Resource(NamedTuple):
@@ -174,4 +178,4 @@ class HostSnapshot(NamedTuple):
     @property
     def reserved(self) -> RangeSet:
         """Host bytes that the firmware keeps: every E820 type but RAM and unusable (bad) memory."""
-        return RangeSet(Range(m.start, m.stop) for m in self.memory if m.kind in (2, 3, 4))
+        return RangeSet(Range(m.start, m.stop) for m in self.memory if m.kind in E820_RESERVED)

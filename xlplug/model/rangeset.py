@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Half-open integer ranges and sets of them, with Xen's own rules.
+"""Half-open integer ranges and sets of them, with Xen's own rules.  As text they are inclusive and hexadecimal, as Xen's.
 
 Only set algebra lives here; a range does not know whether it counts bytes, frames or ports.  A `RangeSet` is always in
 normal form: sorted, disjoint, and merged where ranges touch, which is what Xen's rangesets do too
@@ -29,7 +29,8 @@ class Range(NamedTuple):
         return self.stop - 1
 
     def __str__(self) -> str:
-        return f"[{self.start:#x}, {self.stop:#x})"
+        """As Xen and /proc/iomem print it: hexadecimal, both ends included, ``3b0-3bb``; of one number, that number."""
+        return f"{self.start:x}" if self.nr == 1 else f"{self.start:x}-{self.last:x}"
 
 
 class RangeSet:
@@ -55,7 +56,7 @@ class RangeSet:
 
     @classmethod
     def parse(cls, text: str) -> "RangeSet":
-        """Read what ``str`` prints, which is Xen's own form: ``{ 3b0-3bb, 3c0 }``, hexadecimal, inclusive.
+        """Read what ``str`` prints, which is Xen's own form: ``{ 3b0-3bb, 3c0 }``, hexadecimal, inclusive; and `text`.
 
         Raises:
             ValueError: the text is anything else.
@@ -85,8 +86,12 @@ class RangeSet:
 
     def __str__(self) -> str:
         """As Xen's ``q`` debug key prints it: hexadecimal, inclusive, ``{ 3b0-3bb, 3c0-3df }``."""
-        parts = [f"{r.start:x}" if r.nr == 1 else f"{r.start:x}-{r.last:x}" for r in self.ranges]
-        return f"{{ {', '.join(parts)} }}" if parts else "{ }"
+        return f"{{ {', '.join(map(str, self.ranges))} }}" if self.ranges else "{ }"
+
+    @property
+    def text(self) -> str:
+        """As a node in xenstore holds it: ``a0-bf,7a18d-7a18d``, empty for an empty set."""
+        return ",".join(f"{r.start:x}-{r.last:x}" for r in self.ranges)
 
     @property
     def total(self) -> int:

@@ -23,7 +23,6 @@ __all__ = [
     "MEMORY_MAPPING",
     "OPS",
     "PERMISSIONS",
-    "PERMISSION_OF",
     "POPULATE_PHYSMAP",
     "STUBDOM",
     "TARGET",
@@ -48,8 +47,7 @@ POPULATE_PHYSMAP = "populate_physmap"
 OPS = (IOMEM_PERMISSION, IOPORT_PERMISSION, MEMORY_MAPPING, IOPORT_MAPPING, POPULATE_PHYSMAP)
 PERMISSIONS = (IOMEM_PERMISSION, IOPORT_PERMISSION)
 MAPPINGS = (MEMORY_MAPPING, IOPORT_MAPPING)
-#: The permission that a mapping needs, and the kind of range each one counts.
-PERMISSION_OF = {MEMORY_MAPPING: IOMEM_PERMISSION, IOPORT_MAPPING: IOPORT_PERMISSION}
+#: What each one's range counts.
 _KIND = {
     IOMEM_PERMISSION: IOMEM,
     MEMORY_MAPPING: IOMEM,
@@ -133,13 +131,11 @@ class Step(NamedTuple):
 
     def __str__(self) -> str:
         who = self.grantee if self.domid is None else f"{self.grantee} domid={self.domid}"
-        unit, guest_unit = ("mfn", "gfn") if self.kind == IOMEM else ("port", "gport")
-        if self.op == POPULATE_PHYSMAP:
-            unit = "gfn"
         at = ""
         if self.first_guest is not None:
-            at = f" {guest_unit}={Range(self.first_guest, self.first_guest + self.nr)}"
-        return f"{_VERBS[self.op, self.add]} {who} {self.kind}{at} {unit}={self.range}"
+            at = f" at {'gfn' if self.kind == IOMEM else 'gport'} {Range(self.first_guest, self.first_guest + self.nr)}"
+        unit = "gfn" if self.op == POPULATE_PHYSMAP else self.kind
+        return f"{_VERBS[self.op, self.add]} {who} {unit} {self.range}{at}"
 
     def undo(self) -> tuple["Step", ...]:
         """The steps that take this one back, derived from the very values applied; empty where all of it is kept.

@@ -11,7 +11,7 @@ import socket
 import sys
 
 from xlplug.config.domain import DomainConfig, passes_igd
-from xlplug.dom0 import domains, lock, snapshot
+from xlplug.dom0 import domains, lock, nodes, snapshot
 from xlplug.dom0.find_config import Found, being_created
 from xlplug.dom0.udev import Monitor
 from xlplug.model.errors import EXIT_DONE
@@ -23,8 +23,6 @@ from xlplug.xen.ctrl import XenCtrl
 from xlplug.xen.store import XenStore
 
 __all__ = ["watch"]
-
-_BACKEND = "/local/domain/0/backend/pci"  # <domid>/0/…: pciback's; libxl_pci.c
 
 
 def watch(*, map_legacy: bool) -> int:
@@ -53,7 +51,7 @@ def watch(*, map_legacy: bool) -> int:
             xen, store, guard, store.watch, store.unwatch, building, record, host_now, lock.locked, _log
         )  # fmt: skip
         watcher = Watcher(world, map_legacy=map_legacy)
-        for path in ("@introduceDomain", "@releaseDomain", _BACKEND):
+        for path in ("@introduceDomain", "@releaseDomain", nodes.PCI_BACKEND):
             store.watch(path)
         watcher.look()
         _notify("READY=1")
@@ -90,9 +88,9 @@ def _signals() -> int:
 
 def _owner(path: str) -> int | None:
     """The guest below whose node of pciback's something has changed."""
-    if not path.startswith(f"{_BACKEND}/"):
+    if not path.startswith(f"{nodes.PCI_BACKEND}/"):
         return None
-    number = path[len(_BACKEND) + 1 :].partition("/")[0]
+    number = path[len(nodes.PCI_BACKEND) + 1 :].partition("/")[0]
     return int(number) if number.isdecimal() else None
 
 

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterable
 from typing import NoReturn, Protocol
 
+from xlplug.dom0 import nodes
 from xlplug.model.errors import EXIT_FAILED, StoreError, XenError, XlplugError
 from xlplug.model.hypervisor import Store
 
@@ -43,19 +44,14 @@ class Pauser(Protocol):
         ...
 
 
-def _node(domid: int) -> str:
-    """libxl removes it with the domain.  Not below ``xlplug``, which is the journal's."""
-    return f"/libxl/{domid}/xlplug-paused"
-
-
 def recover(xen: Pauser, store: Store) -> list[str]:
     """Let go of what an earlier guard held when it was killed too; one line for each domain."""
     lines = []
-    for name in store.list("/libxl"):
+    for name in store.list(nodes.LIBXL):
         if not name.isdecimal():
             continue
         domid = int(name)
-        state = store.read(_node(domid))
+        state = store.read(nodes.paused(domid))
         if not state:
             continue
         by_hand = f"if it stays paused: xl unpause {domid}"
@@ -193,7 +189,7 @@ def _answer(line: str, held: list[int], xen: Pauser, store: Store) -> str:
 
 def _pause(domid: int, held: list[int], xen: Pauser, store: Store) -> None:
     try:
-        store.write(_node(domid), _PAUSING)
+        store.write(nodes.paused(domid), _PAUSING)
         xen.pause(domid)
     except XlplugError:
         with contextlib.suppress(StoreError):
@@ -201,7 +197,7 @@ def _pause(domid: int, held: list[int], xen: Pauser, store: Store) -> None:
         raise
     held.append(domid)
     try:
-        store.write(_node(domid), _PAUSED)
+        store.write(nodes.paused(domid), _PAUSED)
     except StoreError:
         _unpause(domid, held, xen, store)
         raise
@@ -210,8 +206,10 @@ def _pause(domid: int, held: list[int], xen: Pauser, store: Store) -> None:
 def _unpause(domid: int, held: list[int], xen: Pauser, store: Store) -> None:
     """Letting go matters more than the note of it."""
     with contextlib.suppress(StoreError):
-        if store.read(_node(domid)) is not None:  # else libxl has destroyed the domain, and its nodes are not to return
-            store.write(_node(domid), _UNPAUSING)
+        if (
+            store.read(nodes.paused(domid)) is not None
+        ):  # else libxl has destroyed the domain, and its nodes are not to return
+            store.write(nodes.paused(domid), _UNPAUSING)
     try:
         xen.unpause(domid)
     except XenError as error:
@@ -224,6 +222,6 @@ def _unpause(domid: int, held: list[int], xen: Pauser, store: Store) -> None:
 
 def _forget(domid: int, store: Store) -> None:
     """Remove the note; also the domain's folder where our note alone had made it: libxl's is never empty."""
-    store.remove(_node(domid))
-    if not store.list(f"/libxl/{domid}"):
-        store.remove(f"/libxl/{domid}")
+    store.remove(nodes.paused(domid))
+    if not store.list(nodes.libxl(domid)):
+        store.remove(nodes.libxl(domid))

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from xlplug.config.domain import DomainConfig
+from xlplug.dom0 import nodes
 from xlplug.dom0.domains import device_model_arguments, stubdom_of
 from xlplug.dom0.find_config import Found
 from xlplug.execute import grants
@@ -98,12 +99,12 @@ class Watcher:
             GuardLostError: the guard is; see guard.py.
         """
         store = self._world.store
-        present = {Domid(int(name)) for name in store.list("/local/domain") if name.isdecimal() and name != "0"}
+        present = {Domid(int(name)) for name in store.list(nodes.DOMAINS) if name.isdecimal() and name != "0"}
         for domid in self._guests.keys() - present:
             self._forget(domid)
         for domid in sorted(present):
-            uuid = (store.read(f"/local/domain/{domid}/vm") or "").rpartition("/")[2]
-            name = store.read(f"/local/domain/{domid}/name")
+            uuid = (store.read(nodes.vm(domid)) or "").rpartition("/")[2]
+            name = store.read(nodes.name(domid))
             if not uuid or name is None:
                 continue  # libxl has not got that far
             guest = self._guests.get(domid)
@@ -116,7 +117,7 @@ class Watcher:
     def _forget(self, domid: Domid) -> None:
         guest = self._guests.pop(domid, None)
         if guest is not None and guest.stage == _BUILDING:
-            self._world.unwatch(_stubdom_node(domid))
+            self._world.unwatch(nodes.device_model_domid(domid))
         self._said = {said for said in self._said if said[0] != domid}
 
     def _advance(self, guest: _Guest, *, changed: bool, host_changed: bool) -> _Guest:
@@ -148,7 +149,7 @@ class Watcher:
         info = world.xen.domain_info(guest.domid)
         if info is None or info.dying:
             return guest
-        if not info.hvm or world.store.read(f"/local/domain/{guest.domid}/target") is not None:
+        if not info.hvm or world.store.read(nodes.target(guest.domid)) is not None:
             return guest._replace(stage=_IGNORED)
         if world.record(info) is not None:
             return guest._replace(stage=_BUILT)
@@ -160,7 +161,7 @@ class Watcher:
             self._say(WARNING, guest, text)
             return guest._replace(stage=_IGNORED)
         if found.config.stubdom:
-            world.watch(_stubdom_node(guest.domid))
+            world.watch(nodes.device_model_domid(guest.domid))
         # A stubdomain's guest is not left to the wrapper: not every libxl starts a device model for the stubdomain too.
         wrapped = found.hooked and not found.config.stubdom
         return guest._replace(stage=_BUILDING, config=found.config, leave_to_wrapper=wrapped)
@@ -171,7 +172,7 @@ class Watcher:
         stubdom = stubdom_of(guest.domid, world.store)
         if config.stubdom and stubdom is None:
             return guest  # the watch on its node will tell
-        world.unwatch(_stubdom_node(guest.domid))
+        world.unwatch(nodes.device_model_domid(guest.domid))
         slots = frozenset(_slot(entry.bdf) for entry in config.pci if entry.bdf is not None)
         built = guest._replace(stage=_BUILT, served=slots)
         if guest.leave_to_wrapper or not config.wants_legacy:
@@ -270,16 +271,12 @@ class Watcher:
         self._world.log(priority, f"domain {guest.domid} ({guest.name}): {text}")
 
 
-def _stubdom_node(domid: Domid) -> str:
-    return f"/local/domain/{domid}/image/device-model-domid"
-
-
 def _has_devices(stubdom: Domid, store: Store) -> bool:
     """Whether libxl has given a stubdomain its devices, without which the device model in it is not told of the guest's.
 
     Source: tools/libs/light/libxl_pci.c, libxl__device_pci_add (the stubdomain comes first) and libxl__create_pci_backend.
     """
-    count = store.read(f"/local/domain/0/backend/pci/{stubdom}/0/num_devs") or "0"
+    count = store.read(f"{nodes.pci_devices(stubdom)}/num_devs") or "0"
     return not count.isdecimal() or int(count) > 0
 
 

@@ -13,6 +13,7 @@ from xlplug.model.addr import DOMID_FIRST_RESERVED
 from xlplug.model.errors import XenError, XenUnavailableError
 from xlplug.model.host import MemRegion
 from xlplug.model.hypervisor import DomainInfo, HeldRights, check_domid
+from xlplug.model.rangeset import Range
 from xlplug.xen import mismatch
 from xlplug.xen.lib import (
     SYS_HYPERVISOR,
@@ -117,13 +118,13 @@ class XenCtrl(Handle):
         call = "xc_domain_iomem_permission"
         check_domid(call, domid)
         result = self._lib.xc_domain_iomem_permission(self._xch, domid, first_mfn, nr_mfns, int(bool(allow)))
-        check(call, result, lambda: f"domid={domid} mfn={first_mfn:#x}+{nr_mfns:#x} allow={int(allow)}")
+        check(call, result, lambda: f"domid={domid} mfn={Range(first_mfn, first_mfn + nr_mfns)} allow={int(allow)}")
 
     def ioport_permission(self, domid: int, first_port: int, nr_ports: int, *, allow: bool) -> None:
         call = "xc_domain_ioport_permission"
         check_domid(call, domid)
         result = self._lib.xc_domain_ioport_permission(self._xch, domid, first_port, nr_ports, int(bool(allow)))
-        check(call, result, lambda: f"domid={domid} port={first_port:#x}+{nr_ports:#x} allow={int(allow)}")
+        check(call, result, lambda: f"domid={domid} port={Range(first_port, first_port + nr_ports)} allow={int(allow)}")
 
     def memory_mapping(self, domid: int, first_gfn: int, first_mfn: int, nr_mfns: int, *, add: bool) -> None:
         call = "xc_domain_memory_mapping"
@@ -132,7 +133,11 @@ class XenCtrl(Handle):
         if result < -1:
             # Up to 4.17 it answers -EINVAL, and leaves errno alone, when xc_domain_getinfo finds a higher domid only.
             raise XenError(call, errno.ESRCH, f"domid={domid}", hint="no such domain; see 'xl list'")
-        check(call, result, lambda: f"domid={domid} gfn={first_gfn:#x} mfn={first_mfn:#x}+{nr_mfns:#x} add={int(add)}")
+        check(
+            call,
+            result,
+            lambda: f"domid={domid} gfn={first_gfn:x} mfn={Range(first_mfn, first_mfn + nr_mfns)} add={int(add)}",
+        )
 
     def ioport_mapping(self, domid: int, first_gport: int, first_port: int, nr_ports: int, *, add: bool) -> None:
         call = "xc_domain_ioport_mapping"
@@ -141,7 +146,9 @@ class XenCtrl(Handle):
         check(
             call,
             result,
-            lambda: f"domid={domid} gport={first_gport:#x} port={first_port:#x}+{nr_ports:#x} add={int(add)}",
+            lambda: (
+                f"domid={domid} gport={first_gport:x} port={Range(first_port, first_port + nr_ports)} add={int(add)}"
+            ),
         )
 
     def populate_physmap(self, domid: int, gfns: Sequence[int], order: int = 0) -> None:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """libxendevicemodel: the stable interface through which a device model serves its guest.
 
-xlplug delegates to it whatever depends on the guest; it never calls these itself while granting.  Every entry point of
-interface 1.4 is here, under its C name without the prefix; the two of 1.4 (Xen 4.15) are looked up when called.
+No command of xlplug calls it: what depends on the guest is left to the device model.  It is here for programs that use
+this package, and for the tests.  Every entry point of interface 1.4 is here, under its C name without the prefix; the two
+of 1.4 (Xen 4.15) are looked up when called.
 """
 
 from typing import Any

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from xlplug.model.errors import StoreError, XenError
 from xlplug.model.hypervisor import DomainInfo, HeldRights, check_domid
-from xlplug.model.rangeset import RangeSet
+from xlplug.model.rangeset import Range, RangeSet
 
 __all__ = ["MemStore", "MemXen", "dom0_rights"]
 
@@ -107,7 +107,7 @@ class MemXen:
         call = "xc_domain_iomem_permission"
         self._enter(call, domid)
         domain = self._find(call, domid)
-        detail = f"domid={domid} mfn={first_mfn:#x}+{nr_mfns:#x} allow={int(allow)}"
+        detail = f"domid={domid} mfn={Range(first_mfn, first_mfn + nr_mfns)} allow={int(allow)}"
         if (nr_mfns == 0 and first_mfn > 0) or first_mfn + nr_mfns > _ULONG:
             raise XenError(call, errno.EINVAL, detail)
         if nr_mfns == 0 or not self._domains[0].memory.covers(first_mfn, first_mfn + nr_mfns):
@@ -119,7 +119,7 @@ class MemXen:
         call = "xc_domain_ioport_permission"
         self._enter(call, domid)
         domain = self._find(call, domid)
-        detail = f"domid={domid} port={first_port:#x}+{nr_ports:#x} allow={int(allow)}"
+        detail = f"domid={domid} port={Range(first_port, first_port + nr_ports)} allow={int(allow)}"
         if nr_ports == 0 or first_port + nr_ports > 0x10000:
             raise XenError(call, errno.EINVAL, detail)
         if not self._domains[0].ports.covers(first_port, first_port + nr_ports):
@@ -133,7 +133,7 @@ class MemXen:
         call = "xc_domain_memory_mapping"
         self._enter(call, domid)
         domain = self._find(call, domid)
-        detail = f"domid={domid} gfn={first_gfn:#x} mfn={first_mfn:#x}+{nr_mfns:#x} add={int(add)}"
+        detail = f"domid={domid} gfn={first_gfn:x} mfn={Range(first_mfn, first_mfn + nr_mfns)} add={int(add)}"
         if nr_mfns == 0 or not domain.info.hvm:
             return
         failed = self._memory_mapping(domain, first_gfn, first_mfn, nr_mfns, add=add)
@@ -169,7 +169,7 @@ class MemXen:
         call = "xc_domain_ioport_mapping"
         self._enter(call, domid)
         domain = self._find(call, domid)
-        detail = f"domid={domid} gport={first_gport:#x} port={first_port:#x}+{nr_ports:#x} add={int(add)}"
+        detail = f"domid={domid} gport={first_gport:x} port={Range(first_port, first_port + nr_ports)} add={int(add)}"
         if not domain.info.hvm:
             raise XenError(call, errno.EOPNOTSUPP, detail)
         if nr_ports == 0 or max(first_gport, first_port) + nr_ports > 0x10000:

@@ -197,8 +197,8 @@ def test_a_plan_with_guest_ram(tmp_path: Path) -> None:
     host = str(HOSTS / "igd-laptop.json")
     lines = xlplug("plan", str(path), "--host", host).stdout.splitlines()
     assert [line.split() for line in lines if "populate" in line] == [
-        ["populate", "target", "physmap", "gfn=[0x7f000,", "0x80000)", "video", "RAM"],
-        ["populate", "target", "physmap", "gfn=[0x80000,", "0x80010)", "option", "ROM", "of", "the", "stdvga", "card"],
+        ["populate", "target", "gfn", "7f000-7ffff", "video", "RAM"],
+        ["populate", "target", "gfn", "80000-8000f", "option", "ROM", "of", "the", "stdvga", "card"],
     ]
     plan = json.loads(xlplug("plan", str(path), "--host", host, "--format", "json").stdout)
     jsonschema.validate(plan, json.loads((ROOT / "docs" / "plan.schema.json").read_text()))
@@ -212,4 +212,4 @@ def test_a_plan_with_guest_ram(tmp_path: Path) -> None:
     recorded = ROOT / "tests" / "recorded" / "domains" / "igd-laptop-stubdom"
     done = xlplug("grant", "7", "--recorded", str(recorded), "--config", str(path))
     assert done.returncode == 0
-    assert "populate target domid=7 physmap gfn=[0x7f000, 0x80000)" in done.stdout.splitlines()
+    assert "populate target domid=7 gfn 7f000-7ffff" in done.stdout.splitlines()

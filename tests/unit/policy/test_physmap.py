@@ -184,8 +184,8 @@ def test_populating_comes_last_and_for_the_target(config: Config, host: Host) ->
     assert [str(s) for s in plan.steps if s.op == "populate_physmap"] == [
         str(s) for s in plan.steps[-2:]
     ] == [
-        "populate target domid=7 physmap gfn=[0x3000, 0x4000)",
-        "populate target domid=7 physmap gfn=[0x4000, 0x4010)",
+        "populate target domid=7 gfn 3000-3fff",
+        "populate target domid=7 gfn 4000-400f",
     ]  # fmt: skip
 
 

@@ -75,7 +75,7 @@ def scene(host: Host) -> Scene:
 
 
 def test_a_new_guest_is_paused_granted_and_let_go(scene: Scene, config: Config) -> None:
-    scene.building["g"] = Found(config(IGD), "g.cfg")
+    scene.building["g"] = Found(config(IGD))
     scene.watcher.look()
     assert scene.watcher.wait() is None
     scene.domain(7)
@@ -95,7 +95,7 @@ def test_a_new_guest_is_paused_granted_and_let_go(scene: Scene, config: Config) 
 
 
 def test_a_stubdomain_is_paused_and_both_are_granted(scene: Scene, config: Config) -> None:
-    scene.building["g"] = Found(config(STUBDOM), "g.cfg", hooked=True)
+    scene.building["g"] = Found(config(STUBDOM), hooked=True)
     scene.domain(7)
     scene.watcher.look()
     assert scene.events == ["watch /local/domain/7/image/device-model-domid"]
@@ -107,7 +107,7 @@ def test_a_stubdomain_is_paused_and_both_are_granted(scene: Scene, config: Confi
 
 
 def test_a_guest_of_the_hook_is_left_to_its_wrapper(scene: Scene, config: Config) -> None:
-    scene.building["g"] = Found(config(IGD), "g.cfg", hooked=True)
+    scene.building["g"] = Found(config(IGD), hooked=True)
     scene.domain(7)
     scene.watcher.look()
     scene.records[7] = config(IGD)
@@ -121,7 +121,7 @@ def test_a_guest_of_the_hook_is_left_to_its_wrapper(scene: Scene, config: Config
     "text", ['name="g"\n', 'name="g"\npci=["00:02.0"]\n', 'name="g"\ntype="pv"\nioports=["2f8"]\n']
 )
 def test_what_needs_nothing_is_not_touched(scene: Scene, config: Config, text: str) -> None:
-    scene.building["g"] = Found(config(text), "g.cfg")
+    scene.building["g"] = Found(config(text))
     scene.domain(7)
     scene.watcher.look()
     scene.records[7] = config(text)
@@ -166,7 +166,7 @@ def test_a_running_guest_is_granted_without_a_pause(scene: Scene, config: Config
 @pytest.mark.parametrize("devices", ["", "0", "1"])
 def test_a_stubdomain_that_ran_already(scene: Scene, config: Config, devices: str) -> None:
     """In time as long as it had no device; else the device model has mapped nothing, and we do."""
-    scene.building["g"] = Found(config(STUBDOM), "g.cfg")
+    scene.building["g"] = Found(config(STUBDOM))
     scene.domain(7)
     scene.domain(8, "g-dm", target=7, hvm=False)
     scene.xen.add_domain(DomainInfo(8, hvm=False, uuid="u8", cpu_time=1))
@@ -188,7 +188,7 @@ def test_a_stubdomain_that_ran_already(scene: Scene, config: Config, devices: st
 
 def test_it_is_let_run_while_it_is_looked_at(scene: Scene, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """libxl may unpause it at any moment before our pause."""
-    scene.building["g"] = Found(config(STUBDOM), "g.cfg")
+    scene.building["g"] = Found(config(STUBDOM))
     scene.domain(7)
     scene.domain(8, "g-dm", target=7, hvm=False)
     pause = scene.pause
@@ -204,7 +204,7 @@ def test_it_is_let_run_while_it_is_looked_at(scene: Scene, config: Config, monke
 
 
 def test_a_guest_in_dom0_that_ran_already_is_said(scene: Scene, config: Config) -> None:
-    scene.building["g"] = Found(config(IGD), "g.cfg")
+    scene.building["g"] = Found(config(IGD))
     scene.domain(7)
     scene.xen.add_domain(DomainInfo(7, uuid="u7", cpu_time=1))
     scene.watcher.look()
@@ -219,7 +219,7 @@ def test_a_stubdomain_s_guest_that_lives_already(scene: Scene, config: Config, h
     """What its device model could not map is mapped, and said; what it could is let alone."""
     if first == "refused before":
         ready, scene.host = scene.host, host("igd-not-assignable")
-        scene.building["g"] = Found(config(STUBDOM), "g.cfg")
+        scene.building["g"] = Found(config(STUBDOM))
     scene.domain(7)
     scene.domain(8, "g-dm", target=7, hvm=False)
     if first == "granted before":
@@ -239,7 +239,7 @@ def test_a_stubdomain_s_guest_that_lives_already(scene: Scene, config: Config, h
 
 
 def test_a_failed_grant_is_undone_said_once_and_the_guest_let_go(scene: Scene, config: Config) -> None:
-    scene.building["g"] = Found(config(IGD), "g.cfg")
+    scene.building["g"] = Found(config(IGD))
     scene.domain(7)
     scene.xen.fail_call(1, 12)
     scene.watcher.look()
@@ -252,7 +252,7 @@ def test_a_failed_grant_is_undone_said_once_and_the_guest_let_go(scene: Scene, c
 
 def test_a_display_plugged_in_is_granted_and_mapped_and_taken_back(scene: Scene, config: Config) -> None:
     bare = 'name="g"\ngfx_passthru="igd"\n'
-    scene.building["g"] = Found(config(bare), "g.cfg")
+    scene.building["g"] = Found(config(bare))
     scene.domain(7)
     scene.watcher.look()
     scene.records[7] = config(bare)
@@ -278,7 +278,7 @@ def test_a_display_plugged_in_is_granted_and_mapped_and_taken_back(scene: Scene,
 
 
 def test_a_display_that_was_there_and_comes_back_is_mapped(scene: Scene, config: Config) -> None:
-    scene.building["g"] = Found(config(IGD), "g.cfg")
+    scene.building["g"] = Found(config(IGD))
     scene.domain(7)
     scene.watcher.look()
     for text, mapped in ((IGD, 0), ('name="g"\ngfx_passthru="igd"\n', 0), (IGD, 2)):
@@ -303,7 +303,7 @@ def test_what_was_refused_is_tried_when_the_host_changes(scene: Scene, config: C
 
 
 def test_a_guest_that_reboots_is_a_new_one(scene: Scene, config: Config) -> None:
-    scene.building["g"] = Found(config(IGD), "g.cfg")
+    scene.building["g"] = Found(config(IGD))
     for domid in (7, 9):
         scene.domain(domid)
         scene.watcher.look()
@@ -319,7 +319,7 @@ def test_a_lost_guard_ends_it(scene: Scene, config: Config, monkeypatch: pytest.
         raise GuardLostError("killed")
 
     monkeypatch.setattr(scene, "pause", lost)
-    scene.building["g"] = Found(config(IGD), "g.cfg")
+    scene.building["g"] = Found(config(IGD))
     scene.domain(7)
     with pytest.raises(GuardLostError):
         scene.watcher.look()
@@ -333,7 +333,7 @@ def test_a_domain_that_dies_meanwhile_is_one_line(
         raise XenError("xc_domain_pause", 3, f"domid={domid}")
 
     monkeypatch.setattr(scene, "pause", dead)
-    scene.building["g"] = Found(config(IGD), "g.cfg")
+    scene.building["g"] = Found(config(IGD))
     scene.domain(7)
     scene.watcher.look()
     assert len(scene.said(ERROR)) == 1
@@ -346,7 +346,7 @@ BEHIND = 'device_model_stubdomain_override=1\ndevice_model_version="qemu-xen"\n'
 
 @pytest.mark.parametrize("moment", ["fresh", "restored", "late", "dom0"])
 def test_ram_is_populated_while_the_stubdomain_has_not_run(scene: Scene, config: Config, moment: str) -> None:
-    scene.building["g"] = Found(config(RAM + (BEHIND if moment != "dom0" else "")), "g.cfg")
+    scene.building["g"] = Found(config(RAM + (BEHIND if moment != "dom0" else "")))
     scene.domain(7)
     scene.watcher.look()
     if moment == "restored":

@@ -6,7 +6,6 @@ typedef struct xen_sysctl_physinfo xc_physinfo_t;
 
 xc_interface *xc_interface_open(struct xentoollog_logger *logger, struct xentoollog_logger *dombuild_logger, unsigned open_flags);
 int xc_interface_close(xc_interface *xch);
-int xc_version(xc_interface *xch, int cmd, void *arg);
 int xc_domain_iomem_permission(xc_interface *xch, uint32_t domid, unsigned long first_mfn, unsigned long nr_mfns, uint8_t allow_access);
 int xc_domain_ioport_permission(xc_interface *xch, uint32_t domid, uint32_t first_port, uint32_t nr_ports, uint32_t allow_access);
 int xc_domain_memory_mapping(xc_interface *xch, uint32_t domid, unsigned long first_gfn, unsigned long first_mfn, unsigned long nr_mfns, uint32_t add_mapping);
