@@ -6,14 +6,16 @@ suite runs on both.
 """
 
 import errno
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
 from xlplug.model.addr import DOMID_FIRST_RESERVED
 from xlplug.model.errors import XenError
 from xlplug.model.rangeset import RangeSet
 
-__all__ = ["DomainInfo", "HeldRights", "Hypervisor", "Store", "check_domid"]
+__all__ = ["DomainInfo", "HeldRights", "Hypervisor", "Nodes", "Store", "check_domid"]
+
+T = TypeVar("T")
 
 
 class DomainInfo(NamedTuple):
@@ -81,8 +83,8 @@ class Hypervisor(Protocol):
         ...
 
 
-class Store(Protocol):
-    """xenstore, without transactions: paths and text."""
+class Nodes(Protocol):
+    """The nodes of xenstore: paths and text."""
 
     def read(self, path: str) -> str | None:
         """A node's value, None when there is no such node."""
@@ -98,6 +100,21 @@ class Store(Protocol):
 
     def remove(self, path: str) -> None:
         """Remove a node and all below it; nothing to do when there is none."""
+        ...
+
+
+class Store(Nodes, Protocol):
+    """xenstore: its nodes, and a way to change several of them at once."""
+
+    def atomically(self, change: Callable[[Nodes], T]) -> T:
+        """Call ``change`` with the nodes as one transaction sees them; all that it writes is there at once, or not at all.
+
+        It is called again when somebody else has meanwhile changed what it read, so it must do nothing but read and write.
+        An exception from it, and the end of this process, leave xenstore as it was.
+
+        Raises:
+            StoreError: xenstored failed, or others changed the same nodes again and again.
+        """
         ...
 
 

@@ -10,9 +10,10 @@ Xen's source.
 import errno
 from collections.abc import Sequence
 
-from xlplug.model.errors import StoreError, XenError
+from xlplug.model.errors import XenError
 from xlplug.model.hypervisor import DomainInfo, HeldRights, check_domid
 from xlplug.model.rangeset import Range, RangeSet
+from xlplug.xen.store_in_memory import MemStore
 
 __all__ = ["MemStore", "MemXen", "dom0_rights"]
 
@@ -287,44 +288,3 @@ class MemXen:
                 f"(XEN) Memory pages belonging to domain {domid}:",
             ]
         return "\n".join(lines) + "\n"
-
-
-#: Source: tools/xenstore/xenstored_core.c, is_valid_nodename.
-_PATH_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-/_@")
-_PAYLOAD_MAX = 4096  # bytes of path, NUL and value.  Source: xen/include/public/io/xs_wire.h, XENSTORE_PAYLOAD_MAX
-
-
-class MemStore:
-    """An in-memory `xlplug.model.hypervisor.Store`; absolute paths only."""
-
-    def __init__(self) -> None:
-        self.nodes: dict[str, str] = {}
-
-    def read(self, path: str) -> str | None:
-        _check_path("read", path)
-        return self.nodes.get(path)
-
-    def write(self, path: str, value: str) -> None:
-        _check_path("write", path)
-        if len(path) + 1 + len(value.encode("utf-8", "surrogateescape")) > _PAYLOAD_MAX:
-            raise StoreError(f"xenstore: cannot write {path}: E2BIG")
-        self.nodes[path] = value
-        parent = path.rpartition("/")[0]
-        while parent and parent not in self.nodes:  # xenstored makes the parents too, empty
-            self.nodes[parent] = ""
-            parent = parent.rpartition("/")[0]
-
-    def list(self, path: str) -> list[str]:
-        _check_path("list", path)
-        start = f"{path}/"
-        return sorted({node[len(start) :].split("/", 1)[0] for node in self.nodes if node.startswith(start)})
-
-    def remove(self, path: str) -> None:
-        _check_path("remove", path)
-        for node in [n for n in self.nodes if n == path or n.startswith(f"{path}/")]:
-            del self.nodes[node]
-
-
-def _check_path(verb: str, path: str) -> None:
-    if not path.startswith("/") or path.endswith("/") or "//" in path or not _PATH_CHARS.issuperset(path):
-        raise StoreError(f"xenstore: cannot {verb} {path}: EINVAL")

@@ -2,15 +2,21 @@
 """libxenstore, as far as the package needs it."""
 
 import errno
-from typing import Any, NoReturn, cast
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar, cast
 
 from xlplug.model.errors import StoreError, XenUnavailableError
+from xlplug.model.hypervisor import Nodes
 from xlplug.xen.lib import Handle, ffi, libc, load_stable
-from xlplug.xen.protocols import StoreLib
+from xlplug.xen.protocols import CData, LibC, StoreLib
 
 __all__ = ["XenStore"]
 
+T = TypeVar("T")
+
 _XBT_NULL = 0  # no transaction.  Source: tools/include/xenstore.h
+#: A transaction is tried this often when others change what it has read; each try takes less than a millisecond.
+_TRIES = 1000
 
 
 def _text(pointer: Any) -> str:  # noqa: ANN401 - cffi has no types
@@ -18,7 +24,57 @@ def _text(pointer: Any) -> str:  # noqa: ANN401 - cffi has no types
     return str(data, "utf-8", "surrogateescape")
 
 
-class XenStore(Handle):
+class _Nodes:
+    """Reading and writing nodes, outside a transaction or within one."""
+
+    _lib: StoreLib
+    _libc: LibC
+    _handle: CData
+    _transaction = _XBT_NULL
+
+    def read(self, path: str) -> str | None:
+        length = ffi.new("unsigned int *")
+        data = self._lib.xs_read(self._handle, self._transaction, path.encode(), length)
+        if not data:
+            _absent("read", path)
+            return None
+        try:
+            return bytes(ffi.buffer(data, length[0])).decode("utf-8", "surrogateescape")
+        finally:
+            self._libc.free(data)
+
+    def list(self, path: str) -> "list[str]":
+        count = ffi.new("unsigned int *")
+        names = self._lib.xs_directory(self._handle, self._transaction, path.encode(), count)
+        if not names:
+            _absent("list", path)
+            return []
+        try:
+            return [_text(names[i]) for i in range(count[0])]
+        finally:
+            self._libc.free(names)
+
+    def write(self, path: str, value: str) -> None:
+        data = value.encode("utf-8", "surrogateescape")
+        if not self._lib.xs_write(self._handle, self._transaction, path.encode(), data, len(data)):
+            _fail("write", path, ffi.errno)
+
+    def remove(self, path: str) -> None:
+        if not self._lib.xs_rm(self._handle, self._transaction, path.encode()):
+            _absent("remove", path)
+
+
+class _Transaction(_Nodes):
+    """The nodes as a transaction sees them."""
+
+    def __init__(self, lib: StoreLib, libc: LibC, handle: CData, number: int) -> None:
+        self._lib = lib
+        self._libc = libc
+        self._handle = handle
+        self._transaction = number
+
+
+class XenStore(_Nodes, Handle):
     """A connection to xenstored; a context manager, to be closed.
 
     Raises:
@@ -41,46 +97,31 @@ class XenStore(Handle):
             self._lib.xs_close(self._handle)
             self._handle = ffi.NULL
 
-    def read(self, path: str) -> str | None:
-        length = ffi.new("unsigned int *")
-        data = self._lib.xs_read(self._handle, _XBT_NULL, path.encode(), length)
-        if not data:
-            self._absent("read", path)
-            return None
-        try:
-            return bytes(ffi.buffer(data, length[0])).decode("utf-8", "surrogateescape")
-        finally:
-            self._libc.free(data)
-
-    def list(self, path: str) -> list[str]:
-        count = ffi.new("unsigned int *")
-        names = self._lib.xs_directory(self._handle, _XBT_NULL, path.encode(), count)
-        if not names:
-            self._absent("list", path)
-            return []
-        try:
-            return [_text(names[i]) for i in range(count[0])]
-        finally:
-            self._libc.free(names)
-
-    def write(self, path: str, value: str) -> None:
-        data = value.encode("utf-8", "surrogateescape")
-        if not self._lib.xs_write(self._handle, _XBT_NULL, path.encode(), data, len(data)):
-            self._fail("write", path, ffi.errno)
-
-    def remove(self, path: str) -> None:
-        if not self._lib.xs_rm(self._handle, _XBT_NULL, path.encode()):
-            self._absent("remove", path)
+    def atomically(self, change: Callable[[Nodes], T]) -> T:
+        for _ in range(_TRIES):
+            number = self._lib.xs_transaction_start(self._handle)
+            if number == _XBT_NULL:
+                _fail("start", "a transaction", ffi.errno)
+            try:
+                result = change(_Transaction(self._lib, self._libc, self._handle, number))
+            except BaseException:
+                self._lib.xs_transaction_end(self._handle, number, True)
+                raise
+            if self._lib.xs_transaction_end(self._handle, number, False):
+                return result
+            if ffi.errno != errno.EAGAIN:
+                _fail("end", "a transaction", ffi.errno)
+        _fail("end", "a transaction", errno.EAGAIN)
 
     def watch(self, path: str) -> None:
         """Ask to be told of changes at and below a path; the first is told at once.  ``@introduceDomain`` and the like too."""
         if not self._lib.xs_watch(self._handle, path.encode(), path.encode()):
-            self._fail("watch", path, ffi.errno)
+            _fail("watch", path, ffi.errno)
 
     def unwatch(self, path: str) -> None:
         """Ask for it no more; nothing to do where it was not asked."""
         if not self._lib.xs_unwatch(self._handle, path.encode(), path.encode()):
-            self._absent("unwatch", path)
+            _absent("unwatch", path)
 
     def fileno(self) -> int:
         """To be polled for reading, once something is watched."""
@@ -97,17 +138,17 @@ class XenStore(Handle):
             found.append(_text(event[0]))  # XS_WATCH_PATH.  Source: tools/include/xenstore_lib.h
             self._libc.free(event)
         if ffi.errno != errno.EAGAIN:
-            self._fail("watch", "xenstored", ffi.errno)
+            _fail("watch", "xenstored", ffi.errno)
         return tuple(found)
 
-    def _absent(self, verb: str, path: str) -> None:
-        """Pass where the node is not there; anything else is an error."""
-        number = ffi.errno
-        if number != errno.ENOENT:
-            self._fail(verb, path, number)
 
-    def _fail(self, verb: str, path: str, number: int) -> NoReturn:
-        name = errno.errorcode.get(number, str(number))
-        raise StoreError(
-            f"xenstore: cannot {verb} {path}: {name}", hint="is xenstored running, and is this root in dom0?"
-        )
+def _absent(verb: str, path: str) -> None:
+    """Pass where the node is not there; anything else is an error."""
+    number = ffi.errno
+    if number != errno.ENOENT:
+        _fail(verb, path, number)
+
+
+def _fail(verb: str, path: str, number: int) -> NoReturn:
+    name = errno.errorcode.get(number, str(number))
+    raise StoreError(f"xenstore: cannot {verb} {path}: {name}", hint="is xenstored running, and is this root in dom0?")
