@@ -269,6 +269,10 @@ def _preflight(config: DomainConfig, path: str, when: Occasion) -> None:
             sys.stderr.write(f"xlplug: note: {text}\n")
         if made.refusals:
             raise Refused(*made.refusals)
+        if not made.has_stubdom:
+            from xlplug.hook.device_view import view_of
+
+            view_of(config, (assigned.device for assigned in made.devices))
         if made.steps:
             grants.require_sole_vga(made, xen, xen.held())
 
