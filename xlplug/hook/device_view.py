@@ -23,9 +23,9 @@ from xlplug.config.domain import DomainConfig
 from xlplug.model.bdf import Bdf
 from xlplug.model.errors import ConfigError, HostError
 from xlplug.model.firmware_headers import parse_vbios
-from xlplug.model.host import ROM_INDEX, PciDevice
+from xlplug.model.host import ROM_INDEX, HostSnapshot, PciDevice
 
-__all__ = ["DISPLAY", "View", "enter", "view_of"]
+__all__ = ["DISPLAY", "View", "enter", "require_vbios", "view_of"]
 
 #: QEMU treats whatever is at this address as an Intel display.  Source: hw/xen/xen_pt.c, xen_pt_realize.
 DISPLAY = Bdf(0, 0, 2, 0)
@@ -61,6 +61,18 @@ class View(NamedTuple):
         if self.hides_line:
             found.append(f"{DISPLAY}: the ROM's line in sysfs 'resource' is hidden from QEMU")
         return found
+
+
+def require_vbios(config: DomainConfig, host: HostSnapshot, devices: Iterable[PciDevice]) -> None:
+    """See, before anything is created, that the wrapper will find a VBIOS for QEMU.
+
+    Raises:
+        ConfigError, HostError: it will not; see `view_of`.
+    """
+    device = next((d for d in devices if d.bdf == DISPLAY), None)
+    known = device is not None and host.vbios is not None and host.vbios.vendor == device.vendor
+    if device is not None and (isinstance(config.rom, str) or not known):
+        view_of(config, (device,))
 
 
 def view_of(config: DomainConfig, devices: Iterable[PciDevice], folder: str = "/sys/bus/pci/devices") -> View | None:
