@@ -10,15 +10,18 @@ import signal
 import sys
 from pathlib import Path
 
-from tests.lab import stubdom, tree, vm
+from tests.lab import igd, stubdom, tree, vm
+from tests.lab.igd.emulator import emulator
 
 EX_UNAVAILABLE, EX_SOFTWARE = 69, 70  # sysexits.h
+MACHINES = {"standard": vm.standard, "igd": igd.machine}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python3 -m tests.lab", description=__doc__)
     parser.add_argument("what", choices=("check", "build", "shell", "exec", "run"))
     parser.add_argument("--release", default="bookworm", choices=tuple(tree.RELEASES))
+    parser.add_argument("--machine", default="standard", choices=tuple(MACHINES), help="what is emulated")
     parser.add_argument("--out", type=Path, default=vm.REPO / "build" / "lab")
     parser.add_argument("--timeout", type=int, default=900)
     parser.add_argument("--memory", type=int, default=vm.MEMORY, help="of the machine, in MiB: dom0 has 1024 of it")
@@ -36,16 +39,19 @@ def main() -> int:
         built = tree.get(options.release)
         libraries = tree.libraries() if options.what == "run" else {}
         stubdom.get(built)
+        if options.machine == "igd":
+            emulator()
     except tree.BuildError as failed:
         print(f"lab: no {options.release} tree: {failed}", file=sys.stderr)
         return EX_UNAVAILABLE
     devices = tuple(options.device)
+    maker = MACHINES[options.machine]
     if options.what == "build":
         return 0
-    script = shlex.join(options.args if options.what == "exec" else _pytest(options.args))
+    script = shlex.join(options.args if options.what == "exec" else _pytest(options.machine, options.args))
     try:
         if options.what == "shell":
-            return vm.shell(built, out=options.out, memory=options.memory, devices=devices)
+            return vm.shell(built, out=options.out, memory=options.memory, devices=devices, maker=maker)
         result = vm.run(
             built,
             script,
@@ -55,6 +61,7 @@ def main() -> int:
             devices=devices,
             follow=True,
             libraries=libraries,
+            maker=maker,
         )
     except vm.LostVmError as lost:
         print(f"lab: {lost}", file=sys.stderr)
@@ -66,10 +73,10 @@ def main() -> int:
     return result.status
 
 
-def _pytest(args: list[str]) -> list[str]:
-    """pytest's command line; all of the lab's tests unless ``args`` name some."""
+def _pytest(machine: str, args: list[str]) -> list[str]:
+    """pytest's command line; all tests for the machine unless ``args`` name some."""
     named = any((vm.REPO / arg.split("::")[0]).exists() for arg in args)
-    paths = [] if named else ["tests/lab/dom0", "tests/contract"]
+    paths = [] if named else {"standard": ["tests/lab/dom0", "tests/contract"], "igd": ["tests/lab/igd/dom0"]}[machine]
     options = ["-p", "no:cacheprovider", "--color=no", "--durations=8", "--junitxml=/out/junit.xml"]
     return ["python3", "-m", "pytest", *options, *args, *paths]
 

@@ -15,12 +15,13 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.lab.mirrors import NoMirrorError, mirrors
+
 HERE = Path(__file__).parent
-MIRROR = "http://deb.debian.org/debian"
-SECURITY = "http://deb.debian.org/debian-security"
 
 
 class Release(NamedTuple):
@@ -88,14 +89,13 @@ def libraries() -> dict[str, Path]:
         BuildError: with the end of what the failing command said.
     """
     return {
-        release.xen: _cached(f"libraries-{release.suite}", release, _fetch_libraries) for release in RELEASES.values()
+        release.xen: cached(f"libraries-{release.suite}", _RECIPE, partial(_fetch_libraries, release))
+        for release in RELEASES.values()
     }
 
 
-def _recipe() -> str:
-    """What the trees' folders are named after."""
-    data = b"".join((HERE / name).read_bytes() for name in ("tree.py", "init.sh"))
-    return hashlib.sha256(data).hexdigest()[:12]
+#: The files that say how a tree is built; what they have in common with a former tree, the cache has, too.
+_RECIPE = (HERE / "tree.py", HERE / "init.sh")
 
 
 def missing_tools() -> str:
@@ -118,13 +118,18 @@ def get(suite: str) -> Tree:
         BuildError: with the end of what the failing command said.
     """
     release = RELEASES[suite]
-    home = _cached(suite, release, _build)
+    home = cached(suite, _RECIPE, partial(_build, release))
     return Tree(release, home / "root", home / "xen", home / "vmlinuz", home / "initrd.gz")
 
 
-def _cached(name: str, release: Release, make: Callable[[Release, Path], None]) -> Path:
-    """The folder of that name and this recipe; ``make`` fills a scratch folder, which then takes its place."""
-    home = cache_root() / f"{name}-{_recipe()}"
+def cached(name: str, recipe: Sequence[Path], make: Callable[[Path], None]) -> Path:
+    """The folder of that name, built as the files ``recipe`` say; ``make`` fills a scratch folder, which takes its place.
+
+    Raises:
+        BuildError: ``make`` failed.
+    """
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in recipe)).hexdigest()[:12]
+    home = cache_root() / f"{name}-{digest}"
     home.parent.mkdir(parents=True, exist_ok=True)
     with _locked(home.with_suffix(".lock")):
         if not home.exists():
@@ -136,7 +141,7 @@ def _cached(name: str, release: Release, make: Callable[[Release, Path], None]) 
                     shutil.rmtree(stale, ignore_errors=True)
             part = Path(tempfile.mkdtemp(prefix=f"{home.name}-", suffix=".part", dir=home.parent))
             part.chmod(0o755)
-            make(release, part)
+            make(part)
             part.rename(home)
     return home
 
@@ -178,7 +183,7 @@ def _build(release: Release, part: Path) -> None:
         'mkdir -p "$1/etc/initramfs-tools"'
     )
     hooks = (f"--essential-hook={hook}", f"--customize-hook={_fetch_kernel_hook(release)}")
-    _debootstrap(release.suite, root, "minbase", packages, *hooks)
+    debootstrap(release.suite, root, "minbase", packages, *hooks)
     if release.python_of:
         _add_python(release.python_of, root)
     kernel = part / "kernel"
@@ -206,7 +211,7 @@ def _build(release: Release, part: Path) -> None:
 def _fetch_libraries(release: Release, part: Path) -> None:
     """A release's Xen libraries, and what they need of its C library to load where that is older."""
     root = part / "root"
-    _debootstrap(release.suite, root, "extract", (f"libxenmisc{release.xen}",))
+    debootstrap(release.suite, root, "extract", (f"libxenmisc{release.xen}",))
     for folder, patterns in (
         ("xen", ("libxenctrl.so.*", "libxen*.so.?")),
         ("c", ("ld-linux-x86-64.so.2", "lib[cm].so.6")),
@@ -218,23 +223,32 @@ def _fetch_libraries(release: Release, part: Path) -> None:
     shutil.rmtree(root)
 
 
-def _debootstrap(suite: str, root: Path, variant: str, packages: Sequence[str], *options: str) -> None:
-    """Packages of one release, without what they merely recommend, and without what only people read."""
+def debootstrap(
+    suite: str, root: Path, variant: str, packages: Sequence[str], *options: str, backports: bool = False
+) -> None:
+    """Packages of one release, without what they merely recommend, and without what only people read.
+
+    Raises:
+        BuildError: no mirror, or what mmdebstrap said.
+    """
+    try:
+        sources = mirrors().lines(suite, backports=backports)
+    except NoMirrorError as error:
+        raise BuildError(str(error)) from error
+    if backports:
+        options = (*options, f'--aptopt=APT::Default-Release "{suite}-backports"')
     keep_out = ("/usr/share/man/*", "/usr/share/locale/*", "/usr/share/doc/*")
     _run(
         "mmdebstrap", "--mode=root", f"--variant={variant}", f"--include={','.join(packages)}",
         '--aptopt=APT::Install-Recommends "false"', *(f"--dpkgopt=path-exclude={p}" for p in keep_out), *options,
-        suite, root,
-        f"deb {MIRROR} {suite} main",
-        f"deb {MIRROR} {suite}-updates main",
-        f"deb {SECURITY} {suite}-security main",
+        suite, root, *sources,
     )  # fmt: skip
 
 
 def _add_python(suite: str, root: Path) -> None:
     """That release's Python, unpacked in /opt/python of a tree whose own is older; it is python3 in the lab's PATH."""
     home = root / "opt" / "python"
-    _debootstrap(suite, home, "extract", _PYTHON)
+    debootstrap(suite, home, "extract", _PYTHON)
     python = (home / "usr" / "bin" / "python3").resolve(strict=True)
     python.rename(f"{python}.real")
     python.write_text(_INTERPRETER)

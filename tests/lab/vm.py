@@ -11,6 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,30 +39,60 @@ class Result(NamedTuple):
     seconds: float
 
 
-def command(tree: Tree, job: Path, out: Path, *, memory: int, devices: tuple[str, ...], interactive: bool) -> list[str]:
+class Machine(NamedTuple):
+    """What machines differ in: QEMU with its leading arguments, the IOMMU, displays, more shares, and options of Xen's.
+
+    ``slot``: where on the PCI bus the shares begin; None where QEMU may choose.
+    """
+
+    qemu: tuple[str, ...] = ("qemu-system-x86_64",)
+    iommu: str = "intel-iommu,intremap=off"
+    displays: tuple[str, ...] = ("-vga", "std")
+    xen: str = ""
+    shares: tuple[tuple[str, Path], ...] = ()
+    slot: int | None = None
+
+
+#: Makes a machine ready, given a tree and the folder of a job, to which it may add; at its end whatever it started ends.
+Maker = Callable[[Tree, Path], AbstractContextManager[Machine]]
+
+
+@contextmanager
+def standard(tree: Tree, job: Path) -> Iterator[Machine]:
+    """The machine with the emulated display at 00:01.0, of the QEMU that is installed here."""
+    yield Machine()
+
+
+def command(
+    tree: Tree, job: Path, out: Path, machine: Machine, *, memory: int, devices: tuple[str, ...], interactive: bool
+) -> list[str]:
     """QEMU's command line.  An emulated Intel IOMMU and nested SVM make HVM guests with PCI passthrough possible.
 
     setpriv: the machine dies with us, however we die, and is never left running.
     """
     args = [
         "setpriv", "--pdeathsig", "KILL",
-        "qemu-system-x86_64", "-accel", "tcg", "-smp", "1", "-M", "q35", "-device", "intel-iommu,intremap=off",
+        *machine.qemu, "-accel", "tcg", "-smp", "1", "-M", "q35", "-device", machine.iommu,
         "-cpu", "qemu64,+svm,+npt,+rdrand", "-m", str(memory), "-display", "none", "-monitor", "none", "-no-reboot",
-        "-nodefaults", "-vga", "std", "-serial", "mon:stdio" if interactive else "stdio",
+        "-nodefaults", *machine.displays, "-serial", "mon:stdio" if interactive else "stdio",
         "-kernel", str(tree.xen),
         # Without what protects processors from one another's guesses: emulated ones guess nothing, and it costs a tenth.
-        "-append", "console=com1 dom0_mem=1024M loglvl=all guest_loglvl=all iommu=verbose conring_size=4M spec-ctrl=no",
+        "-append",
+        "console=com1 dom0_mem=1024M loglvl=all guest_loglvl=all iommu=verbose conring_size=4M spec-ctrl=no "
+        f"{machine.xen}",
         "-initrd", f"{tree.kernel} console=hvc0 quiet panic=1 mitigations=off,{tree.initrd}",
     ]  # fmt: skip
     shares = (
         ("root", tree.root, True), ("job", job, True), ("tree", REPO, True), ("stubdom", stubdom.get(tree), True),
-        ("out", out, False),
+        ("out", out, False), *((tag, path, True) for tag, path in machine.shares),
     )  # fmt: skip
-    for tag, path, readonly in shares:
+    for number, (tag, path, readonly) in enumerate(shares):
+        where = "" if machine.slot is None else f",addr={machine.slot + number:#x}"
         extra = ",readonly=on" if readonly else ""
         extra += ",multidevs=remap" if tag in ("root", "tree") else ""
         escaped = str(path).replace(",", ",,")
-        args += ["-virtfs", f"local,path={escaped},mount_tag={tag},security_model=none{extra}"]
+        args += ["-fsdev", f"local,id={tag},path={escaped},security_model=none{extra}"]
+        args += ["-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}{where}"]
     for device in devices:
         args += ["-device", device]
     return args
@@ -70,6 +102,7 @@ def run(
     tree: Tree, script: str, *, out: Path, timeout: int = 600, memory: int = MEMORY, devices: tuple[str, ...] = (),
     follow: bool = False,
     libraries: dict[str, Path] | None = None,
+    maker: Maker = standard,
 ) -> Result:  # fmt: skip
     """Boot, run ``script`` with sh in dom0 (working directory: the repository), power off.
 
@@ -89,9 +122,9 @@ def run(
             shutil.copytree(folder, job / f"lib-{version}")
         began = time.monotonic()
         serial = out / "serial.log"
-        with serial.open("wb") as log:
+        with serial.open("wb") as log, maker(tree, job) as made:
             machine = subprocess.Popen(
-                command(tree, job, out, memory=memory, devices=devices, interactive=False),
+                command(tree, job, out, made, memory=memory, devices=devices, interactive=False),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
             try:
@@ -150,12 +183,15 @@ def _wait(machine: "subprocess.Popen[bytes]", out: Path, deadline: float, *, fol
         time.sleep(0.2)
 
 
-def shell(tree: Tree, *, out: Path, memory: int = MEMORY, devices: tuple[str, ...] = ()) -> int:
+def shell(
+    tree: Tree, *, out: Path, memory: int = MEMORY, devices: tuple[str, ...] = (), maker: Maker = standard
+) -> int:
     """An interactive shell in dom0 on this terminal."""
     _empty(out)
     with tempfile.TemporaryDirectory() as scratch:
         job = _job(Path(scratch), tree)
         (job / "interactive").write_text("")
-        return subprocess.call(
-            command(tree, job, out, memory=memory, devices=devices, interactive=True), env=dict(os.environ)
-        )
+        with maker(tree, job) as made:
+            return subprocess.call(
+                command(tree, job, out, made, memory=memory, devices=devices, interactive=True), env=dict(os.environ)
+            )

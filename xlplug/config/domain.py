@@ -2,8 +2,8 @@
 """The typed meaning of a domain's configuration, from xl's text or from libxl's JSON, with libxl's defaults.
 
 Only what planning reads is here.  Source of keys and defaults: tools/xl/xl_parse.c, parse_config_data;
-tools/libs/light/libxl_create.c, libxl__domain_build_info_setdefault.  `MAP_LEGACY_KEY` and `PRELOAD_KEY` are ours; xl ignores
-keys that it does not know.
+tools/libs/light/libxl_create.c, libxl__domain_build_info_setdefault.  The keys named here (`MAP_LEGACY_KEY` and others) are
+ours; xl ignores keys that it does not know.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,10 @@ from xlplug.model.problem import Problem
 from xlplug.model.rangeset import Range
 
 __all__ = [
+    "HIDE_ROM_LINE_KEY",
     "MAP_LEGACY_KEY",
     "PRELOAD_KEY",
+    "ROM_KEY",
     "DomainConfig",
     "IomemRange",
     "PciAssignment",
@@ -26,6 +28,9 @@ __all__ = [
 
 MAP_LEGACY_KEY = "xlplug_map_legacy"  #: 1: map the VGA set ourselves, for device models that do not or may not
 PRELOAD_KEY = "xlplug_preload"  #: 1: the device model runs with our preload library, so its RAM is ours to populate
+
+ROM_KEY = "xlplug_rom"  #: a file: the display's VBIOS; 0: QEMU reads the host's by itself; default: we read it for QEMU
+HIDE_ROM_LINE_KEY = "xlplug_hide_rom_line"  #: 0: QEMU sees the ROM's line in sysfs, at which QEMU 10 aborts
 
 #: Video RAM in MiB: (default, minimum) by emulated card.  Source: libxl_create.c, LIBXL_VGA_INTERFACE_TYPE cases.
 _VIDEORAM = {
@@ -66,7 +71,7 @@ class Vif(NamedTuple):
 
 
 class DomainConfig(NamedTuple):
-    """What a configuration asks for.  Sizes in MiB; ``gfx_passthru`` is None, "default" or "igd".
+    """What a configuration asks for.  Sizes in MiB; ``gfx_passthru`` is None, "default" or "igd"; ``rom`` a file or a switch.
 
     ``igd_by_args``: it is QEMU alone that is told of that, as with libvirt, and libxl grants nothing for it.
     """
@@ -97,6 +102,8 @@ class DomainConfig(NamedTuple):
     rdm: bool = False
     map_legacy: bool = False
     preload: bool = False
+    rom: str | bool = True
+    hide_rom_line: bool = True
     warnings: tuple[Problem, ...] = ()
 
     @property

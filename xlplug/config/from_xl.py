@@ -4,8 +4,10 @@
 from xlplug.config.domain import (
     _DEFAULT_MAXMEM,
     _VIDEORAM,
+    HIDE_ROM_LINE_KEY,
     MAP_LEGACY_KEY,
     PRELOAD_KEY,
+    ROM_KEY,
     DomainConfig,
     IomemRange,
     PciAssignment,
@@ -85,6 +87,8 @@ class _Reader:
             rdm="strategy=host" in (self.string("rdm") or ""),
             map_legacy=self.flag(MAP_LEGACY_KEY),
             preload=self.flag(PRELOAD_KEY),
+            rom=self.rom(),
+            hide_rom_line=self.settings.get_long(HIDE_ROM_LINE_KEY) != 0,
             warnings=tuple(self.settings.warnings),
         )
 
@@ -140,6 +144,10 @@ class _Reader:
         if text.lower() not in ("default", "igd"):
             raise self.bad("gfx_passthru", text, 'write 0, 1, "default" or "igd"')
         return text.lower()
+
+    def rom(self) -> str | bool:
+        number = self.settings.get_long(ROM_KEY, dont_warn=True)
+        return self.string(ROM_KEY) or True if number is None else number != 0
 
     def pci(self) -> tuple[PciAssignment, ...]:
         permissive, seize = self.flag("pci_permissive"), self.flag("pci_seize")

@@ -258,17 +258,21 @@ def _preflight(config: DomainConfig, path: str, when: Occasion) -> None:
     device_model(config, path)
     from xlplug.dom0 import snapshot
     from xlplug.execute import grants
+    from xlplug.hook.device_view import require_vbios
     from xlplug.xen.ctrl import XenCtrl
     from xlplug.xen.store import XenStore
 
     with XenCtrl() as xen, XenStore() as store:
-        made = rehearse(config, snapshot.take(xen, store, config), when)
+        host = snapshot.take(xen, store, config)
+        made = rehearse(config, host, when)
         for text in made.warnings:
             sys.stderr.write(f"xlplug: warning: {text}\n")
         for text in made.notes if config.preload else ():
             sys.stderr.write(f"xlplug: note: {text}\n")
         if made.refusals:
             raise Refused(*made.refusals)
+        if not made.has_stubdom:
+            require_vbios(config, host, (assigned.device for assigned in made.devices))
         if made.steps:
             grants.require_sole_vga(made, xen, xen.held())
 

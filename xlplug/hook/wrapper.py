@@ -18,13 +18,14 @@ from xlplug.dom0.find_config import Found, being_created, from_handover
 from xlplug.hook.become import become
 from xlplug.hook.device_model import domid_of, preload_library, real, restores
 from xlplug.model.addr import Domid
-from xlplug.model.errors import EXIT_FAILED, ConfigError, Refused, XlplugError, one_line
+from xlplug.model.errors import EXIT_FAILED, ConfigError, HostError, Refused, XlplugError, one_line
 from xlplug.model.occasion import NO_LIBRARY, RESTORING, RUNNING, STARTING, Occasion, Who
 from xlplug.model.problem import Problem
 
 TYPE_CHECKING = False  # typing's, without importing typing for it
 if TYPE_CHECKING:
     from xlplug.config.domain import DomainConfig
+    from xlplug.plan import Plan
     from xlplug.xen.ctrl import XenCtrl
     from xlplug.xen.store import XenStore
 
@@ -110,8 +111,29 @@ def _serve(
         )
     library = preload_library(wrapper) if config.preload and stubdom is None else None
     if config.wants_legacy:
-        _grant(config, Who(target, stubdom), _occasion(arguments, stubdom, library, xen), xen, store)
+        made = _grant(config, Who(target, stubdom), _occasion(arguments, stubdom, library, xen), xen, store)
+        if stubdom is None:
+            _show_display(config, made)
     return library
+
+
+def _show_display(config: "DomainConfig", made: "Plan") -> None:
+    """Give QEMU, which this process becomes, a view of the Intel display that it can handle.
+
+    A host without a VBIOS is left to QEMU here: `create` has refused it already, and a patched QEMU may need none.
+    """
+    from xlplug.hook.device_view import enter, view_of
+
+    devices = [assigned.device for assigned in made.devices]
+    try:
+        view = view_of(config, devices)
+    except HostError as error:
+        sys.stderr.write(f"xlplug: warning: {error}\n")
+        view = view_of(config._replace(rom=False), devices)
+    if view is not None:
+        enter(view)
+        for line in view.lines():
+            _log(line)
 
 
 def _names(name: str, arguments: list[str]) -> tuple[str, ...]:
@@ -143,7 +165,7 @@ def _look_up(target: Domid, name: str, xen: "XenCtrl", *, igd: bool) -> Found:
     return found
 
 
-def _grant(config: "DomainConfig", who: Who, occasion: Occasion, xen: "XenCtrl", store: "XenStore") -> None:
+def _grant(config: "DomainConfig", who: Who, occasion: Occasion, xen: "XenCtrl", store: "XenStore") -> "Plan":
     from xlplug.dom0 import snapshot
     from xlplug.execute import grants
     from xlplug.plan import build
@@ -154,6 +176,7 @@ def _grant(config: "DomainConfig", who: Who, occasion: Occasion, xen: "XenCtrl",
         sys.stderr.write(f"xlplug: warning: {text}\n")
     grants.grant(made, xen, store, _log)
     sys.stderr.flush()
+    return made
 
 
 def _log(line: str) -> None:
