@@ -11,14 +11,19 @@ import pytest
 from tests.abi.oracle import require
 
 ROOT = Path(__file__).parents[2]
-SHELL = [str(p) for p in sorted((*ROOT.glob("tests/**/*.sh"), ROOT / ".ci" / "run", ROOT / "hooks" / "xl"))]
+SHELL = [
+    str(p)
+    for p in sorted(
+        (*ROOT.glob("tests/**/*.sh"), ROOT / ".ci" / "run", ROOT / "hooks" / "xl", *ROOT.glob("packaging/*.sh"))
+    )
+]
 
 
 @pytest.mark.parametrize(
     "command",
     [
-        ["ruff", "check", "xlplug", "tests", "benchmarks", "docs"],
-        ["ruff", "format", "--check", "xlplug", "tests", "benchmarks", "docs"],
+        ["ruff", "check", "xlplug", "tests", "benchmarks", "docs", "packaging"],
+        ["ruff", "format", "--check", "xlplug", "tests", "benchmarks", "docs", "packaging"],
         ["mypy"],
         ["shellcheck", *SHELL],
     ],
