@@ -12,11 +12,10 @@ from tests.abi.oracle import require
 
 ROOT = Path(__file__).parents[2]
 SHELL = [
-    str(p)
-    for p in sorted(
-        (*ROOT.glob("tests/**/*.sh"), ROOT / ".ci" / "run", ROOT / "hooks" / "xl", *ROOT.glob("packaging/*.sh"))
-    )
+    str(ROOT / name)
+    for name in (".ci/run", "hooks/xl", "debian/xlplug.prerm", "debian/tests/hook", "debian/tests/recorded")
 ]
+SHELL += [str(p) for p in sorted((*ROOT.glob("tests/**/*.sh"), *ROOT.glob("packaging/*.sh")))]
 
 
 @pytest.mark.parametrize(
