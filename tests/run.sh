@@ -11,6 +11,7 @@ packages="$packages scdoc man-db bash zsh fish"
 # For building the packages of Debian and RPM, and their linters.
 packages="$packages git dpkg-dev debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools python3-wheel"
 packages="$packages python3-cffi python3-click python3-pyudev lintian rpm rpmlint"
+packages="$packages chromium fonts-dejavu-core"
 missed=''
 failed=''
 
@@ -39,7 +40,7 @@ install_packages
 make --no-print-directory PYTHON="$python" build/venv/.test || exit 1
 
 if [ "$what" != lab ]; then
-	[ "${CI:-}" = true ] && export XLPLUG_REQUIRE=abi,umockdev,lint,wheel,root,man,packages
+	[ "${CI:-}" = true ] && export XLPLUG_REQUIRE=abi,umockdev,lint,wheel,root,man,packages,pictures
 	build/venv/bin/python -m pytest >build/unit.log 2>&1
 	status=$?
 	cat build/unit.log
@@ -60,7 +61,7 @@ if [ "$what" != unit ]; then
 fi
 
 if [ "$what" = all ]; then
-	build/venv/bin/python -m pytest tests/packages >build/packages.log 2>&1 || failed="$failed packages"
+	build/venv/bin/python -m pytest tests/packages tests/pictures >build/packages.log 2>&1 || failed="$failed packages"
 	cat build/packages.log
 	skips=$(grep '^SKIPPED' build/packages.log)
 	[ -z "$skips" ] || miss "$skips"
