@@ -5,7 +5,7 @@ IN = $(VENV)/bin
 # Byte-compiled modules are part of what is measured and shipped.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test unit lab lab-test bench bench-lab install preload install-preload clean
+.PHONY: demo test unit lab lab-test bench bench-lab install preload install-preload man completion install-hook install-program install-system deb release clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.runtime
@@ -54,13 +54,44 @@ $(VENV)/.test: $(VENV)/.runtime
 # For dom0 and for packagers: no pip, nothing compiled.  PYTHON's own folder for modules, and a program that it runs.
 PREFIX = /usr/local
 MODULES = $(shell $(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-install:
+install: install-program
 	find xlplug -name '*.py' -o -name '*.h' -o -name py.typed | while read -r file; do \
 		install -D -m 644 "$$file" "$(DESTDIR)$(MODULES)/$$file" || exit 1; done
-	install -d $(DESTDIR)$(MODULES)/xlplug/_hooks $(DESTDIR)$(PREFIX)/bin
+	install -d $(DESTDIR)$(MODULES)/xlplug/_hooks
 	install -m 644 hooks/xl hooks/device-model hooks/xlplug-watch.service $(DESTDIR)$(MODULES)/xlplug/_hooks/
-	printf '#!%s\nfrom xlplug.__main__ import main\n\nmain()\n' "$$(command -v $(PYTHON))" >$(DESTDIR)$(PREFIX)/bin/xlplug
+
+# Without what the script of a wheel imports besides ours: it runs at every "xl create".
+PYTHON_PATH = $(shell command -v $(PYTHON))
+install-program:
+	install -d $(DESTDIR)$(PREFIX)/bin
+	printf '#!%s\nfrom xlplug.__main__ import main\n\nmain()\n' "$(PYTHON_PATH)" >$(DESTDIR)$(PREFIX)/bin/xlplug
 	chmod 755 $(DESTDIR)$(PREFIX)/bin/xlplug
+
+# For packagers, besides the modules and the program: manual pages (scdoc), completion, and what the hook needs.  Nothing of it
+# is switched on: "xlplug hook install" finds the front end and the wrapper here and links the front end into PATH.
+HOOK = $(DESTDIR)$(PREFIX)/lib/xlplug
+SHARE = $(DESTDIR)$(PREFIX)/share
+MADE = packaging/generated
+ZSHDIR = vendor-completions
+man:
+	$(PYTHON) packaging/man.py $(MADE)/man
+
+completion:
+	$(PYTHON) packaging/completion.py $(MADE)/completion
+
+install-hook:
+	install -d $(HOOK)
+	sed -e '1s|^#!.*|#!$(PYTHON_PATH) -I|' hooks/device-model >$(HOOK)/device-model
+	sed -e 's|^xlplug=xlplug$$|xlplug=$(PREFIX)/bin/xlplug|' -e 's|^wrapper=.*|wrapper=$(PREFIX)/lib/xlplug/device-model|' hooks/xl >$(HOOK)/xl
+	chmod 755 $(HOOK)/xl $(HOOK)/device-model
+
+install-system: install-program install-hook man completion
+	install -d $(SHARE)/man/man5 $(SHARE)/man/man7 $(SHARE)/man/man8 $(SHARE)/bash-completion/completions
+	install -d $(SHARE)/zsh/$(ZSHDIR) $(SHARE)/fish/vendor_completions.d
+	for section in 5 7 8; do install -m 644 $(MADE)/man/*.$$section $(SHARE)/man/man$$section/ || exit 1; done
+	install -m 644 $(MADE)/completion/bash/xlplug $(SHARE)/bash-completion/completions/xlplug
+	install -m 644 $(MADE)/completion/zsh/_xlplug $(SHARE)/zsh/$(ZSHDIR)/_xlplug
+	install -m 644 $(MADE)/completion/fish/xlplug.fish $(SHARE)/fish/vendor_completions.d/xlplug.fish
 
 # The optional C library for the device model (hooks/preload/README.md).  -ldl: dlsym, where it is not in the C library.
 PRELOAD = build/libxlplug-preload.so
@@ -76,6 +107,15 @@ $(PRELOAD): hooks/preload/preload.c
 install-preload: $(PRELOAD)
 	install -d $(DESTDIR)$(PREFIX)/lib/xlplug
 	install -m 644 $(PRELOAD) $(DESTDIR)$(PREFIX)/lib/xlplug/
+
+# The packages of Debian, in build/deb; NOCHECK=1 leaves the tests out.
+DEB = build/deb
+deb:
+	packaging/deb.sh $(DEB)
+
+# A release of a commit, in dist/: sdist, wheel, packages of Debian and RPM, checksums.  The same bytes every time.
+release: $(VENV)/.test
+	PYTHON=$(IN)/python packaging/release.sh dist
 
 clean:
 	rm -rf build

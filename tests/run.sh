@@ -7,6 +7,11 @@ cd "$(dirname "$0")/.." || exit 1
 what=${1:-all}
 python=${PYTHON:-python3}
 packages='gcc libc6-dev libxen-dev umockdev shellcheck python3-venv mmdebstrap qemu-system-x86 busybox-static cpio binutils zstd'
+packages="$packages scdoc man-db bash zsh fish"
+# For building the packages of Debian and RPM, and their linters.
+packages="$packages git dpkg-dev debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools python3-wheel"
+packages="$packages python3-cffi python3-click python3-pyudev lintian rpm rpmlint"
+packages="$packages chromium fonts-dejavu-core"
 missed=''
 failed=''
 
@@ -35,12 +40,30 @@ install_packages
 make --no-print-directory PYTHON="$python" build/venv/.test || exit 1
 
 if [ "$what" != lab ]; then
-	[ "${CI:-}" = true ] && export XLPLUG_REQUIRE=abi,umockdev,lint,wheel,root
+	[ "${CI:-}" = true ] && export XLPLUG_REQUIRE=abi,umockdev,lint,wheel,root,man,packages,pictures
 	build/venv/bin/python -m pytest >build/unit.log 2>&1
 	status=$?
 	cat build/unit.log
 	[ $status = 0 ] || failed="$failed unit"
 	skips=$(grep '^SKIPPED' build/unit.log)
+	[ -z "$skips" ] || miss "$skips"
+fi
+
+# The lab installs Debian's packages.
+if [ "$what" != unit ]; then
+	rm -rf build/deb
+	if NOCHECK=1 make --no-print-directory deb >build/deb.log 2>&1; then
+		echo 'tests: packages built'
+	else
+		cat build/deb.log
+		failed="$failed deb"
+	fi
+fi
+
+if [ "$what" = all ]; then
+	build/venv/bin/python -m pytest tests/packages tests/pictures >build/packages.log 2>&1 || failed="$failed packages"
+	cat build/packages.log
+	skips=$(grep '^SKIPPED' build/packages.log)
 	[ -z "$skips" ] || miss "$skips"
 fi
 

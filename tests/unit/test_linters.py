@@ -11,14 +11,18 @@ import pytest
 from tests.abi.oracle import require
 
 ROOT = Path(__file__).parents[2]
-SHELL = [str(p) for p in sorted((*ROOT.glob("tests/**/*.sh"), ROOT / ".ci" / "run", ROOT / "hooks" / "xl"))]
+SHELL = [
+    str(ROOT / name)
+    for name in (".ci/run", "hooks/xl", "debian/xlplug.prerm", "debian/tests/hook", "debian/tests/recorded")
+]
+SHELL += [str(p) for p in sorted((*ROOT.glob("tests/**/*.sh"), *ROOT.glob("packaging/*.sh")))]
 
 
 @pytest.mark.parametrize(
     "command",
     [
-        ["ruff", "check", "xlplug", "tests", "benchmarks", "docs"],
-        ["ruff", "format", "--check", "xlplug", "tests", "benchmarks", "docs"],
+        ["ruff", "check", "xlplug", "tests", "benchmarks", "docs", "packaging"],
+        ["ruff", "format", "--check", "xlplug", "tests", "benchmarks", "docs", "packaging"],
         ["mypy"],
         ["shellcheck", *SHELL],
     ],

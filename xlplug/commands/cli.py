@@ -260,3 +260,23 @@ def watch(map_legacy: bool) -> None:
     from xlplug.watch.daemon import watch as serve
 
     _exit(lambda: serve(map_legacy=map_legacy))
+
+
+@main.command("map")
+@click.argument("what", metavar="CONFIG|DOMID")
+@click.argument("extra", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("--host", metavar="FILE", help="A recorded host, instead of this one.")
+@click.option(
+    "-o", "--output", metavar="FILE", default="-", show_default=True, help="FILE.svg or FILE.html; - is stdout."
+)
+@click.option(
+    "--format", "form", type=click.Choice(["text", "json", "svg", "html"]), help="Else by FILE's ending, or text."
+)
+def map_(what: str, extra: tuple[str, ...], host: str | None, output: str, form: str | None) -> None:
+    """Draw which ports and memory a domain gets, and from whom.
+
+    For a config, as planned; for a running domain, as granted and as Xen reports.
+    """
+    from xlplug.commands.map import MapOptions, map_
+
+    _exit(map_, MapOptions(what, extra, host, output, form or ""))

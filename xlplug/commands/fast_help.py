@@ -26,6 +26,7 @@ Commands:
   doctor   Check this dom0, and configs: what is wrong, and what to do.
   grant    Grant a domain, and its stubdomain, what its display needs.
   hook     Install, inspect or remove the hook into xl create.
+  map      Draw which ports and memory a domain gets, and from whom.
   plan     Print what would be granted for a config, and why.
   record   Save a host or a domain as JSON, to plan with elsewhere.
   restore  Do what xl restore does, with the grants arranged.

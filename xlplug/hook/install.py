@@ -2,8 +2,8 @@
 """``xlplug hook``: puts the front end of xl and the device model wrapper in place, says what would run, and removes them.
 
 Nothing is touched but the files of the manifest, ``PREFIX/lib/xlplug/manifest``: one "sha256  path" a line, as sha256sum
-writes and checks it, and a comment for each folder that had to be made.  Xen's own files stay where the package manager
-knows them, so there is nothing to divert.
+writes and checks it, and a comment for each folder that had to be made; of a distribution's package, one link
+(package_link.py).  Xen's own files stay where the package manager knows them, so there is nothing to divert.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import xlplug
+from xlplug.hook import package_link
 from xlplug.hook.create import wrapper
 from xlplug.hook.device_model import PRELOAD, is_ours
 from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED, HostError
@@ -56,7 +57,7 @@ class _Manifest(NamedTuple):
 
 
 def install(prefix: str) -> int:
-    """Put the files below ``prefix``; again over an older version of ours.
+    """Put the files below ``prefix``, or the package's link; again over an older version of ours.
 
     The library for the device model is one of them where it has been built and the package manager has not put it there.
 
@@ -67,6 +68,11 @@ def install(prefix: str) -> int:
     if any(char in str(layout.prefix) for char in '"\\\n'):
         raise HostError(f"{str(layout.prefix)!r} cannot be written in an xl config", hint="give another --prefix")
     known = _manifest(layout)
+    packaged = package_link.front_end_of(sys.argv[0])
+    if packaged is not None and not known.files:
+        package_link.make(layout.front_end, packaged)
+        _say_if_unused(layout)
+        return EXIT_DONE
     wanted = {layout.wrapper: _wrapper_text(), layout.front_end: _front_end_text(layout)}
     with contextlib.suppress(FileNotFoundError):
         if layout.library in known.files or not os.path.lexists(layout.library):
@@ -108,12 +114,16 @@ def install(prefix: str) -> int:
         ) from error
     for path in wanted:
         sys.stdout.write(f"installed {path}\n")
+    _say_if_unused(layout)
+    return EXIT_DONE
+
+
+def _say_if_unused(layout: _Layout) -> None:
     first = first_xl()
     if first != str(layout.front_end):
         sys.stdout.write(
             f"not yet in use: {first or 'no xl'} comes first in PATH; put {layout.front_end.parent} before it\n"
         )
-    return EXIT_DONE
 
 
 def uninstall(prefix: str) -> int:
@@ -124,6 +134,9 @@ def uninstall(prefix: str) -> int:
     """
     layout = _Layout(Path(os.path.abspath(prefix)))
     known = _manifest(layout)
+    if not known.files and package_link.is_link(layout.front_end):
+        package_link.remove(layout.front_end)
+        return EXIT_DONE
     if not known.files:
         raise HostError(
             f"xlplug's hook is not installed below {layout.prefix}", hint="give the --prefix it was installed with"
@@ -234,7 +247,10 @@ def installed(prefix: str) -> dict[str, str]:
         HostError: the manifest or a file cannot be read, or the manifest names what is not ours.
     """
     found = {}
-    for path, digest in _manifest(_Layout(Path(os.path.abspath(prefix)))).files.items():
+    layout = _Layout(Path(os.path.abspath(prefix)))
+    if package_link.is_link(layout.front_end):
+        found[str(layout.front_end)] = "" if is_ours(str(layout.front_end)) else "missing"
+    for path, digest in _manifest(layout).files.items():
         if not os.path.lexists(path):
             found[str(path)] = "missing"
         elif _changed(path, digest):

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""``xlplug map``: a domain's address map, in the terminal, as SVG or as HTML."""
+
+import os
+import sys
+from typing import NamedTuple
+
+from xlplug.commands.common import parse_domid, read_config, readable_xen, say
+from xlplug.dom0.find_config import parse
+from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED, HostError, Refused
+from xlplug.model.occasion import AHEAD, BY_HAND, Who
+from xlplug.model.problem import Problem
+from xlplug.picture.spaces import Held, Picture, draw
+
+FORMATS = ("text", "json", "svg", "html")
+
+
+class MapOptions(NamedTuple):
+    """``xlplug map``'s options; ``format`` "" is the output file's, or text."""
+
+    what: str
+    extra: tuple[str, ...] = ()
+    host: str | None = None
+    output: str = "-"
+    format: str = ""
+
+
+def map_(options: MapOptions) -> int:
+    """Draw the map of a configuration, or of a running domain; 1 when its plan is refused."""
+    running = options.what.isdecimal() and not os.path.exists(options.what)
+    picture = _of_domain(options) if running else _of_config(options)
+    form = options.format or os.path.splitext(options.output)[1].removeprefix(".").lower()
+    if options.output == "-":
+        _show(picture, form or "text")
+    elif form in FORMATS:
+        _write(options.output, _drawn(picture, form))
+        say(f"wrote {options.output}")
+    else:
+        raise HostError(
+            f"{options.output} does not say what to draw", hint="end it with .svg or .html, or give --format"
+        )
+    return EXIT_REFUSED if any(kind == "refused" for kind, _ in picture.problems) else EXIT_DONE
+
+
+def _of_config(options: MapOptions) -> Picture:
+    from xlplug.dom0.recording import load_host
+    from xlplug.plan import build
+
+    config = parse(read_config(options.what), options.what, options.extra)
+    if options.host is not None:
+        host = load_host(options.host)
+    else:
+        from xlplug.dom0 import snapshot
+
+        with readable_xen() as (xen, store):
+            host = snapshot.take(xen, store, config)
+    return draw(build(config, host, occasion=AHEAD), config, host)
+
+
+def _of_domain(options: MapOptions) -> Picture:
+    from xlplug.dom0 import domains, snapshot
+    from xlplug.execute.compare import compare
+    from xlplug.plan import build
+    from xlplug.xen.ctrl import XenCtrl
+    from xlplug.xen.store import XenStore
+
+    if options.extra or options.host is not None:
+        raise HostError(f"{options.what} is a running domain", hint="leave --host and KEY=VALUE out")
+    domid = parse_domid(options.what, "domid")
+    with XenCtrl() as xen, XenStore() as store:
+        info = None if domid is None else xen.domain_info(domid)
+        if domid is None or info is None:
+            raise Refused(Problem(f"domain {options.what} does not exist", "see 'xl list'"))
+        config = domains.domain_config(info)
+        host = snapshot.take(xen, store, config)
+        plan = build(config, host, Who(domid, domains.stubdom_of(domid, store)), BY_HAND)
+        held = [Held(c.grantee, c.kind, c.ours, c.held) for c in compare(domid, xen, store)]
+    return draw(plan, config, host, held)
+
+
+def _show(picture: Picture, form: str) -> None:
+    if form == "text" and sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
+        from xlplug.picture.terminal import coloured
+
+        if coloured(picture):
+            return
+    sys.stdout.write(_drawn(picture, form))
+
+
+def _drawn(picture: Picture, form: str) -> str:
+    if form == "svg":
+        from xlplug.picture.svg import svg
+
+        return svg(picture)
+    if form == "html":
+        from xlplug.picture.html import html
+
+        return html(picture)
+    if form == "json":
+        import json
+
+        return json.dumps(map_json(picture), indent=1) + "\n"
+    from xlplug.picture.terminal import plain
+
+    return plain(picture)
+
+
+def _write(path: str, text: str) -> None:
+    """A whole file or none: what was there before stays until the new one is complete."""
+    part = f"{path}.xlplug-new"
+    try:
+        with open(part, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(part, path)
+    except OSError as error:
+        raise HostError(f"{path}: {error.strerror}", hint="give a path that can be written") from error
+
+
+def map_json(picture: Picture) -> dict[str, object]:
+    """The map as docs/map.schema.json describes it."""
+    return {
+        "schema": "xlplug/map/1",
+        "title": picture.title,
+        "subtitle": picture.subtitle,
+        "spaces": [
+            {
+                "title": space.title,
+                "unit": space.unit,
+                "rows": [
+                    {
+                        "first": row.range.start,
+                        "count": row.range.nr,
+                        "cells": {
+                            column: {"kind": cell.kind, "text": cell.text, "detail": cell.detail}
+                            for column, cell in zip(space.columns, row.cells, strict=True)
+                            if cell is not None
+                        },
+                    }
+                    for row in space.rows
+                    if not row.empty
+                ],
+            }
+            for space in picture.spaces
+        ],
+        "problems": [{"kind": kind, "text": text} for kind, text in picture.problems],
+    }
