@@ -13,7 +13,6 @@ from xlplug.model.problem import Problem
 from xlplug.model.rangeset import Range, RangeSet
 
 __all__ = [
-    "E820_NAMES",
     "E820_RAM",
     "E820_RESERVED",
     "IORESOURCE_IO",
@@ -41,7 +40,6 @@ VBIOS_SHADOW = Range(0xC0000, 0xE0000)
 #: memory.  Source: ACPI 6.5, table 15.6; xen/include/asm-x86/e820.h.
 E820_RAM = 1
 E820_RESERVED = (2, 3, 4)
-E820_NAMES = {1: "ram", 2: "reserved", 3: "acpi", 4: "nvs", 5: "unusable"}
 
 
 class Resource(NamedTuple):

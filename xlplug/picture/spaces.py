@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from xlplug.config.domain import DomainConfig
 from xlplug.model.addr import PAGE_SHIFT
-from xlplug.model.host import E820_NAMES, E820_RAM, HostSnapshot
+from xlplug.model.host import E820_RAM, HostSnapshot
 from xlplug.model.rangeset import Range, RangeSet
 from xlplug.model.steps import (
     IOMEM,
@@ -32,6 +32,9 @@ HOST = "host"
 _PORTS = Range(0, 0x10000)
 _LOW = Range(0, 0x100)  # the first MiB, in frames
 _4_GIB = 1 << 20
+
+#: What the firmware's map calls the rest.  Source: ACPI 6.5, table 15.6.
+_FIRMWARE = {2: "reserved", 3: "ACPI tables", 4: "ACPI NVS", 5: "unusable"}
 
 
 class Kind(NamedTuple):
@@ -215,7 +218,7 @@ def _legacy_memory(plan: Plan, host: HostSnapshot) -> Iterator[_Mark]:
 def _host_memory(host: HostSnapshot) -> Iterator[_Mark]:
     for region in host.memory:
         span = _pages(region.start, region.stop)
-        name = "RAM" if region.kind == E820_RAM else E820_NAMES.get(region.kind, f"type {region.kind}")
+        name = "RAM" if region.kind == E820_RAM else _FIRMWARE.get(region.kind, f"type {region.kind}")
         yield _Mark(
             span, HOST, "memory", name, f"the firmware's map: bytes {region.start:x}-{region.stop - 1:x} are {name}"
         )

@@ -184,7 +184,7 @@ def test_the_unit_is_one() -> None:
     assert unit["Service"]["Restart"] == "always"
     if shutil.which("systemd-analyze"):
         done = subprocess.run(
-            ["systemd-analyze", "verify", "--man=no", HOOKS / "xlplug-watch.service"], capture_output=True, text=True
+            ["systemd-analyze", "--man=no", "verify", HOOKS / "xlplug-watch.service"], capture_output=True, text=True
         )
         complaints = [line for line in done.stderr.splitlines() if "xlplug-watch.service" in line]
         assert [line for line in complaints if "is not executable" not in line and "xlplug(1)" not in line] == []
