@@ -51,20 +51,24 @@ $(VENV)/.test: $(VENV)/.runtime
 	@$(IN)/pip install -q -e '.[test]' 2>build/pip.log || { cat build/pip.log >&2; exit 1; }
 	@touch $@
 
-# For dom0 and for packagers: no pip, nothing compiled.  PYTHON's own folder for modules, and a program that it runs.
+# For dom0 and for packagers: no pip.  PYTHON's own folder for modules, and a program that it runs.  The modules are compiled,
+# without which each start would take three times as long; a package does that when it is installed, so not with DESTDIR.
 PREFIX = /usr/local
 MODULES = $(shell $(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 install: install-program
 	find xlplug -name '*.py' -o -name '*.h' -o -name py.typed | while read -r file; do \
 		install -D -m 644 "$$file" "$(DESTDIR)$(MODULES)/$$file" || exit 1; done
 	install -d $(DESTDIR)$(MODULES)/xlplug/_hooks
-	install -m 644 hooks/xl hooks/device-model hooks/xlplug-watch.service $(DESTDIR)$(MODULES)/xlplug/_hooks/
+	install -m 644 hooks/xl hooks/device-model hooks/xlplug hooks/xlplug-watch.service $(DESTDIR)$(MODULES)/xlplug/_hooks/
+	$(if $(DESTDIR),,$(PYTHON) -m compileall -q $(MODULES)/xlplug)
 
-# Without what the script of a wheel imports besides ours: it runs at every "xl create".
+# A script for this Python, which finds its modules without searching for packages (docs/performance.md).
 PYTHON_PATH = $(shell command -v $(PYTHON))
+FOLDERS = $(shell $(PYTHON) -c 'import site; print(list(dict.fromkeys(["$(MODULES)", *site.getsitepackages()])))')
+BARE = sed -e '1s|^\#!.*|\#!$(PYTHON_PATH) -IS|' -e "s|^FOLDERS = .*|FOLDERS = $(FOLDERS)|"
 install-program:
 	install -d $(DESTDIR)$(PREFIX)/bin
-	printf '#!%s\nfrom xlplug.__main__ import main\n\nmain()\n' "$(PYTHON_PATH)" >$(DESTDIR)$(PREFIX)/bin/xlplug
+	$(BARE) hooks/xlplug >$(DESTDIR)$(PREFIX)/bin/xlplug
 	chmod 755 $(DESTDIR)$(PREFIX)/bin/xlplug
 
 # For packagers, besides the modules and the program: manual pages (scdoc), completion, and what the hook needs.  Nothing of it
@@ -81,7 +85,7 @@ completion:
 
 install-hook:
 	install -d $(HOOK)
-	sed -e '1s|^#!.*|#!$(PYTHON_PATH) -I|' hooks/device-model >$(HOOK)/device-model
+	$(BARE) hooks/device-model >$(HOOK)/device-model
 	sed -e 's|^xlplug=xlplug$$|xlplug=$(PREFIX)/bin/xlplug|' -e 's|^wrapper=.*|wrapper=$(PREFIX)/lib/xlplug/device-model|' hooks/xl >$(HOOK)/xl
 	chmod 755 $(HOOK)/xl $(HOOK)/device-model
 

@@ -4,6 +4,7 @@
 import contextlib
 import os
 import signal
+from itertools import takewhile
 
 from xlplug.abi import elf
 from xlplug.doctor.facts import Hook, InstalledFile, Wrapper
@@ -65,7 +66,8 @@ def _ran(path: str) -> Wrapper:
     with open(path, encoding="utf-8", errors="surrogateescape") as file:
         lines = file.read().splitlines()
     interpreter, *options = lines[0].removeprefix("#!").split()
-    code = ["import sys", *(line for line in lines if line.startswith("sys.path.insert(0, "))]
+    # All that it does before it imports anything of ours: it sets the path.
+    code = [*takewhile(lambda line: line != "try:" and not line.startswith("from xlplug"), lines[1:])]
     code += [
         "import xlplug, xlplug.hook.wrapper, xlplug.plan, xlplug.xen.ctrl, xlplug.xen.store",
         "print(xlplug.__version__)",

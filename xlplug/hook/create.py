@@ -173,18 +173,22 @@ def _arrived(data: bytes, reserved: int) -> bytes | None:
 
 
 def real_xl() -> str:
-    """The xl that our front end stands before.
+    """The xl that our front end found, or the first in PATH that is not a front end of ours.
+
+    The front end takes what comes behind it in PATH unread, and that may be another front end.
 
     Raises:
-        HostError: there is none in PATH.
+        HostError: there is none.
     """
     given = os.environ.get(REAL_XL)
     folders = os.environ.get("PATH", os.defpath).split(":")
-    for path in [given] if given else [f"{folder or '.'}/xl" for folder in folders]:
+    in_path = [f"{folder or '.'}/xl" for folder in folders]
+    for path in [given] if given and not is_ours(given) else in_path:
         if os.access(path, os.X_OK) and not os.path.isdir(path) and not is_ours(path):
             return path
     raise HostError(
-        f"{given} is not xl" if given else "no xl in PATH", hint="install it (Debian: xen-utils), or correct PATH"
+        f"{given} is not xl" if given and not is_ours(given) else "no xl in PATH",
+        hint="install it (Debian: xen-utils), or correct PATH",
     )
 
 

@@ -1,101 +1,89 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""``xlplug hook``: puts the front end of xl and the device model wrapper in place, says what would run, and removes them.
+"""``xlplug hook``: installs the front end of xl and the device model wrapper, reports what would run, and removes them.
 
-Nothing is touched but the files of the manifest, ``PREFIX/lib/xlplug/manifest``: one "sha256  path" a line, as sha256sum
-writes and checks it, and a comment for each folder that had to be made; of a distribution's package, one link
-(package_link.py).  Xen's own files stay where the package manager knows them, so there is nothing to divert.
+Only the files in the manifest (manifest.py) are ever touched, or one link where a distribution's package brings the front
+end (package_link.py).  Xen's own files stay as the package manager installed them: nothing is diverted.
 """
 
 import contextlib
-import hashlib
 import os
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import xlplug
-from xlplug.hook import package_link
+from xlplug.hook import manifest, package_link
 from xlplug.hook.create import wrapper
 from xlplug.hook.device_model import PRELOAD, is_ours
+from xlplug.hook.manifest import Layout, Manifest
 from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED, HostError
 
 __all__ = ["first_xl", "install", "installed", "prefix_of", "program_of", "uninstall", "wrapper_of"]
 
-_MADE = "# made "  # a comment to sha256sum
 _PACKAGE = Path(xlplug.__file__).resolve().parent
 _HOOKS = _PACKAGE / "_hooks"  # in a checkout a link to hooks/
 _BUILT = _PACKAGE.parent / "build" / PRELOAD  # 'make preload' in a checkout
 
 
-class _Layout(NamedTuple):
-    """Where the files go below a prefix."""
-
-    prefix: Path
-
-    @property
-    def front_end(self) -> Path:
-        return self.prefix / "sbin" / "xl"
-
-    @property
-    def wrapper(self) -> Path:
-        return self.prefix / "lib" / "xlplug" / "device-model"
-
-    @property
-    def library(self) -> Path:
-        return self.prefix / "lib" / "xlplug" / PRELOAD
-
-    @property
-    def manifest(self) -> Path:
-        return self.prefix / "lib" / "xlplug" / "manifest"
-
-
-class _Manifest(NamedTuple):
-    """Digests by path, and the folders that were made, outermost first; empty where nothing is installed."""
-
-    files: dict[Path, str]
-    folders: tuple[Path, ...] = ()
-
-
 def install(prefix: str) -> int:
-    """Put the files below ``prefix``, or the package's link; again over an older version of ours.
+    """Put the files below ``prefix``, or link the package's; also over an older version of ours.
 
-    The library for the device model is one of them where it has been built and the package manager has not put it there.
+    The library for the device model is one of them if it has been built and the package manager has not installed it.
 
     Raises:
         HostError: something else is there, or it cannot be written; nothing is left behind.
     """
-    layout = _Layout(Path(os.path.abspath(prefix)))
+    layout = Layout(Path(os.path.abspath(prefix)))
     if any(char in str(layout.prefix) for char in '"\\\n'):
         raise HostError(f"{str(layout.prefix)!r} cannot be written in an xl config", hint="give another --prefix")
-    known = _manifest(layout)
+    known = manifest.read(layout)
     packaged = package_link.front_end_of(sys.argv[0])
     if packaged is not None and not known.files:
         package_link.make(layout.front_end, packaged)
         _say_if_unused(layout)
         return EXIT_DONE
-    wanted = {layout.wrapper: _wrapper_text(), layout.front_end: _front_end_text(layout)}
+    wanted = {
+        layout.wrapper: _script("device-model"),
+        layout.starter: _script("xlplug"),
+        layout.front_end: _front_end_text(layout),
+    }
     with contextlib.suppress(FileNotFoundError):
         if layout.library in known.files or not os.path.lexists(layout.library):
             wanted[layout.library] = _BUILT.read_bytes()
-    for path in wanted:
-        if not os.path.lexists(path):
-            continue
+    for path in filter(os.path.lexists, wanted):
         if path not in known.files:
-            raise HostError(f"{path} is there already and not xlplug's", hint="give another --prefix")
-        if _changed(path, known.files[path]):
+            raise HostError(f"{path} exists and is not xlplug's", hint="give another --prefix")
+        if manifest.changed(path, known.files[path]):
             raise HostError(f"{path} was changed since it was installed", hint="save your changes, then remove it")
+    _put_in_place(layout, wanted, known)
+    for path in wanted:
+        sys.stdout.write(f"installed {path}\n")
+    _say_if_unused(layout)
+    return EXIT_DONE
+
+
+def _say_if_unused(layout: Layout) -> None:
+    first = first_xl()
+    if first != str(layout.front_end):
+        sys.stdout.write(
+            f"not yet in use: {first or 'no xl'} comes first in PATH; put {layout.front_end.parent} before it\n"
+        )
+
+
+def _put_in_place(layout: Layout, wanted: dict[Path, bytes], known: Manifest) -> None:
+    """Write every file and the manifest, or leave everything as it was.
+
+    All new files are written before the first one is renamed, so that a full disk leaves an older version intact.
+
+    Raises:
+        HostError: something cannot be written.
+    """
     made: list[Path] = []
     parts: dict[Path, Path] = {}
     placed: list[Path] = []
     try:
         for path in (*wanted, layout.manifest):
             _make_folders(path.parent, made)
-        kept = {path: digest for path, digest in known.files.items() if path not in wanted}
-        lines = [f"{d}  {path}" for path, d in {**{p: _digest(data) for p, data in wanted.items()}, **kept}.items()]
-        lines += [f"{_MADE}{folder}" for folder in (*known.folders, *made)]
-        text = "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
-        # All is written before anything is replaced: a full disk leaves an older version whole.
-        for path, data in (*wanted.items(), (layout.manifest, text)):
+        for path, data in (*wanted.items(), (layout.manifest, manifest.text(wanted, known, made))):
             parts[path] = _write_beside(path, data, 0o644 if path in (layout.library, layout.manifest) else 0o755)
         for path in tuple(parts):
             parts[path].replace(path)
@@ -108,22 +96,11 @@ def install(prefix: str) -> int:
         for folder in reversed(made):
             with contextlib.suppress(OSError):
                 folder.rmdir()
+        denied = isinstance(error, PermissionError) and os.geteuid() != 0
         raise HostError(
             f"{error.filename or layout.prefix}: {error.strerror}",
-            hint="run it as root, or give a --prefix that can be written",
+            hint="run it as root" if denied else "give a --prefix that can be written",
         ) from error
-    for path in wanted:
-        sys.stdout.write(f"installed {path}\n")
-    _say_if_unused(layout)
-    return EXIT_DONE
-
-
-def _say_if_unused(layout: _Layout) -> None:
-    first = first_xl()
-    if first != str(layout.front_end):
-        sys.stdout.write(
-            f"not yet in use: {first or 'no xl'} comes first in PATH; put {layout.front_end.parent} before it\n"
-        )
 
 
 def uninstall(prefix: str) -> int:
@@ -132,8 +109,8 @@ def uninstall(prefix: str) -> int:
     Raises:
         HostError: nothing is installed there, or it cannot be removed.
     """
-    layout = _Layout(Path(os.path.abspath(prefix)))
-    known = _manifest(layout)
+    layout = Layout(Path(os.path.abspath(prefix)))
+    known = manifest.read(layout)
     if not known.files and package_link.is_link(layout.front_end):
         package_link.remove(layout.front_end)
         return EXIT_DONE
@@ -145,7 +122,7 @@ def uninstall(prefix: str) -> int:
     try:
         for path, digest in known.files.items():
             if os.path.lexists(path):
-                if _changed(path, digest):
+                if manifest.changed(path, digest):
                     sys.stdout.write(f"left in place, because it was changed: {path}\n")
                     code = EXIT_REFUSED
                     continue
@@ -176,22 +153,30 @@ def _template(name: str) -> bytes:
         raise HostError(f"hooks/{name} is not part of this installation", hint="reinstall xlplug") from error
 
 
-def _wrapper_text() -> bytes:
-    """Our wrapper for the interpreter that runs now, which finds the package even where that is not installed.
+def _script(name: str) -> bytes:
+    """A script of ours for the interpreter that runs now, which finds the package even where that is not installed.
 
     Raises:
         HostError: the interpreter's path cannot stand in a first line (execve(2): no spaces, and 255 bytes).
     """
-    import site
-
-    first = f"#!{sys.executable} -I"
+    first = f"#!{sys.executable} -IS"
     if not sys.executable or len(first.encode()) > 255 or len(first.split()) != 2:
         raise HostError(f"{sys.executable!r} cannot start a script", hint="run xlplug with /usr/bin/python3")
-    lines = _template("device-model").decode().split("\n")
+    lines = _template(name).decode().split("\n")
     lines[0] = first
-    if str(_PACKAGE.parent) not in site.getsitepackages():  # a checkout, or the user's own: -I looks in neither
-        lines.insert(lines.index("import sys") + 1, f"\nsys.path.insert(0, {str(_PACKAGE.parent)!r})")
+    lines[lines.index("FOLDERS = []")] = f"FOLDERS = {_folders()!r}"
     return "\n".join(lines).encode()
+
+
+def _folders() -> list[str]:
+    """Where a script finds xlplug and the one module of others that it needs, without Python's search of site-packages."""
+    from importlib.util import find_spec
+
+    spec = find_spec("_cffi_backend")
+    found = [str(_PACKAGE.parent)]
+    if spec is not None and spec.origin is not None and spec.origin.startswith("/"):
+        found.append(os.path.dirname(spec.origin))
+    return list(dict.fromkeys(found))
 
 
 def wrapper_of(front_end: str) -> str:
@@ -244,65 +229,31 @@ def installed(prefix: str) -> dict[str, str]:
     Empty where nothing is installed.
 
     Raises:
-        HostError: the manifest or a file cannot be read, or the manifest names what is not ours.
+        HostError: the manifest or a file cannot be read, or the manifest names a file that is not ours.
     """
     found = {}
-    layout = _Layout(Path(os.path.abspath(prefix)))
+    layout = Layout(Path(os.path.abspath(prefix)))
     if package_link.is_link(layout.front_end):
         found[str(layout.front_end)] = "" if is_ours(str(layout.front_end)) else "missing"
-    for path, digest in _manifest(layout).files.items():
+    for path, digest in manifest.read(layout).files.items():
         if not os.path.lexists(path):
             found[str(path)] = "missing"
-        elif _changed(path, digest):
+        elif manifest.changed(path, digest):
             found[str(path)] = "changed"
         else:
             found[str(path)] = "" if os.access(path, os.X_OK) else "not executable"
     return found
 
 
-def _front_end_text(layout: _Layout) -> bytes:
-    program = os.path.abspath(sys.argv[0])
-    if os.path.basename(program) != "xlplug" or not os.access(program, os.X_OK):
-        program = "xlplug"  # started as a module: found in PATH, as the hook's users do
+def _front_end_text(layout: Layout) -> bytes:
     text = _template("xl").decode()
-    text = text.replace("\nxlplug=xlplug\n", f"\nxlplug={_quoted(program)}\n")
+    text = text.replace("\nxlplug=xlplug\n", f"\nxlplug={_quoted(str(layout.starter))}\n")
     text = text.replace("\nwrapper=/usr/lib/xlplug/device-model\n", f"\nwrapper={_quoted(str(layout.wrapper))}\n")
     return text.encode()
 
 
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "'\\''") + "'"
-
-
-def _manifest(layout: _Layout) -> _Manifest:
-    try:
-        lines = layout.manifest.read_text("utf-8", "surrogateescape").splitlines()
-    except (FileNotFoundError, NotADirectoryError):
-        return _Manifest({})
-    except OSError as error:
-        raise HostError(f"{error.filename}: {error.strerror}", hint="run it as root") from error
-    files, folders = {}, []
-    ours = (layout.wrapper, layout.front_end, layout.library)
-    for line in lines:
-        digest, _, name = line.partition("  ")
-        path = Path(line.removeprefix(_MADE)) if line.startswith(_MADE) else Path(name)
-        if line.startswith(_MADE) and any(path in each.parents for each in ours):
-            folders.append(path)
-        elif path in ours:
-            files[path] = digest
-        else:
-            raise HostError(f"{layout.manifest} names {name or line!r}, which is not xlplug's", hint="remove that line")
-    return _Manifest(files, tuple(folders))
-
-
-def _changed(path: Path, digest: str) -> bool:
-    """Whether something else is at a path where a file with that digest was installed."""
-    try:
-        return path.is_symlink() or _digest(path.read_bytes()) != digest
-    except IsADirectoryError:
-        return True
-    except OSError as error:
-        raise HostError(f"{error.filename}: {error.strerror}", hint="run it as root") from error
 
 
 def _make_folders(folder: Path, made: list[Path]) -> None:
@@ -325,7 +276,3 @@ def _write_beside(path: Path, data: bytes, mode: int) -> Path:
         part.unlink(missing_ok=True)
         raise
     return part
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

@@ -180,9 +180,12 @@ def test_a_healthy_dom0(dom0: Dom0, tmp_path: Path, capsys: pytest.CaptureFixtur
             first=f"{prefix}/sbin/xl",
             hooked=True,
             prefix=prefix,
-            files=(InstalledFile(f"{prefix}/lib/xlplug/device-model"), InstalledFile(f"{prefix}/sbin/xl")),
+            files=tuple(
+                InstalledFile(f"{prefix}/{name}")
+                for name in ("lib/xlplug/device-model", "lib/xlplug/xlplug", "sbin/xl")
+            ),
             real_xl=f"{tmp_path}/bin/xl",
-            program=f"{tmp_path}/bin/xlplug",
+            program=f"{prefix}/lib/xlplug/xlplug",
             wrapper=f"{prefix}/lib/xlplug/device-model",
             ran=Wrapper(sys.modules["xlplug"].__version__),
             device_model=f"{tmp_path}/qemu",
@@ -460,7 +463,7 @@ def test_a_xenstored_that_never_answers(dom0: Dom0, monkeypatch: pytest.MonkeyPa
         ("#!/nonexistent/python3 -I", "", "{w} wants /nonexistent/python3: No such file or directory"),
         (
             "#!{python} -I",
-            "sys.path.insert(0, '/nonexistent')",
+            "FOLDERS = ['/nonexistent']",
             "{w} does not start: ModuleNotFoundError: No module named 'xlplug'",
         ),
     ],
@@ -468,11 +471,10 @@ def test_a_xenstored_that_never_answers(dom0: Dom0, monkeypatch: pytest.MonkeyPa
 def test_a_wrapper_that_does_not_start(dom0: Dom0, first: str, after: str, text: str, tmp_path: Path) -> None:
     """Its Python has been upgraded, or xlplug has gone from where it was."""
     path = Path(dom0.places.prefix) / "lib" / "xlplug" / "device-model"
-    rest = [line for line in path.read_text().splitlines()[1:] if not line.startswith("sys.path.insert(0, ")]
-    rest.insert(rest.index("import sys") + 1, after)
-    # A Python that has nothing but its own library.
+    rest = [after if line.startswith("FOLDERS = ") else line for line in path.read_text().splitlines()[1:]]
+    # A Python that has never heard of xlplug: not the one of this environment, but that which it was made from.
     bare = tmp_path / "bare"
-    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    bare.write_text(f'#!/bin/sh\nexec {sys.base_exec_prefix}/bin/python3 "$@"\n')
     bare.chmod(0o755)
     path.write_text("\n".join([first.format(python=bare), *rest]))
     found = lines(dom0.look())

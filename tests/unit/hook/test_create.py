@@ -276,8 +276,20 @@ def test_no_xl(host: Host, config: str) -> None:
 
 def test_only_front_ends_in_path(host: Host) -> None:
     Path(host.xl.path).write_bytes((ROOT / "hooks" / "xl").read_bytes())
-    assert "no xl in PATH" in refusal(host, "create", "plain.cfg")
-    assert f"{host.xl.path} is not xl" in refusal(host, "create", "plain.cfg", XLPLUG_XL=host.xl.path)
+    for variables in ({}, {"XLPLUG_XL": host.xl.path}):
+        assert "no xl in PATH" in refusal(host, "create", "plain.cfg", **variables)
+    assert "/none/xl is not xl" in refusal(host, "create", "plain.cfg", XLPLUG_XL="/none/xl")
+
+
+def test_past_a_second_front_end(host: Host) -> None:
+    """The first one has taken it for xl, unread."""
+    second = host.folder / "second" / "xl"
+    second.parent.mkdir()
+    second.write_bytes((ROOT / "hooks" / "xl").read_bytes())
+    second.chmod(0o755)
+    done = host.run("create", "plain.cfg", XLPLUG_XL=str(second), PATH=f"{second.parent}:{host.environment['PATH']}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert host.xl.read().argv == [host.xl.path, "create", "plain.cfg"]
 
 
 def test_an_xl_that_cannot_be_executed(host: Host) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import _cffi_backend
 import pytest
 
 from tests.unit.fakes import recorder
@@ -65,8 +66,8 @@ ARGV = ["-xen-domid", "7", "-no-shutdown", "-name", "a b", "-machine", "pc,accel
 def wrapper(tmp_path: Path) -> str:
     """hooks/device-model as ``xlplug hook install`` writes it for this interpreter."""
     lines = (ROOT / "hooks" / "device-model").read_text().split("\n")
-    lines[0] = f"#!{sys.executable} -I"
-    lines.insert(lines.index("import sys") + 1, f"sys.path.insert(0, {str(ROOT)!r})")
+    lines[0] = f"#!{sys.executable} -IS"
+    lines[lines.index("FOLDERS = []")] = f"FOLDERS = {[str(ROOT), os.path.dirname(_cffi_backend.__file__)]!r}"
     path = tmp_path / "device-model"
     path.write_text("\n".join(lines))
     path.chmod(0o755)

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What ``xlplug hook install`` has put in place below a prefix, and whether it is still the same.
+
+``PREFIX/lib/xlplug/manifest`` has one "sha256  path" a line, which ``sha256sum -c`` can check, and a comment for each folder
+that was made.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+from xlplug.hook.device_model import PRELOAD
+from xlplug.model.errors import HostError
+
+__all__ = ["Layout", "Manifest", "changed", "read", "text"]
+
+_MADE = "# made "  # a comment to sha256sum
+
+
+class Layout(NamedTuple):
+    """Where the files go below a prefix."""
+
+    prefix: Path
+
+    @property
+    def front_end(self) -> Path:
+        return self.prefix / "sbin" / "xl"
+
+    @property
+    def wrapper(self) -> Path:
+        return self.prefix / "lib" / "xlplug" / "device-model"
+
+    @property
+    def starter(self) -> Path:
+        return self.prefix / "lib" / "xlplug" / "xlplug"
+
+    @property
+    def library(self) -> Path:
+        return self.prefix / "lib" / "xlplug" / PRELOAD
+
+    @property
+    def manifest(self) -> Path:
+        return self.prefix / "lib" / "xlplug" / "manifest"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that may be in the manifest."""
+        return self.wrapper, self.starter, self.front_end, self.library
+
+
+class Manifest(NamedTuple):
+    """Digests by path, and the folders that were made, outermost first; empty where nothing is installed."""
+
+    files: dict[Path, str]
+    folders: tuple[Path, ...] = ()
+
+
+def read(layout: Layout) -> Manifest:
+    """The manifest below a prefix.
+
+    Raises:
+        HostError: it cannot be read, or names a file that is not ours.
+    """
+    try:
+        lines = layout.manifest.read_text("utf-8", "surrogateescape").splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        return Manifest({})
+    except OSError as error:
+        raise HostError(f"{error.filename}: {error.strerror}", hint="run it as root") from error
+    files, folders = {}, []
+    for line in lines:
+        digest, _, name = line.partition("  ")
+        path = Path(line.removeprefix(_MADE)) if line.startswith(_MADE) else Path(name)
+        if line.startswith(_MADE) and any(path in each.parents for each in layout.files):
+            folders.append(path)
+        elif path in layout.files:
+            files[path] = digest
+        else:
+            raise HostError(f"{layout.manifest} names {name or line!r}, which is not xlplug's", hint="remove that line")
+    return Manifest(files, tuple(folders))
+
+
+def text(wanted: dict[Path, bytes], known: Manifest, made: list[Path]) -> bytes:
+    """The manifest of what is installed now: the new files, those of before that stay, and the folders that were made."""
+    digests = {path: digest_of(data) for path, data in wanted.items()}
+    lines = [f"{digest}  {path}" for path, digest in {**known.files, **digests}.items()]
+    lines += [f"{_MADE}{folder}" for folder in (*known.folders, *made)]
+    return "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
+
+
+def changed(path: Path, digest: str) -> bool:
+    """Whether something else is at a path where a file with that digest was installed."""
+    try:
+        return path.is_symlink() or digest_of(path.read_bytes()) != digest
+    except IsADirectoryError:
+        return True
+    except OSError as error:
+        raise HostError(f"{error.filename}: {error.strerror}", hint="run it as root") from error
+
+
+def digest_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
