@@ -67,7 +67,10 @@ def resolve(
             continue
         matches = _matches(entry, entry.bdf, host)
         if not matches:
-            refusals.append(Problem(f"{entry}: no such PCI device on host {host.name}", "see 'lspci -D'"))
+            refusals.append(
+                host.note(str(entry.bdf))
+                or Problem(f"{entry}: no such PCI device on host {host.name}", "see 'lspci -D'")
+            )
         for device in matches:
             if device.bdf in seen:
                 warnings.append(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """Reading what a program imports out of its ELF file, with pyelftools, and finding the libraries that it names.
 
-pyelftools is only asked for here, and only when it is needed: nothing else of xlplug does without it.
+pyelftools is imported lazily and only here; everything else works without it.
 """
 
 import os
@@ -15,7 +15,7 @@ from xlplug.abi.symbols import Imported, Imports, Report, judge, xens_libraries
 from xlplug.hook.device_model import is_ours
 from xlplug.model.errors import HostError
 
-__all__ = ["find_libraries", "look_into", "read_imports"]
+__all__ = ["ProgramError", "find_libraries", "look_into", "read_imports"]
 
 #: What the loader looks through without a configuration.  Source: ld.so(8); the second is Debian's.
 _FOLDERS = ("/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib")
@@ -25,11 +25,19 @@ _LIMIT = 100_000
 _ANOTHER = "give the path of a QEMU: xlplug abi /usr/bin/qemu-system-i386"
 
 
+class ProgramError(HostError):
+    """A file whose imports cannot be read: ``why`` is a phrase without the file's name."""
+
+    def __init__(self, path: str, why: str, *, hint: str = _ANOTHER) -> None:
+        super().__init__(f"{path}: {why}", hint=hint)
+        self.why = why
+
+
 def look_into(path: str, running: str) -> Report:
-    """What the program at ``path`` takes of Xen's libraries, and whether that fits ``running``, Xen's version or "".
+    """What the program at ``path`` takes from Xen's libraries, and whether that fits ``running``, Xen's version or "".
 
     Raises:
-        HostError: as `read_imports`.
+        HostError, ProgramError: as `read_imports`.
     """
     imports = read_imports(path)
     return judge(path, imports, find_libraries(path, imports), running)
@@ -39,7 +47,8 @@ def read_imports(path: str) -> Imports:
     """The imports of the program at ``path``.
 
     Raises:
-        HostError: pyelftools is not installed; or the file cannot be read, or is no x86 program that imports anything.
+        HostError: pyelftools is not installed.
+        ProgramError: the file cannot be read, or is not an x86 program that imports anything.
     """
     try:
         from elftools.common.exceptions import ELFError  # noqa: F401 - whether it is there
@@ -51,23 +60,22 @@ def read_imports(path: str) -> Imports:
         # A pipe would be waited for, and a device has no end.
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY)) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise HostError(f"{path} is no plain file", hint=_ANOTHER)
+                raise ProgramError(path, "not a regular file")
             head = file.read(4)
             if head[:2] == b"#!":
                 what = "xlplug's own hook" if is_ours(path) else "a script"
-                raise HostError(f"{path} is {what}, and no program", hint="give the path of the QEMU that it starts")
+                raise ProgramError(path, f"{what}, not a program", hint="give the path of the QEMU that it starts")
             if head != b"\x7fELF":
-                raise HostError(f"{path} is no ELF file", hint=_ANOTHER)
+                raise ProgramError(path, "not an ELF file")
             file.seek(0)
             return _read(path, file)
     except OSError as error:
-        raise HostError(f"{path}: {error.strerror or error}", hint=_ANOTHER) from error
+        raise ProgramError(path, error.strerror or str(error)) from error
 
 
 def _read(path: str, file: IO[bytes]) -> Imports:
     from elftools.elf.elffile import ELFFile
 
-    damaged = HostError(f"{path} is a damaged ELF file", hint="reinstall the package that it is from")
     try:
         elf, bounded = ELFFile(file), _Bounded()
         machine, kind, header = elf["e_machine"], elf["e_type"], elf.num_sections()
@@ -78,17 +86,17 @@ def _read(path: str, file: IO[bytes]) -> Imports:
     except HostError:
         raise
     except Exception as error:
-        # pyelftools trusts the file: a damaged one ends it with whatever exception is next.
-        raise damaged from error
+        # pyelftools trusts the file, so a damaged one can raise anything.
+        raise ProgramError(path, "a damaged ELF file", hint="reinstall the package that it is from") from error
     if machine not in ("EM_X86_64", "EM_386"):
-        raise HostError(f"{path} is for another machine ({machine}), and xlplug is for Xen on x86", hint=_ANOTHER)
+        raise ProgramError(path, f"built for another machine ({machine}), not for x86")
     if kind not in ("ET_EXEC", "ET_DYN"):
-        raise HostError(f"{path} is no program ({kind})", hint=_ANOTHER)
+        raise ProgramError(path, f"not a program ({kind})")
     if not header:
-        raise HostError(f"{path} has no section headers, so what it imports cannot be told", hint=_ANOTHER)
+        raise ProgramError(path, "without section headers, so its imports cannot be read")
     if dynamic:
-        raise HostError(f"{path} holds what a debugger wants, not the program", hint=_ANOTHER)
-    raise HostError(f"{path} is linked statically, so what it imports cannot be told", hint=_ANOTHER)
+        raise ProgramError(path, "debugging symbols only, not the program")
+    raise ProgramError(path, "linked statically, so it imports nothing")
 
 
 def _imports(sections: dict[str, Any], bounded: "_Bounded") -> Imports:
@@ -130,7 +138,7 @@ def _undefined(table: Any, indices: Any) -> Iterator[tuple[str, int]]:  # noqa: 
 
 
 class _Bounded:
-    """Hands out items, of one file all together no more than only a damaged file has: its tables may lead back to themselves."""
+    """Hands out at most ``limit`` items of one file: in a damaged file a table may lead back to itself."""
 
     def __init__(self, limit: int = _LIMIT) -> None:
         self.left = limit

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Which ABI-unstable functions a device model still imports, and whose task each of them is by now.
+"""Which ABI-unstable functions a device model still imports, and whose task each of them is now.
 
-The experiment of the thread "qemu and Xen ABI-unstable libs" (xen-devel, September 2020), as values.  No policy: what a
-function was found to be is in `SYMBOLS`, and what is not there is shown as unknown.
+The experiment of the thread "qemu and Xen ABI-unstable libs" (xen-devel, September 2020), as values.  `SYMBOLS` has what
+each function was found to be; one that is not in it is shown as unknown.
 """
 
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = [ "OWNERS", "SYMBOLS", "Imported", "Imports", "Library", "Problem", "Report", "is_xens",
+from xlplug.model.problem import Problem
+
+__all__ = [ "OWNERS", "SYMBOLS", "Imported", "Imports", "Library", "Report", "is_xens",
     "judge", "xen_version_of", "xens_libraries",
 ]  # fmt: skip
 
@@ -24,7 +26,7 @@ OWNERS = {
     STABLE_CALL: "stays with the device model: only the library is unstable, not what it calls",
     UNSTABLE: "stays unstable: nothing stable does the same",
     LAST: "goes when all the others have gone",
-    UNKNOWN: "not known to this xlplug",
+    UNKNOWN: "not known to this version of xlplug",
 }
 
 
@@ -55,7 +57,7 @@ SYMBOLS = {
     "xc_interface_close": _Symbol(LAST, ""),
 }
 
-#: An ABI-unstable library of Xen's has Xen's own version in its soname (4.14 and later; libxenstore.so.3.0 is none).
+#: An ABI-unstable Xen library has Xen's own version in its soname (4.14 and later; libxenstore.so.3.0 is stable).
 #: Source: tools/libs/libs.mk, "MAJOR ?=".
 _UNSTABLE = re.compile(r"libx(?:en|l)\w*\.so\.([4-9]\.\d+)")
 _XEN = re.compile(r"libx(?:en|l)\w*\.so\.[\d.]+")
@@ -67,7 +69,7 @@ _PREFIXES = (
 
 
 class Imported(NamedTuple):
-    """A function that a program takes from a library; ``library`` and ``version`` are "" where it does not tell which."""
+    """A function that a program takes from a library; ``library`` and ``version`` are "" where the program names none."""
 
     name: str
     library: str = ""
@@ -84,7 +86,7 @@ class Imports(NamedTuple):
 
 
 class Library(NamedTuple):
-    """A library of Xen's that a program needs: Xen's version in its name ("" for a stable one), imports, and its file."""
+    """A Xen library that a program needs: Xen's version in its name ("" for a stable one), imports, and its file."""
 
     soname: str
     xen: str
@@ -92,18 +94,11 @@ class Library(NamedTuple):
     path: str | None
 
 
-class Problem(NamedTuple):
-    """Why a program cannot run on the running Xen, and what to do."""
-
-    what: str
-    advice: str
-
-    def __str__(self) -> str:
-        return f"{self.what}: {self.advice}"
-
-
 class Report(NamedTuple):
-    """``unstable`` is (import, owner, text); ``running`` is Xen's version ("4.17.4"), "" where none runs."""
+    """``unstable`` is (import, owner, text); ``running`` is Xen's version ("4.17.4"), "" where none runs.
+
+    ``problems`` are why the program cannot run on the running Xen.
+    """
 
     program: str
     libraries: tuple[Library, ...]
@@ -140,7 +135,7 @@ def judge(program: str, imports: Imports, paths: dict[str, str | None], running:
     order = list(OWNERS)
     unstable = []
     for symbol, soname in owners.items():
-        # One that does not tell, of a module for example that leaves its library to what loads it, is not hidden.
+        # A module may leave its library to the program that loads it: a name that begins with xc_ counts all the same.
         if xen_version_of(soname) or (not (soname or symbol.library) and symbol.name.startswith("xc_")):
             owner, text = SYMBOLS.get(symbol.name, _Symbol(UNKNOWN, ""))
             unstable.append((symbol._replace(library=soname), owner, text))
@@ -149,9 +144,9 @@ def judge(program: str, imports: Imports, paths: dict[str, str | None], running:
 
 
 def _library_of(symbol: Imported, needed: Sequence[str]) -> str:
-    """The library of Xen's that a function comes from, "" for none: by its version, else by its name.
+    """The Xen library that a function comes from, "" for none: by the symbol's version, else by its name.
 
-    The libraries of Xen 4.14 that have Xen's version in their soname, and its libxenstore, have no versions.
+    The unstable libraries of Xen 4.14, and its libxenstore, have no symbol versions.
     """
     if symbol.library:
         return symbol.library if symbol.library in needed else ""
@@ -171,8 +166,8 @@ def _problems(libraries: Sequence[Library], running: str) -> tuple[Problem, ...]
         package = f"libxenmisc{library.xen}" if library.xen else ""
         if library.xen and short and library.xen != short:
             advice = f"install a device model that was built for Xen {short}, or boot Xen {library.xen}"
-            found.append(Problem(f"it needs {library.soname}, and Xen {running} runs", advice))
+            found.append(Problem(f"it needs {library.soname}, but Xen {running} is running", advice))
         elif running and library.path is None:
             how = f" (Debian: {package})" if package else ""
-            found.append(Problem(f"{library.soname} is not installed{how}, so it cannot start", "install it"))
+            found.append(Problem(f"it cannot start: {library.soname} is not installed", f"install it{how}"))
     return tuple(found)

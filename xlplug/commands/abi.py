@@ -6,16 +6,16 @@ from typing import Any
 
 from xlplug.abi.symbols import OWNERS, Report
 from xlplug.commands.text import table
-from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED, HostError
+from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED, HostError, printable
 
-ABI_SCHEMA = "xlplug/abi/1"
+ABI_SCHEMA = "xlplug/abi/2"
 
 
 def abi_text(report: Report) -> str:
-    """The report for a person: what it needs, whose each function is, and whether it fits the running Xen."""
+    """The report for a person: what it needs, who owns each function now, and whether it fits the running Xen."""
     lines = [report.program, ""]
     if report.libraries:
-        lines.append("Libraries of Xen's")
+        lines.append("Xen libraries")
         lines += table(
             (
                 library.soname,
@@ -31,24 +31,17 @@ def abi_text(report: Report) -> str:
         if rows:
             lines += [f"{meaning[0].upper()}{meaning[1:]} ({len(rows)})", *table(rows), ""]
     if not report.libraries and report.unstable:
-        lines += ["It names no library of Xen's, so what loads it has to bring one.", ""]
+        lines += ["It names no Xen library: the program that loads it must bring one.", ""]
     elif not report.libraries:
-        lines += ["It needs no library of Xen's at all: it is no device model.", ""]
+        lines += ["It uses no Xen library; not a device model.", ""]
     elif not any(library.xen for library in report.libraries):
-        lines += ["It needs no ABI-unstable library of Xen's: it runs on any Xen.", ""]
+        lines += ["It uses only stable Xen libraries: it runs on any Xen.", ""]
     elif not report.running:
         lines += ["This machine does not run on Xen, so there is no version to compare with.", ""]
     elif not report.problems:
-        lines += [f"It was built for the Xen that runs, {report.running}.", ""]
-    lines += [f"PROBLEM: {text}" for text in report.problems]
-    return "\n".join(map(_printable, lines)).rstrip("\n") + "\n"
-
-
-def _printable(line: str) -> str:
-    """The line without what a file's name or its contents may hold to mislead a terminal, or what has no encoding."""
-    if line.isprintable():
-        return line
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+        lines += [f"It was built for the running Xen, {report.running}.", ""]
+    lines += [f"PROBLEM: {problem}" for problem in report.problems]
+    return "\n".join(map(printable, lines)).rstrip("\n") + "\n"
 
 
 def abi_json(report: Report) -> dict[str, Any]:
@@ -77,7 +70,7 @@ def abi_json(report: Report) -> dict[str, Any]:
             }
             for symbol, owner, text in report.unstable
         ],
-        "problems": list(map(str, report.problems)),
+        "problems": [problem._asdict() for problem in report.problems],
     }
 
 
@@ -85,7 +78,7 @@ def abi(program: str | None, form: str) -> int:
     """Print what a device model, by default xl's own, imports from ABI-unstable libraries; 1 when it does not fit.
 
     Raises:
-        HostError: it cannot be read; or xl's own cannot be told, or this is no Xen.
+        HostError: it cannot be read; or no program was given, and xl's own is not known here.
     """
     from xlplug.abi.elf import look_into
     from xlplug.hook.device_model import real

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from xlplug.dom0.find_config import MAX_BYTES
+from xlplug.dom0.files import read_all
 from xlplug.model.addr import Domid
 from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED, ConfigError, HostError, XlplugError, one_line
 
@@ -56,9 +56,9 @@ def say(line: str) -> None:
 def read_config(path: str) -> bytes:
     try:
         if path == "-":
-            return sys.stdin.buffer.read(MAX_BYTES)
+            return read_all(sys.stdin.buffer, path)
         with open(path, "rb") as file:
-            return file.read(MAX_BYTES)
+            return read_all(file, path)
     except OSError as error:
         raise ConfigError(
             error.strerror or "cannot be read", path=path, hint="give the path of an xl config"

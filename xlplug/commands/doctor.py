@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""``xlplug doctor``: looks, judges, and tells, as text or as JSON (docs/doctor.schema.json)."""
+"""``xlplug doctor``: prints what must be true of this dom0, and whether it is, as text or JSON (docs/doctor.schema.json)."""
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from xlplug.doctor.checks import FAILURE, OK, STATUSES, WARNING, Finding, examine, worst
-from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED
+from xlplug.doctor.checks import examine
+from xlplug.doctor.finding import FAILURE, INFO, OK, WARNING, Finding, worst
+from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED, printable
 
 __all__ = ["DOCTOR_SCHEMA", "DoctorOptions", "as_json", "as_text", "doctor", "exit_code"]
 
-DOCTOR_SCHEMA = "xlplug/doctor/1"
+DOCTOR_SCHEMA = "xlplug/doctor/2"
 
 
 class DoctorOptions(NamedTuple):
@@ -43,26 +45,31 @@ def exit_code(findings: Sequence[Finding], *, strict: bool = False) -> int:
 
 def as_text(findings: Sequence[Finding]) -> str:
     """One line for each finding, then how many of each there are."""
-    width = max((len(_line(finding.name)) for finding in findings), default=0)
+    width = max((len(printable(finding.name)) for finding in findings), default=0)
     lines = []
-    for status, name, text, advice in findings:
-        said = f"{text}; {advice}" if advice else text
-        lines.append(f"{status.ljust(7)}  {_line(name).ljust(width)}  {_line(said)}".rstrip())
-    counts = {status: sum(finding.status == status for finding in findings) for status in STATUSES}
-    lines.append(f"{counts[OK]} ok, {_many(counts[WARNING], WARNING)}, {_many(counts[FAILURE], FAILURE)}")
-    return "".join(f"{line}\n" for line in lines)
+    for finding in findings:
+        text = str(finding.problem)
+        if finding.skipped:
+            text += f" ({_many(len(finding.skipped), 'check')} skipped)"
+        row = (finding.status.ljust(7), printable(finding.name).ljust(width), printable(text))
+        lines.append("  ".join(row).rstrip())
+    counts = Counter(finding.status for finding in findings)
+    skipped = sum(len(finding.skipped) for finding in findings)
+    totals = [
+        f"{counts[OK]} ok",
+        f"{counts[INFO]} info",
+        _many(counts[WARNING], WARNING),
+        _many(counts[FAILURE], FAILURE),
+    ]
+    totals += [f"{skipped} skipped"] if skipped else []
+    return "".join(f"{line}\n" for line in (*lines, ", ".join(totals)))
 
 
 def _many(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def _line(text: str) -> str:
-    """As one line that any terminal can show: paths and firmware may hold anything."""
-    shown = (char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode() for char in text)
-    return "".join(shown)
-
-
 def as_json(findings: Sequence[Finding]) -> dict[str, Any]:
     """The findings as docs/doctor.schema.json describes them."""
-    return {"schema": DOCTOR_SCHEMA, "status": worst(findings), "findings": [f._asdict() for f in findings]}
+    rows = [{**finding._asdict(), "skipped": list(finding.skipped)} for finding in findings]
+    return {"schema": DOCTOR_SCHEMA, "status": worst(findings), "findings": rows}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""A plan as a person wants to read it, and as JSON (docs/plan.schema.json).  Pure: values in, text out."""
+"""Text for a terminal.  Pure: values in, text out."""
 
 from collections.abc import Iterable, Sequence
 

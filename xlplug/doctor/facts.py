@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""What ``xlplug doctor`` has seen on this dom0: frozen values, read by survey.py and judged by checks.py.
+"""What ``xlplug doctor`` has seen on this dom0: frozen values, read by the surveys and judged by the checks.
 
-No I/O and no policy here.  Whatever can be damaged is a `Reading`: the value itself, or `Broken`, or `Unread`.
+No I/O and no policy here.  Everything that can be damaged is a `Reading`: the value itself, or a `Missing`.
 """
 
 from typing import NamedTuple
@@ -35,7 +35,7 @@ class Named(NamedTuple):
 
 
 class Firmware(NamedTuple):
-    """What firmware has left for displays: why a header could not be read, one sentence each, and which were read."""
+    """What firmware has left for displays: the headers that were read, one phrase each, and those that could not be."""
 
     read: tuple[str, ...] = ()
     notes: tuple[Problem, ...] = ()
@@ -80,8 +80,8 @@ class ConfigFacts(NamedTuple):
     """A configuration that was given, and the plan for it as ``xlplug create`` makes it beforehand.
 
     ``sole_vga``: True when no other domain holds the VGA ports, or the plan has none.  ``hotplug`` is the ``passthrough``
-    setting, None where there is none or where it cannot be told (libxl's JSON).  ``kernel`` and ``ramdisk`` are a Linux
-    stubdomain's, None where the domain has none.  ``fits`` is as in `Hook`.
+    setting, "" where there is none, None where the configuration is libxl's JSON, which does not keep it.  ``kernel`` and
+    ``ramdisk`` are a Linux stubdomain's, None where the domain has none.  ``fits`` is as in `Hook`.
     """
 
     path: str
@@ -101,7 +101,8 @@ class Facts(NamedTuple):
     ``version`` is Xen's (major, minor) with its full text in ``version_text``; ``control`` whether this is the control
     domain; ``domctl`` the number of domains, once Xen has accepted the library's domain control calls; ``store`` what
     xenstored says of domain 0; ``directio`` whether Xen has an IOMMU in use; ``assignable`` pciback's functions;
-    ``arbiter`` the line of /dev/vga_arbiter; ``watcher`` the pid of a running ``xlplug watch``, None when there is none.
+    ``damaged`` why a PCI function could not be read; ``arbiter`` the line of /dev/vga_arbiter; ``watcher`` the pid of a
+    running ``xlplug watch``, None when there is none.
     """
 
     euid: int
@@ -118,7 +119,7 @@ class Facts(NamedTuple):
     directio: Reading[bool] = _NOT_ASKED
     assignable: Reading[tuple[Bdf, ...]] = _NOT_ASKED
     devices: Reading[tuple[PciDevice, ...]] = _NOT_ASKED
-    damaged: tuple[str, ...] = ()
+    damaged: tuple[Problem, ...] = ()
     arbiter: Reading[str] = _NOT_ASKED
     dev_mem: Reading[str] = _NOT_ASKED
     firmware: Reading[Firmware] = _NOT_ASKED

@@ -1,37 +1,54 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""A reading of the machine that may have failed: a value, `Broken` or `Unread`."""
+"""A reading of the machine that may have failed: the value, or what stands in its place.
+
+`Broken`, `Unread` and `Skipped` are problems, so a finding takes them as they are.
+"""
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 from xlplug.model.errors import XlplugError
+from xlplug.model.problem import Problem
+
+__all__ = ["Broken", "Missing", "Reading", "Skipped", "Unread", "after", "tried"]
 
 
-class Unread(NamedTuple):
-    """It could not be told: why, and what would help.  Nothing is known to be wrong with it."""
+class Missing(Problem):
+    """In place of a value: why there is none, and what would help."""
 
-    why: str
-    advice: str = ""
+    __slots__ = ()
 
 
-class Broken(NamedTuple):
-    """It was tried, and is not as it must be: what is wrong, and what to do."""
+class Broken(Missing):
+    """It was tried, and is not as it must be."""
 
-    why: str
-    advice: str = ""
+    __slots__ = ()
+
+
+class Unread(Missing):
+    """It could not be looked at.  Nothing is known to be wrong with it."""
+
+    __slots__ = ()
+
+
+class Skipped(Missing):
+    """It was not tried, because it depends on something that failed: ``what`` is the name of that line in the report."""
+
+    __slots__ = ()
 
 
 T = TypeVar("T")
+R = TypeVar("R")
 
-Reading: TypeAlias = T | Unread | Broken
+Reading: TypeAlias = T | Missing
 
 
-def tried(call: Callable[..., T], *arguments: object) -> T | Unread | Broken:
+def tried(call: Callable[..., T], *arguments: object) -> T | Missing:
     """What a call gives.  Our own errors say that something is wrong; any other, that it could not be read."""
     try:
         return call(*arguments)
     except XlplugError as error:
-        return Broken(message_of(error), error.hint)
+        return Broken(*error.problem)
     except OSError as error:
         return Unread(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error))
     except ImportError as error:
@@ -40,17 +57,8 @@ def tried(call: Callable[..., T], *arguments: object) -> T | Unread | Broken:
         return Unread(f"{type(error).__name__}: {error}", "report this as a bug of xlplug")
 
 
-def flat(reading: Reading[Reading[T]]) -> Reading[T]:
-    """mypy's view of a reading that itself may have failed: the same value."""
-    return reading
-
-
-def message_of(error: XlplugError) -> str:
-    """The error's sentence without its hint."""
-    text = str(error)
-    return text.removesuffix(f"; {error.hint}") if error.hint else text
-
-
-def because(reading: Unread | Broken, short: str = "Xen cannot be asked") -> Unread:
-    """Not read, since something that it needs is not there; what is broken has its own line, with what to do."""
-    return reading if isinstance(reading, Unread) else Unread(short)
+def after(line: str, reading: Reading[T], call: Callable[[T], R | Missing]) -> R | Missing:
+    """What a call makes of a reading.  Where that has failed, the report's ``line`` says why, and this is `Skipped`."""
+    if isinstance(reading, Skipped):
+        return reading
+    return Skipped(line) if isinstance(reading, Missing) else tried(call, reading)

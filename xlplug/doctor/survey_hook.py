@@ -8,15 +8,18 @@ from itertools import takewhile
 
 from xlplug.abi import elf
 from xlplug.doctor.facts import Hook, InstalledFile, Wrapper
-from xlplug.doctor.reading import Broken, Reading, Unread, because, tried
-from xlplug.doctor.survey_xenstored import _read_until_closed
+from xlplug.doctor.reading import Broken, Missing, Reading, Skipped, Unread, after, tried
+from xlplug.doctor.survey_xenstored import read_until_closed
 from xlplug.hook import create, device_model, install
 from xlplug.model.errors import HostError
 
+__all__ = ["find_watcher", "fits", "read_hook"]
+
 _WRAPPER_SECONDS = 30.0  # Python's start and imports, on an emulated machine
+_AGAIN = "run 'xlplug hook install' with a Python that has python3-cffi"
 
 
-def read_hook(prefix: str, running: str) -> Hook:
+def read_hook(prefix: str, version: Reading[tuple[int, int, str]]) -> Hook:
     """Which xl comes first in PATH, what it starts, and whether that is as it was installed."""
     first = install.first_xl()
     hooked = first is not None and device_model.is_ours(first)
@@ -24,35 +27,43 @@ def read_hook(prefix: str, running: str) -> Hook:
         prefix = install.prefix_of(first)
     files = tried(install.installed, prefix)
     wrapper = tried(install.wrapper_of, first) if hooked else tried(create.wrapper)
-    model = tried(device_model.real, "") if running else Unread("no Xen runs here")
+    model = after("xen", version, lambda _: device_model.real(""))
     return Hook(
         first=first,
         hooked=hooked,
         prefix=prefix,
         files=files
-        if isinstance(files, Unread | Broken)
+        if isinstance(files, Missing)
         else tuple(InstalledFile(path, state) for path, state in files.items()),
         real_xl=tried(create.real_xl),
-        program=tried(install.program_of, first) if hooked else Unread("no front end is in use"),
+        program=tried(install.program_of, first) if hooked else Skipped("hook"),
         wrapper=wrapper,
-        library=device_model.preload_library("" if isinstance(wrapper, Unread | Broken) else wrapper),
-        ran=because(wrapper, "there is no wrapper") if isinstance(wrapper, Unread | Broken) else tried(_ran, wrapper),
+        library=device_model.preload_library("" if isinstance(wrapper, Missing) else wrapper),
+        ran=after("wrapper", wrapper, _ran),
         device_model=model,
-        fits=fits(model, running),
+        fits=fits(model, version),
     )
 
 
-def fits(path: Reading[str], running: str) -> Reading[str]:
-    """What a device model needs of Xen's libraries; `Broken` where the running Xen has something else."""
-    if isinstance(path, Unread | Broken):
-        return because(path)
-    report = tried(elf.look_into, path, running)
-    if isinstance(report, Unread | Broken):
-        return Unread(report.why.replace(f"{path} ", "it "))  # a script, or no pyelftools: it may be in order
+def fits(path: Reading[str], version: Reading[tuple[int, int, str]]) -> Reading[str]:
+    """What a device model needs of Xen's libraries; `Broken` where the running Xen has something else.
+
+    A script, or a dom0 without pyelftools, is `Unread`: it may be in order.
+    """
+    return after("device model", path, lambda path: _fits(path, "" if isinstance(version, Missing) else version[2]))
+
+
+def _fits(path: str, running: str) -> str | Missing:
+    try:
+        report = elf.look_into(path, running)
+    except elf.ProgramError as error:
+        return Unread(error.why, error.hint)
+    except HostError as error:
+        return Unread(*error.problem)
     if report.problems:
         return Broken(*report.problems[0])
     if not report.libraries:
-        return Unread("it needs no library of Xen's")
+        return Unread("it uses no Xen library")
     versions = [library.xen for library in report.libraries if library.xen]
     return f"built for Xen {versions[0]}" if versions else "runs on any Xen"
 
@@ -72,36 +83,38 @@ def _ran(path: str) -> Wrapper:
         "import xlplug, xlplug.hook.wrapper, xlplug.plan, xlplug.xen.ctrl, xlplug.xen.store",
         "print(xlplug.__version__)",
     ]
-    again = "run 'xlplug hook install' with a Python that has python3-cffi"
+    try:
+        output = _output_of([interpreter, *options, "-c", "\n".join(code)])
+    except OSError as error:
+        raise HostError(f"{path} wants {interpreter}: {error.strerror}", hint=_AGAIN) from error
+    if len(output) != 1:
+        why = output[-1] if output else f"no answer within {_WRAPPER_SECONDS:.0f} s"
+        raise HostError(f"{path} does not start: {why}", hint=_AGAIN)
+    return Wrapper(output[0])
+
+
+def _output_of(argv: list[str]) -> list[str]:
+    """The lines that a program prints, standard error included; none when it takes too long.
+
+    Raises:
+        OSError: it cannot be started.
+    """
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
         try:
-            pid = os.posix_spawn(
-                interpreter,
-                [interpreter, *options, "-c", "\n".join(code)],
-                {"PATH": os.defpath},
-                file_actions=[
-                    (os.POSIX_SPAWN_DUP2, null, 0),
-                    (os.POSIX_SPAWN_DUP2, write_end, 1),
-                    (os.POSIX_SPAWN_DUP2, write_end, 2),
-                ],
-            )
-        except OSError as error:
-            raise HostError(f"{path} wants {interpreter}: {error.strerror}", hint=again) from error
+            places = [(os.POSIX_SPAWN_DUP2, fd, number) for fd, number in ((null, 0), (write_end, 1), (write_end, 2))]
+            pid = os.posix_spawn(argv[0], argv, {"PATH": os.defpath}, file_actions=places)
         finally:
             os.close(write_end)
             os.close(null)
-        output = _read_until_closed(read_end, _WRAPPER_SECONDS).decode("utf-8", "replace").splitlines()
+        data = read_until_closed(read_end, _WRAPPER_SECONDS)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)  # it has closed its output, or takes too long
         os.waitpid(pid, 0)
     finally:
         os.close(read_end)
-    if len(output) != 1:
-        why = output[-1] if output else f"no answer within {_WRAPPER_SECONDS:.0f} s"
-        raise HostError(f"{path} does not start: {why}", hint=again)
-    return Wrapper(output[0])
+    return data.decode("utf-8", "replace").splitlines()
 
 
 def find_watcher(proc: str) -> int | None:

@@ -26,21 +26,16 @@ def stubdom_of(domid: int, store: Store) -> Domid | None:
     It must name the target as its own: after a stubdomain has died its number may belong to somebody else's guest.  While
     libxl is between the two writes (libxl_dm.c, libxl__spawn_stub_dm) it counts as not there yet.
     """
-    stubdom = _domid(store.read(nodes.device_model_domid(domid)))
-    if not stubdom or _domid(store.read(nodes.target(stubdom))) != domid:
+    stubdom = nodes.domid_in(store.read(nodes.device_model_domid(domid)))
+    if not stubdom or nodes.domid_in(store.read(nodes.target(stubdom))) != domid:
         return None
     return stubdom
 
 
 def target_and_stubdom(domid: int, store: Store) -> tuple[Domid, Domid | None]:
     """Whom a device model serves: a guest, or a stubdomain and through it the guest that is its target."""
-    target = _domid(store.read(nodes.target(domid)))
+    target = nodes.domid_in(store.read(nodes.target(domid)))
     return (domid, None) if target is None else (target, domid)
-
-
-def _domid(text: str | None) -> Domid | None:
-    """A number of at most five digits, as Xen's domids are; None for anything else."""
-    return int(text) if text and text.isascii() and text.isdecimal() and len(text) <= 5 else None
 
 
 def device_model_arguments(domid: int, store: Store) -> list[str]:

@@ -2,26 +2,23 @@
 """Where a domain's configuration comes from: a file, a handover, libvirt, or the ``xl create`` that is making it."""
 
 import os
-import stat
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from xlplug.config.domain import DomainConfig
 from xlplug.config.from_libxl import from_libxl
 from xlplug.config.from_xl import from_settings
+from xlplug.dom0.files import open_regular, read_all
 from xlplug.model.errors import ConfigError
 
 TYPE_CHECKING = False  # typing's, without importing typing for it
 if TYPE_CHECKING:
-    from typing import BinaryIO
-
     from xlplug.dom0.handover import Handover
 
-__all__ = ["MAX_BYTES", "Found", "being_created", "from_handover", "open_plain", "parse", "read_as_xl"]
+__all__ = ["Found", "being_created", "from_handover", "parse", "read_as_xl"]
 
-MAX_BYTES = 64 << 20
 _LIBVIRT_FOLDERS = ("/run/libvirt/libxl", "/etc/libvirt/libxl")  # running, defined
-_SLACK = 1.0  # seconds by which a file may seem newer than the xl that read it: clocks of different precision
+_SLACK = 1.0  # seconds by which a file may seem newer than the xl that read it: the two clocks differ in precision
 
 
 class Found(NamedTuple):
@@ -53,35 +50,23 @@ def parse(data: bytes, path: str, extra: Sequence[str] = ()) -> DomainConfig:
 
 
 def read_as_xl(path: str) -> bytes | None:
-    """A config file's bytes, None where xl cannot read it either: it takes plain files only, and /dev/null as empty.
+    """A config file's bytes, None where xl cannot read it either: it takes regular files only, and /dev/null as empty.
 
     Source: tools/libs/light/libxl_utils.c, libxl_read_file_contents; tools/xl/xl_vmcontrol.c, create_domain.
 
     Raises:
-        ConfigError: more than `MAX_BYTES`.
+        ConfigError: it is too large.
     """
     if path == "/dev/null":
         return b""
     try:
-        file = open_plain(path)
+        file = open_regular(path)
         if file is None:
             return None
         with file:
-            data = file.read(MAX_BYTES + 1)
+            return read_all(file, path)
     except OSError:
         return None
-    if len(data) > MAX_BYTES:
-        raise ConfigError(f"more than {MAX_BYTES >> 20} MiB", path=path, hint="give the path of an xl config")
-    return data
-
-
-def open_plain(path: str) -> "BinaryIO | None":
-    """A plain file, opened; None for anything else, which is neither waited for nor read: what is read is gone."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        return None
-    return os.fdopen(fd, "rb")
 
 
 def from_handover(handover: "Handover") -> DomainConfig:
@@ -126,9 +111,13 @@ def being_created(name: str, uuid: str, *, igd: bool) -> Found | None:
 
 
 def _modified(path: str) -> float:
-    """When the file's content was last changed, in seconds since the epoch; just now where it is gone."""
+    """When the file was last changed, in seconds since the epoch; just now where it is gone.
+
+    Anybody who can write a file can set its mtime, so ctime counts too: the kernel alone sets that.
+    """
     try:
-        return os.stat(path).st_mtime
+        found = os.stat(path)
+        return max(found.st_mtime, found.st_ctime)
     except OSError:
         return float("inf")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Every path in xenstore that xlplug reads or writes.  Text only; nothing is opened here.
+"""Every path in xenstore that xlplug reads or writes, and a number as its nodes hold one.  Text only.
 
 Domids are ordinary numbers in these paths.  A guest may write only below its own ``data``, ``drivers``, ``control`` and
 device folders (tools/libs/light/libxl_create.c, libxl__domain_make), so every node named here is written by dom0.
@@ -12,6 +12,7 @@ __all__ = [
     "PCI_BACKEND",
     "device_model_domid",
     "domain",
+    "domid_in",
     "journal",
     "libxl",
     "name",
@@ -78,3 +79,8 @@ def paused(domid: int) -> str:
 def preload(device_model: int) -> str:
     """What was done for the guests of a device model: a folder for each guest (execute/preload_nodes.py, hooks/preload)."""
     return f"{DOMAINS}/{device_model}/xlplug"
+
+
+def domid_in(text: str | None) -> int | None:
+    """The domid that a node holds: at most five digits, as Xen's are; None for anything else, and for no node."""
+    return int(text) if text and text.isascii() and text.isdecimal() and len(text) <= 5 else None

@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """PCI functions read from their folders in sysfs, and who owns them according to xenstore.
 
-Files only, so that one function costs a millisecond; finding them all is udev.py's.
+Files only, so that reading one function takes a millisecond; udev.py finds them all.
 """
 
+import contextlib
 import os
+from collections.abc import Iterable
 
 from xlplug.dom0 import nodes
 from xlplug.model.addr import Domid
 from xlplug.model.bdf import Bdf
-from xlplug.model.errors import ConfigError
-from xlplug.model.host import PciDevice, Resource
+from xlplug.model.errors import ConfigError, HostError
+from xlplug.model.host import HostNote, PciDevice, Resource
 from xlplug.model.hypervisor import Store
 
-__all__ = ["SYS_PCI", "function", "functions", "owners"]
+__all__ = ["SYS_PCI", "function", "functions", "owners", "several"]
 
 SYS_PCI = "/sys/bus/pci/devices"
 _CONFIG_BYTES = 256  # conventional config space; extended space holds serial numbers, and nothing we need
@@ -21,8 +23,8 @@ _CONFIG_BYTES = 256  # conventional config space; extended space holds serial nu
 
 def functions(
     wanted: tuple[tuple[Bdf, bool], ...], owned: dict[Bdf, Domid] | None = None, sys_pci: str = SYS_PCI
-) -> tuple[PciDevice, ...]:
-    """The functions named: an address, and whether all functions of its slot are meant.  Absent ones are left out."""
+) -> tuple[tuple[PciDevice, ...], tuple[HostNote, ...]]:
+    """As `several`, the functions named: an address, and whether all functions of its slot are meant."""
     names: set[str] = set()
     for bdf, whole_slot in wanted:
         if whole_slot:
@@ -30,14 +32,39 @@ def functions(
             names |= {name for name in os.listdir(sys_pci) if name.rpartition(".")[0] == slot}
         else:
             names.add(str(bdf))
-    found = [function(f"{sys_pci}/{name}", owned or {}) for name in names]
-    return tuple(sorted((device for device in found if device is not None), key=lambda device: device.bdf))
+    return several((f"{sys_pci}/{name}" for name in names), owned or {})
+
+
+def several(paths: Iterable[str], owned: dict[Bdf, Domid]) -> tuple[tuple[PciDevice, ...], tuple[HostNote, ...]]:
+    """The functions in these folders, by address, and a note for each that cannot be read.  Absent ones are left out.
+
+    One odd function must not keep the others from being planned with.
+    """
+    found: list[PciDevice] = []
+    notes: list[HostNote] = []
+    for path in paths:
+        try:
+            device = function(path, owned)
+        except HostError as error:
+            notes.append(HostNote(os.path.basename(path), error.problem))
+        else:
+            found += [] if device is None else [device]
+    return tuple(sorted(found, key=lambda device: device.bdf)), tuple(sorted(notes))
 
 
 def function(path: str, owned: dict[Bdf, Domid]) -> PciDevice | None:
-    """One function from its folder; None when there is none, or when it vanishes while it is read."""
+    """One function from its folder; None when there is none, or when it vanishes while it is read.
+
+    None as well for what Xen has no address for: Linux numbers the segments of Intel's VMD from 0x10000 on.
+
+    Raises:
+        HostError: the kernel does not show what it must.
+    """
     try:
         bdf = Bdf.parse(os.path.basename(path))
+    except ConfigError:
+        return None
+    try:
         boot_vga = _read(path, "boot_vga")
         return PciDevice(
             bdf=bdf,
@@ -52,10 +79,13 @@ def function(path: str, owned: dict[Bdf, Domid]) -> PciDevice | None:
             iommu_group=_group(path),
             owner=owned.get(bdf),
         )
-    except (OSError, ValueError, ConfigError):
-        if os.path.exists(path):
-            raise
-        return None
+    except (OSError, ValueError, ConfigError) as error:
+        if not os.path.exists(path):
+            return None
+        why = error.strerror if isinstance(error, OSError) else error
+        raise HostError(
+            f"PCI function {bdf} cannot be read: {why}", hint="see 'lspci -D' and dom0's kernel log"
+        ) from error
 
 
 def _read(path: str, name: str) -> str | None:
@@ -109,12 +139,12 @@ def owners(store: Store) -> dict[Bdf, Domid]:
     """
     found: dict[Bdf, Domid] = {}
     for name in store.list(nodes.PCI_BACKEND):
-        if not name.isdecimal():
+        number = nodes.domid_in(name)
+        if number is None:
             continue
-        target = store.read(nodes.target(name))
-        owner = Domid(int(target) if target and target.isdecimal() else int(name))
+        target = nodes.domid_in(store.read(nodes.target(number)))
         for node in store.list(nodes.pci_devices(name)):
             text = store.read(f"{nodes.pci_devices(name)}/{node}") if node.startswith("dev-") else None
-            if text:
-                found[Bdf.parse(text)] = owner
+            with contextlib.suppress(ConfigError):  # not an address: no function is assigned by it
+                found[Bdf.parse(text or "")] = number if target is None else target
     return found

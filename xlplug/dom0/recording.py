@@ -9,10 +9,23 @@ serial number capability, and the data register of vital product data is blanked
 import os
 from typing import Any, NamedTuple
 
+from xlplug.dom0.files import read_all
 from xlplug.dom0.json_field import Field
 from xlplug.model.addr import Domid
 from xlplug.model.errors import HostError
-from xlplug.model.host import HostNote, HostSnapshot, MemRegion, OpRegion, PciDevice, Resource, Vbios, XenInfo
+from xlplug.model.host import (
+    MEMORY,
+    OPREGION,
+    VBIOS,
+    HostNote,
+    HostSnapshot,
+    MemRegion,
+    OpRegion,
+    PciDevice,
+    Resource,
+    Vbios,
+    XenInfo,
+)
 from xlplug.model.hypervisor import DomainInfo, HeldRights
 from xlplug.model.problem import Problem
 
@@ -20,9 +33,8 @@ __all__ = ["DomainRecording", "dump_domain", "dump_host", "load_domain", "load_h
 
 HOST_SCHEMA = "xlplug/host/1"
 DOMAIN_SCHEMA = "xlplug/domain/1"
-_LARGEST = 64 << 20  # bytes of a file we are willing to read
-
-
+#: How the notes of older recordings begin, which were one sentence each.
+_OLD_NOTES = {"OpRegion header not read": OPREGION, "VBIOS header not read": VBIOS, "the machine's memory map": MEMORY}
 _SECRETS = {"mac", "passwd"}  # of libxl_types.idl: device_nic.mac; vnc_info.passwd, spice_info.passwd
 
 
@@ -197,7 +209,8 @@ def load_host(path: str) -> HostSnapshot:
 
 def _note_in(field: Field) -> HostNote:
     if isinstance(field.value, str):  # recorded before notes had parts
-        return HostNote("", Problem(field.value))
+        about = next((about for start, about in _OLD_NOTES.items() if field.value.startswith(start)), "")
+        return HostNote(about, Problem(field.value))
     return HostNote(field.get("about").str(), Problem(field.get("what").str(), field.get("advice").str()))
 
 
@@ -264,7 +277,7 @@ def _domain_in(field: "Field") -> tuple[DomainInfo, HeldRights]:
 def _bytes(path: str) -> bytes | None:
     try:
         with open(path, "rb") as file:
-            return file.read(_LARGEST)
+            return read_all(file, path)
     except FileNotFoundError:
         return None
     except OSError as error:

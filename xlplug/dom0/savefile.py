@@ -8,14 +8,13 @@ tools/xl/xl_vmcontrol.c, create_domain.
 import struct
 from typing import NamedTuple
 
-from xlplug.dom0.find_config import open_plain
+from xlplug.dom0.files import MAX_BYTES, open_regular
 
 __all__ = ["HEADER_SIZE", "Head", "config_in", "optional_length", "parse_head"]
 
 _MAGIC = b"Xen saved domain, xl format\n \0 \r"
 _HEADER = struct.Struct("<32sIIII")  # magic, byte order, mandatory flags, optional flags, length of optional data
 _BYTE_ORDER = 0x01020304
-_MAX = 64 << 20  # bytes of optional data that we read
 HEADER_SIZE = _HEADER.size  #: bytes, without the optional data
 
 
@@ -40,7 +39,7 @@ def optional_length(header: bytes) -> int:
     if len(header) < _HEADER.size:
         return 0
     magic, order, _, _, length = _HEADER.unpack_from(header)
-    return int(length) if magic == _MAGIC and order == _BYTE_ORDER and length <= _MAX else 0
+    return int(length) if magic == _MAGIC and order == _BYTE_ORDER and length <= MAX_BYTES else 0
 
 
 def parse_head(data: bytes) -> Head | None:
@@ -60,7 +59,7 @@ def config_in(path: str) -> bytes | None:
     None when xl will refuse the file itself, and for a pipe: what we read of it xl would miss.
     """
     try:
-        file = open_plain(path)
+        file = open_regular(path)
         if file is None:
             return None
         with file:

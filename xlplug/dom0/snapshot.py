@@ -34,11 +34,13 @@ def take(xen: "XenCtrl | None", store: Store | None, config: DomainConfig | None
             )
     owned = pci.owners(store) if store is not None else None
     if config is not None:
-        devices = pci.functions(tuple((e.bdf, e.all_functions) for e in config.pci if e.bdf is not None), owned)
+        devices, damaged = pci.functions(
+            tuple((e.bdf, e.all_functions) for e in config.pci if e.bdf is not None), owned
+        )
     else:
         from xlplug.dom0 import udev
 
-        devices = udev.devices(owned)
+        devices, damaged = udev.devices(owned)
     opregion, vbios, firmware_notes = firmware.read_firmware(devices, memory)
     return HostSnapshot(
         name=os.uname().nodename,
@@ -48,7 +50,7 @@ def take(xen: "XenCtrl | None", store: Store | None, config: DomainConfig | None
         vbios=vbios,
         xen=info,
         libraries=_libraries() if config is None else (),
-        notes=(*notes, *firmware_notes),
+        notes=(*notes, *damaged, *firmware_notes),
         provenance="recorded by xlplug on the host itself",
     )
 

@@ -1,24 +1,23 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """libudev through pyudev, whose only importer this is: which PCI functions there are, and when that changes.
 
-libudev hands out attributes as C strings, so that what is in a function is read as files, by sysfs.py.
+libudev hands out attributes as C strings, which cannot hold config space, so pci.py reads a function's files.
 """
 
 import pyudev
 
-from xlplug.dom0.pci import function
+from xlplug.dom0.pci import several
 from xlplug.model.addr import Domid
 from xlplug.model.bdf import Bdf
-from xlplug.model.host import PciDevice
+from xlplug.model.host import HostNote, PciDevice
 
 __all__ = ["Monitor", "devices"]
 
 
-def devices(owned: dict[Bdf, Domid] | None = None) -> tuple[PciDevice, ...]:
-    """Every PCI function, by address.  A function that vanishes while it is read is left out."""
+def devices(owned: dict[Bdf, Domid] | None = None) -> tuple[tuple[PciDevice, ...], tuple[HostNote, ...]]:
+    """Every PCI function, by address, and a note for each that cannot be read, as `several`."""
     entries = pyudev.Context().list_devices(subsystem="pci")
-    found = [function(entry.sys_path, owned or {}) for entry in entries]
-    return tuple(sorted((device for device in found if device is not None), key=lambda device: device.bdf))
+    return several((entry.sys_path for entry in entries), owned or {})
 
 
 class Monitor:

@@ -19,6 +19,7 @@ __all__ = [
     "ApplyError",
     "ConfigError",
     "HostError",
+    "NotOnXenError",
     "Refused",
     "RollbackError",
     "StoreError",
@@ -26,6 +27,7 @@ __all__ = [
     "XenUnavailableError",
     "XlplugError",
     "one_line",
+    "printable",
 ]
 
 EXIT_DONE = 0  #: done, or nothing to do
@@ -99,6 +101,10 @@ class XenUnavailableError(XlplugError):
     """No usable Xen here: not root, not on Xen, library absent or of another version."""
 
 
+class NotOnXenError(XenUnavailableError):
+    """This machine does not run on Xen."""
+
+
 class StoreError(XlplugError):
     """xenstore did not answer as it must."""
 
@@ -140,7 +146,14 @@ class RollbackError(XlplugError):
 
 def one_line(text: str) -> str:
     """The text as a single line of ours that any stream takes."""
-    return f"xlplug: {' '.join(text.split())}\n".encode("utf-8", "backslashreplace").decode("utf-8")
+    return f"xlplug: {printable(' '.join(text.split()))}\n"
+
+
+def printable(text: str) -> str:
+    """The text without anything that may mislead a terminal or cannot be encoded: names and paths may hold any bytes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def _errno_name(number: int) -> str:

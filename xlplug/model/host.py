@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """What was seen on a host: frozen values, live or recorded alike.
 
-No I/O and no policy here.  sysfs.py and xen/ fill these in on a live dom0, recording.py reads and writes them as JSON,
-planning only reads them.
+No I/O and no policy here.  dom0/snapshot.py fills these in on a live dom0, dom0/recording.py reads and writes them as
+JSON, planning only reads them.
 """
 
 from typing import NamedTuple
@@ -132,7 +132,10 @@ OPREGION, VBIOS, MEMORY = "opregion", "vbios", "memory"  #: what a `HostNote` is
 
 
 class HostNote(NamedTuple):
-    """Something of the host that could not be read: ``about`` which part (`OPREGION`, `VBIOS`, `MEMORY`), and why."""
+    """A part of the host that could not be read, and why.
+
+    ``about`` is `OPREGION`, `VBIOS`, `MEMORY`, or a PCI function's address as text.
+    """
 
     about: str
     problem: Problem
@@ -159,12 +162,13 @@ class HostSnapshot(NamedTuple):
     notes: tuple[HostNote, ...] = ()
     provenance: str = ""
 
+    def note(self, about: str) -> Problem | None:
+        """Why a part could not be read, None where nothing is known of that."""
+        return next((note.problem for note in self.notes if note.about == about), None)
+
     def why_unread(self, about: str) -> Problem:
-        """Why a part was not read."""
-        for note in self.notes:
-            if note.about == about:
-                return note.problem
-        return Problem("its header was not read", "run xlplug as root in dom0")
+        """Why a firmware header was not read."""
+        return self.note(about) or Problem("its header was not read", "run xlplug as root in dom0")
 
     def device(self, bdf: Bdf) -> PciDevice | None:
         """The function at ``bdf``, or None."""

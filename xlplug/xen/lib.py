@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NoReturn, Self, cast
 
-from xlplug.model.errors import XenError, XenUnavailableError
+from xlplug.model.errors import NotOnXenError, XenError, XenUnavailableError
 from xlplug.xen import mismatch
 from xlplug.xen._ffi import ffi
 from xlplug.xen.protocols import CTRL_CALLS, CtrlLib, LibC, ToollogLib
@@ -49,21 +49,19 @@ def running_version(sys_hypervisor: str = SYS_HYPERVISOR) -> tuple[int, int, str
     """Major and minor of the running Xen, and its full version text, from sysfs.
 
     Raises:
-        XenUnavailableError: this machine does not run on Xen.
+        NotOnXenError, XenUnavailableError: this machine does not run on Xen, or sysfs does not say which.
     """
     if _read(f"{sys_hypervisor}/type") != "xen":
-        raise XenUnavailableError(
-            "this machine does not run on Xen", hint="boot the Xen entry of the boot menu, or use --recorded"
-        )
+        raise NotOnXenError("this machine does not run on Xen", hint="boot the Xen entry of the boot menu")
     major, minor = (_read(f"{sys_hypervisor}/version/{part}") for part in ("major", "minor"))
     extra = _read(f"{sys_hypervisor}/version/extra") or ""
     if not (major and minor and major.isdecimal() and minor.isdecimal()):
-        raise XenUnavailableError(f"{sys_hypervisor}/version does not tell Xen's version", hint="mount sysfs on /sys")
+        raise XenUnavailableError(f"{sys_hypervisor}/version does not hold Xen's version", hint="mount sysfs on /sys")
     return int(major), int(minor), f"{major}.{minor}{extra}"
 
 
 def running_capabilities(sys_hypervisor: str = SYS_HYPERVISOR) -> str:
-    """The running Xen's capabilities line ("xen-3.0-x86_64 hvm-3.0-x86_32 …"), empty when sysfs does not tell."""
+    """The running Xen's capabilities line ("xen-3.0-x86_64 hvm-3.0-x86_32 …"), empty when sysfs does not have it."""
     return _read(f"{sys_hypervisor}/properties/capabilities") or ""
 
 

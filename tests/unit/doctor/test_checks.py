@@ -12,9 +12,10 @@ import pytest
 
 from xlplug.commands.doctor import as_json, as_text, exit_code
 from xlplug.config.domain import DomainConfig, PciAssignment
-from xlplug.doctor.checks import CHECKS, FAILURE, OK, STATUSES, WARNING, Finding, examine, worst
+from xlplug.doctor.checks import CHECKS, examine
 from xlplug.doctor.facts import ConfigFacts, Facts, Firmware, Hook, InstalledFile, Named, Wrapper
-from xlplug.doctor.reading import Broken, Unread
+from xlplug.doctor.finding import FAILURE, INFO, OK, STATUSES, WARNING, Finding, worst
+from xlplug.doctor.reading import Broken, Skipped, Unread
 from xlplug.hook.create import rehearse
 from xlplug.model.addr import Domid
 from xlplug.model.bdf import Bdf
@@ -25,7 +26,7 @@ from xlplug.model.rangeset import Range
 
 ROOT = Path(__file__).parents[3]
 SCHEMA = json.loads((ROOT / "docs" / "doctor.schema.json").read_text())
-UNREAD, BROKEN = Unread("it is dark", "bring a lamp"), Broken("it is torn", "mend it")
+UNREAD, BROKEN = Unread("it is dark", "bring a lamp"), Broken("it is torn", "repair it")
 
 VGA = PciDevice(Bdf.parse("00:01.0"), 0x1234, 0x1111, 0x030000, boot_vga=True, driver="pciback")
 SECOND = PciDevice(Bdf.parse("01:00.0"), 0x1002, 0x73DF, 0x030000, boot_vga=False, driver="amdgpu")
@@ -80,12 +81,13 @@ HEALTHY = Facts(
 def findings(**facts: Any) -> dict[str, tuple[str, str, str]]:
     """The findings that differ from a healthy host's, by name: status, text, advice."""
     before = examine(HEALTHY)
-    return {f.name: (f.status, f.text, f.advice) for f in examine(HEALTHY._replace(**facts)) if f not in before}
+    return {f.name: (f.status, f.what, f.advice) for f in examine(HEALTHY._replace(**facts)) if f not in before}
 
 
 def test_a_healthy_host() -> None:
     found = examine(HEALTHY)
-    assert {f.status for f in found} == {OK}
+    assert {f.name for f in found if f.status != OK} == {"preload library", "watcher"}
+    assert {f.status for f in found} == {OK, INFO}
     assert [f.name for f in found] == [
         "root", "python", "cffi", "pyudev", "click", "xen", "dom0", "privcmd", "xenbus", "libxenctrl", "domain control",
         "libxenstore", "libxendevicemodel", "xenstored", "iommu", "pciback", "display", "legacy vga", "/dev/mem", "hook",
@@ -102,56 +104,56 @@ CASES: list[tuple[dict[str, Any], dict[str, tuple[str, str, str]]]] = [
         {"python": (FAILURE, "Python 3.9.2 is older than 3.11", "run xlplug with Python 3.11 or later")},
     ),
     ({"python": (3, 13, 0)}, {"python": (OK, "Python 3.13.0", "")}),
-    ({"modules": (Named("cffi", BROKEN),)}, {"cffi": (FAILURE, "it is torn", "mend it")}),
-    ({"modules": (Named("cffi", UNREAD),)}, {"cffi": (WARNING, "cannot be told: it is dark", "bring a lamp")}),
+    ({"modules": (Named("cffi", BROKEN),)}, {"cffi": (FAILURE, "it is torn", "repair it")}),
+    ({"modules": (Named("cffi", UNREAD),)}, {"cffi": (WARNING, "not checked: it is dark", "bring a lamp")}),
     (
         {"version": (4, 13), "version_text": "4.13.1"},
         {"xen": (WARNING, "Xen 4.13.1 is older than 4.14, the oldest that xlplug was tried with", "upgrade Xen")},
     ),
     ({"version": (4, 31), "version_text": "4.31-rc"}, {"xen": (OK, "Xen 4.31-rc", "")}),
-    ({"version": BROKEN}, {"xen": (FAILURE, "it is torn", "mend it")}),
-    ({"version": UNREAD}, {"xen": (WARNING, "cannot be told: it is dark", "bring a lamp")}),
+    ({"version": BROKEN}, {"xen": (FAILURE, "it is torn", "repair it")}),
+    ({"version": UNREAD}, {"xen": (WARNING, "not checked: it is dark", "bring a lamp")}),
     ({"control": False}, {"dom0": (FAILURE, "this is a guest domain", "run xlplug in dom0")}),
-    ({"control": BROKEN}, {"dom0": (FAILURE, "it is torn", "mend it")}),
-    ({"control": UNREAD}, {"dom0": (WARNING, "cannot be told: it is dark", "bring a lamp")}),
-    ({"nodes": (Named("privcmd", BROKEN),)}, {"privcmd": (FAILURE, "it is torn", "mend it")}),
-    ({"nodes": (Named("xenbus", UNREAD),)}, {"xenbus": (WARNING, "cannot be told: it is dark", "bring a lamp")}),
-    ({"library": BROKEN}, {"libxenctrl": (FAILURE, "it is torn", "mend it")}),
-    ({"library": UNREAD}, {"libxenctrl": (WARNING, "cannot be told: it is dark", "bring a lamp")}),
-    ({"domctl": BROKEN}, {"domain control": (FAILURE, "it is torn", "mend it")}),
-    ({"domctl": UNREAD}, {"domain control": (WARNING, "cannot be told: it is dark", "bring a lamp")}),
-    ({"libraries": (Named("libxenstore", BROKEN),)}, {"libxenstore": (FAILURE, "it is torn", "mend it")}),
+    ({"control": BROKEN}, {"dom0": (FAILURE, "it is torn", "repair it")}),
+    ({"control": UNREAD}, {"dom0": (WARNING, "not checked: it is dark", "bring a lamp")}),
+    ({"nodes": (Named("privcmd", BROKEN),)}, {"privcmd": (FAILURE, "it is torn", "repair it")}),
+    ({"nodes": (Named("xenbus", UNREAD),)}, {"xenbus": (WARNING, "not checked: it is dark", "bring a lamp")}),
+    ({"library": BROKEN}, {"libxenctrl": (FAILURE, "it is torn", "repair it")}),
+    ({"library": UNREAD}, {"libxenctrl": (WARNING, "not checked: it is dark", "bring a lamp")}),
+    ({"domctl": BROKEN}, {"domain control": (FAILURE, "it is torn", "repair it")}),
+    ({"domctl": UNREAD}, {"domain control": (WARNING, "not checked: it is dark", "bring a lamp")}),
+    ({"libraries": (Named("libxenstore", BROKEN),)}, {"libxenstore": (FAILURE, "it is torn", "repair it")}),
     (
         {"libraries": (Named("libxenstore", UNREAD),)},
-        {"libxenstore": (WARNING, "cannot be told: it is dark", "bring a lamp")},
+        {"libxenstore": (WARNING, "not checked: it is dark", "bring a lamp")},
     ),
     (
         {"store": ""},
         {"xenstored": (FAILURE, "it answers, but has no record of dom0", "run xen-init-dom0 (systemctl start xen-init-dom0)")},
     ),
-    ({"store": BROKEN}, {"xenstored": (FAILURE, "it is torn", "mend it")}),
-    ({"store": UNREAD}, {"xenstored": (WARNING, "cannot be told: it is dark", "bring a lamp")}),
+    ({"store": BROKEN}, {"xenstored": (FAILURE, "it is torn", "repair it")}),
+    ({"store": UNREAD}, {"xenstored": (WARNING, "not checked: it is dark", "bring a lamp")}),
     (
         {"directio": False},
         {
             "iommu": (
                 FAILURE,
-                "Xen uses no IOMMU, so that no HVM guest can have a PCI device",
+                "Xen uses no IOMMU, so no HVM guest can have a PCI device",
                 "turn on VT-d or AMD-Vi in the firmware's setup, and remove iommu=0 from Xen's command line; see 'xl dmesg'",
             )
         },
     ),
-    ({"directio": BROKEN}, {"iommu": (FAILURE, "it is torn", "mend it")}),
-    ({"directio": UNREAD}, {"iommu": (WARNING, "cannot be told: it is dark", "bring a lamp")}),
+    ({"directio": BROKEN}, {"iommu": (FAILURE, "it is torn", "repair it")}),
+    ({"directio": UNREAD}, {"iommu": (WARNING, "not checked: it is dark", "bring a lamp")}),
     (
         {"assignable": ()},
-        {"pciback": (OK, "loaded; no device is assignable yet", "to pass one through: xl pci-assignable-add ADDRESS")},
+        {"pciback": (INFO, "loaded, and no device is assignable yet", "to pass one through: xl pci-assignable-add ADDRESS")},
     ),
-    ({"assignable": BROKEN}, {"pciback": (FAILURE, "it is torn", "mend it")}),
-    ({"assignable": UNREAD}, {"pciback": (WARNING, "cannot be told: it is dark", "bring a lamp")}),
-    ({"devices": UNREAD}, {"displays": (WARNING, "cannot be told: it is dark", "bring a lamp"), "/dev/mem": (OK, "readable", "")}),
-    ({"devices": BROKEN}, {"displays": (FAILURE, "it is torn", "mend it"), "/dev/mem": (OK, "readable", "")}),
-    ({"devices": (NIC,)}, {"displays": (OK, "none on this host", "")}),
+    ({"assignable": BROKEN}, {"pciback": (FAILURE, "it is torn", "repair it")}),
+    ({"assignable": UNREAD}, {"pciback": (WARNING, "not checked: it is dark", "bring a lamp")}),
+    ({"devices": UNREAD}, {"displays": (WARNING, "not checked: it is dark", "bring a lamp"), "/dev/mem": (OK, "readable", "")}),
+    ({"devices": BROKEN}, {"displays": (FAILURE, "it is torn", "repair it"), "/dev/mem": (OK, "readable", "")}),
+    ({"devices": (NIC,)}, {"displays": (INFO, "none on this host", "")}),
     (
         {"devices": (VGA._replace(driver="bochs-drm"),)},
         {
@@ -186,27 +188,27 @@ CASES: list[tuple[dict[str, Any], dict[str, tuple[str, str, str]]]] = [
         {
             "legacy vga": (
                 WARNING,
-                "no display is the boot VGA, so that legacy cycles may reach none; dom0's VGA arbiter: owns io+mem",
+                "no display is the boot VGA, so legacy cycles may reach none; dom0's VGA arbiter: owns io+mem",
                 "let the firmware start the display that is to be passed through",
             )
         },
     ),
     (
-        {"damaged": ("0000:00:05.0: no class",)},
-        {"pci": (WARNING, "a PCI function cannot be read: 0000:00:05.0: no class", "see 'lspci -D' and dom0's kernel log")},
+        {"damaged": (Problem("PCI function 0000:00:05.0 cannot be read: no class", "see the log"),)},
+        {"pci": (WARNING, "PCI function 0000:00:05.0 cannot be read: no class", "see the log")},
     ),
     ({"arbiter": UNREAD}, {"legacy vga": (OK, "legacy VGA cycles reach 0000:00:01.0 (boot VGA, driven by pciback)", "")}),
     ({"arbiter": "invalid"}, {"legacy vga": (OK, "legacy VGA cycles reach 0000:00:01.0 (boot VGA, driven by pciback)", "")}),
-    ({"dev_mem": BROKEN}, {"/dev/mem": (OK, "not readable, and no display here needs it", "")}),
-    ({"dev_mem": UNREAD}, {"/dev/mem": (OK, "not readable, and no display here needs it", "")}),
+    ({"dev_mem": BROKEN}, {"/dev/mem": (INFO, "not readable, and no display here needs it", "")}),
+    ({"dev_mem": UNREAD}, {"/dev/mem": (INFO, "not readable, and no display here needs it", "")}),
     ({"firmware": UNREAD}, {}),
     ({"firmware": BROKEN}, {}),
     (
         {"firmware": Firmware(("OpRegion at 0x7a18d018",), (Problem("VBIOS header not read: no", "do it"),))},
         {"firmware": (WARNING, "VBIOS header not read: no", "do it")},
     ),
-    ({"hook": UNREAD}, {"hook": (WARNING, "cannot be told: it is dark", "bring a lamp")}),
-    ({"hook": BROKEN}, {"hook": (FAILURE, "it is torn", "mend it")}),
+    ({"hook": UNREAD}, {"hook": (WARNING, "not checked: it is dark", "bring a lamp")}),
+    ({"hook": BROKEN}, {"hook": (FAILURE, "it is torn", "repair it")}),
     (
         {"hook": UNHOOKED},
         {
@@ -234,8 +236,8 @@ CASES: list[tuple[dict[str, Any], dict[str, tuple[str, str, str]]]] = [
         {"hook": HOOK._replace(first=None, hooked=False)},
         {"hook": (FAILURE, "no xl in PATH", "install it (Debian: xen-utils), or correct PATH")},
     ),
-    ({"hook": HOOK._replace(files=UNREAD)}, {"hook files": (WARNING, "cannot be told: it is dark", "bring a lamp")}),
-    ({"hook": HOOK._replace(files=BROKEN)}, {"hook files": (FAILURE, "it is torn", "mend it")}),
+    ({"hook": HOOK._replace(files=UNREAD)}, {"hook files": (WARNING, "not checked: it is dark", "bring a lamp")}),
+    ({"hook": HOOK._replace(files=BROKEN)}, {"hook files": (FAILURE, "it is torn", "repair it")}),
     (
         {"hook": HOOK._replace(files=(InstalledFile("/a", "missing"),))},
         {"hook files": (FAILURE, "/a is missing", "run 'xlplug hook install' again")},
@@ -256,28 +258,28 @@ CASES: list[tuple[dict[str, Any], dict[str, tuple[str, str, str]]]] = [
         {"hook": HOOK._replace(files=())},
         {
             "hook files": (
-                WARNING, "/usr/local/sbin/xl is in no manifest below /usr/local",
-                "a copy made by hand; 'xlplug hook install' makes one that can be checked and removed",
+                WARNING, "/usr/local/sbin/xl is not in a manifest below /usr/local: a copy made by hand",
+                "'xlplug hook install' makes one that can be checked and removed",
             )
         },
     ),
-    ({"hook": HOOK._replace(real_xl=BROKEN)}, {"real xl": (FAILURE, "it is torn", "mend it")}),
-    ({"hook": HOOK._replace(real_xl=UNREAD)}, {"real xl": (WARNING, "cannot be told: it is dark", "bring a lamp")}),
-    ({"hook": HOOK._replace(program=BROKEN)}, {"xlplug": (FAILURE, "it is torn", "mend it")}),
-    ({"hook": HOOK._replace(program=UNREAD)}, {"xlplug": (WARNING, "cannot be told: it is dark", "bring a lamp")}),
-    ({"hook": HOOK._replace(wrapper=BROKEN)}, {"wrapper": (FAILURE, "it is torn", "mend it")}),
-    ({"hook": HOOK._replace(wrapper=UNREAD)}, {"wrapper": (WARNING, "cannot be told: it is dark", "bring a lamp")}),
-    ({"hook": HOOK._replace(ran=BROKEN)}, {"wrapper": (FAILURE, "it is torn", "mend it")}),
-    ({"hook": HOOK._replace(ran=UNREAD)}, {"wrapper": (WARNING, "cannot be told: it is dark", "bring a lamp")}),
-    ({"hook": HOOK._replace(device_model=BROKEN)}, {"device model": (FAILURE, "it is torn", "mend it")}),
+    ({"hook": HOOK._replace(real_xl=BROKEN)}, {"real xl": (FAILURE, "it is torn", "repair it")}),
+    ({"hook": HOOK._replace(real_xl=UNREAD)}, {"real xl": (WARNING, "not checked: it is dark", "bring a lamp")}),
+    ({"hook": HOOK._replace(program=BROKEN)}, {"xlplug": (FAILURE, "it is torn", "repair it")}),
+    ({"hook": HOOK._replace(program=UNREAD)}, {"xlplug": (WARNING, "not checked: it is dark", "bring a lamp")}),
+    ({"hook": HOOK._replace(wrapper=BROKEN)}, {"wrapper": (FAILURE, "it is torn", "repair it")}),
+    ({"hook": HOOK._replace(wrapper=UNREAD)}, {"wrapper": (WARNING, "not checked: it is dark", "bring a lamp")}),
+    ({"hook": HOOK._replace(ran=BROKEN)}, {"wrapper": (FAILURE, "it is torn", "repair it")}),
+    ({"hook": HOOK._replace(ran=UNREAD)}, {"wrapper": (WARNING, "not checked: it is dark", "bring a lamp")}),
+    ({"hook": HOOK._replace(device_model=BROKEN)}, {"device model": (FAILURE, "it is torn", "repair it")}),
     ({"hook": HOOK._replace(fits=BROKEN)},
-     {"device model": (FAILURE, "the device model /usr/bin/qemu: it is torn", "mend it")}),
+     {"device model": (FAILURE, "the device model /usr/bin/qemu: it is torn", "repair it")}),
     ({"hook": HOOK._replace(fits=UNREAD)}, {"device model": (OK, "/usr/bin/qemu (not looked into: it is dark)", "")}),
-    ({"hook": HOOK._replace(device_model=UNREAD)}, {"device model": (WARNING, "cannot be told: it is dark", "bring a lamp")}),
+    ({"hook": HOOK._replace(device_model=UNREAD)}, {"device model": (WARNING, "not checked: it is dark", "bring a lamp")}),
     ({"hook": HOOK._replace(library="/lib/p.so")}, {"preload library": (OK, "/lib/p.so", "")}),
     ({"watcher": 12}, {"watcher": (OK, "running (pid 12)", "")}),
-    ({"watcher": UNREAD}, {"watcher": (WARNING, "cannot be told: it is dark", "bring a lamp")}),
-    ({"watcher": BROKEN}, {"watcher": (FAILURE, "it is torn", "mend it")}),
+    ({"watcher": UNREAD}, {"watcher": (WARNING, "not checked: it is dark", "bring a lamp")}),
+    ({"watcher": BROKEN}, {"watcher": (FAILURE, "it is torn", "repair it")}),
 ]  # fmt: skip
 
 
@@ -290,16 +292,16 @@ def test_where_an_intel_display_needs_firmware_s_memory() -> None:
     devices = {"devices": (INTEL,)}
     assert findings(**devices, firmware=Firmware(("OpRegion at 0x1000",)))["firmware"] == (OK, "OpRegion at 0x1000", "")
     assert findings(**devices)["/dev/mem"] == (OK, "readable", "")
-    assert findings(**devices, dev_mem=BROKEN)["/dev/mem"] == (FAILURE, "it is torn", "mend it")
-    assert findings(**devices, dev_mem=UNREAD)["/dev/mem"] == (WARNING, "cannot be told: it is dark", "bring a lamp")
-    assert findings(**devices, firmware=BROKEN)["firmware"] == (FAILURE, "it is torn", "mend it")
-    assert findings(**devices, firmware=UNREAD)["firmware"] == (WARNING, "cannot be told: it is dark", "bring a lamp")
+    assert findings(**devices, dev_mem=BROKEN)["/dev/mem"] == (FAILURE, "it is torn", "repair it")
+    assert findings(**devices, dev_mem=UNREAD)["/dev/mem"] == (WARNING, "not checked: it is dark", "bring a lamp")
+    assert findings(**devices, firmware=BROKEN)["firmware"] == (FAILURE, "it is torn", "repair it")
+    assert findings(**devices, firmware=UNREAD)["firmware"] == (WARNING, "not checked: it is dark", "bring a lamp")
 
 
 def test_unreadable_devices_leave_open_whether_memory_is_needed() -> None:
     found = findings(devices=UNREAD, dev_mem=BROKEN, firmware=UNREAD)
-    assert found["/dev/mem"] == (FAILURE, "it is torn", "mend it")
-    assert found["firmware"] == (WARNING, "cannot be told: it is dark", "bring a lamp")
+    assert found["/dev/mem"] == (FAILURE, "it is torn", "repair it")
+    assert found["firmware"] == (WARNING, "not checked: it is dark", "bring a lamp")
 
 
 # configurations
@@ -323,7 +325,7 @@ def planned(
 
 def of_config(facts: ConfigFacts, **others: Any) -> list[tuple[str, str, str]]:
     found = examine(HEALTHY._replace(configs=(facts,), **others))
-    return [(f.status, f.text, f.advice) for f in found if f.name == "g.cfg"]
+    return [(f.status, f.what, f.advice) for f in found if f.name == "g.cfg"]
 
 
 SERVED = (OK, "needs legacy ranges; its device model is /usr/bin/qemu (built for Xen 4.17)", "")
@@ -332,7 +334,7 @@ SERVED = (OK, "needs legacy ranges; its device model is /usr/bin/qemu (built for
 def test_a_config_that_works() -> None:
     assert of_config(planned(IGD, VGA)) == [SERVED]
     assert of_config(planned(IGD, VGA, fits=BROKEN)) == [
-        (FAILURE, "the device model /usr/bin/qemu: it is torn", "mend it")
+        (FAILURE, "the device model /usr/bin/qemu: it is torn", "repair it")
     ]
 
 
@@ -342,17 +344,17 @@ def test_a_config_that_needs_nothing() -> None:
 
 
 def test_a_config_that_cannot_be_read() -> None:
-    assert of_config(ConfigFacts("g.cfg", UNREAD)) == [(WARNING, "cannot be told: it is dark", "bring a lamp")]
-    assert of_config(ConfigFacts("g.cfg", BROKEN)) == [(FAILURE, "it is torn", "mend it")]
+    assert of_config(ConfigFacts("g.cfg", UNREAD)) == [(WARNING, "not checked: it is dark", "bring a lamp")]
+    assert of_config(ConfigFacts("g.cfg", BROKEN)) == [(FAILURE, "it is torn", "repair it")]
 
 
 def test_what_a_config_needs_cannot_be_told() -> None:
     facts = planned(IGD, VGA)._replace(plan=UNREAD, device_model=UNREAD)
     assert of_config(facts) == [
-        (WARNING, "the device model cannot be told: it is dark", "bring a lamp"),
-        (WARNING, "what would be granted cannot be told: it is dark", "bring a lamp"),
+        (WARNING, "device model not checked: it is dark", "bring a lamp"),
+        (WARNING, "the plan not checked: it is dark", "bring a lamp"),
     ]
-    assert of_config(facts._replace(plan=BROKEN, device_model=BROKEN)) == [(FAILURE, "it is torn", "mend it")] * 2
+    assert of_config(facts._replace(plan=BROKEN, device_model=BROKEN)) == [(FAILURE, "it is torn", "repair it")] * 2
 
 
 def test_an_assigned_device_that_is_not_assignable() -> None:
@@ -365,7 +367,7 @@ def test_an_assigned_device_that_is_not_assignable() -> None:
 def test_another_domain_s_ports() -> None:
     facts = planned(IGD, VGA, sole_vga=Broken("domain 3 holds the legacy VGA ports already", "shut it down"))
     assert of_config(facts) == [SERVED, (FAILURE, "domain 3 holds the legacy VGA ports already", "shut it down")]
-    text = "whether another domain holds the VGA ports cannot be told: it is dark"
+    text = "another domain's VGA ports not checked: it is dark"
     assert of_config(planned(IGD, VGA, sole_vga=UNREAD))[1] == (WARNING, text, "bring a lamp")
 
 
@@ -422,8 +424,8 @@ def test_a_stubdomain_s_images() -> None:
     facts = planned(IGD._replace(stubdom=True), VGA, kernel="/boot/kernel", ramdisk=BROKEN)
     found = of_config(facts)
     assert (OK, "stubdomain kernel /boot/kernel", "") in found
-    assert (FAILURE, "it is torn", "mend it") in found
-    text = "the stubdomain's kernel cannot be told: it is dark"
+    assert (FAILURE, "it is torn", "repair it") in found
+    text = "stubdomain kernel not checked: it is dark"
     assert (WARNING, text, "bring a lamp") in of_config(facts._replace(kernel=UNREAD))
 
 
@@ -450,16 +452,16 @@ ANY: dict[str, list[Any]] = {
     "modules": [(), (Named("cffi", "1"), Named("x", BROKEN), Named("y", UNREAD))],
     "version": [(4, 13), (4, 17), (9, 9), UNREAD, BROKEN],
     "version_text": ["", STRANGE],
-    "control": [True, False, UNREAD, BROKEN],
+    "control": [True, False, UNREAD, BROKEN, Skipped("xen")],
     "nodes": [(), (Named("privcmd", STRANGE), Named("xenbus", BROKEN))],
-    "library": ["x", UNREAD, BROKEN],
-    "domctl": [1, UNREAD, BROKEN],
+    "library": ["x", UNREAD, BROKEN, Skipped("xen")],
+    "domctl": [1, UNREAD, BROKEN, Skipped("root"), Skipped("libxenctrl")],
     "libraries": [(), (Named("libxenstore", UNREAD),)],
     "store": ["0", "", STRANGE, UNREAD, BROKEN],
     "directio": [True, False, UNREAD, BROKEN],
     "assignable": [(), (VGA.bdf, NIC.bdf), UNREAD, BROKEN],
     "devices": [(), (NIC,), (VGA, SECOND), (INTEL,), (VGA._replace(boot_vga=None, owner=Domid(1)),), UNREAD, BROKEN],
-    "damaged": [(), (STRANGE, STRANGE)],
+    "damaged": [(), (Problem(STRANGE, STRANGE), Problem(""))],
     "arbiter": ["", "owns=", "count:1,owns=none", STRANGE, UNREAD, BROKEN],
     "dev_mem": ["/dev/mem", UNREAD, BROKEN],
     "firmware": [Firmware(), Firmware((STRANGE,), (Problem(STRANGE), Problem("", STRANGE))), UNREAD, BROKEN],
@@ -498,31 +500,54 @@ def test_any_mixture_is_told_and_its_exit_status_is_that_of_the_worst() -> None:
         text, data = as_text(found), as_json(found)
         lines = text.split("\n")
         assert len(lines) == len(found) + 2, "one line each, the counts, and the end of the last line"
+        assert {f.status for f in found} <= set(STATUSES), "what was skipped is in another line"
         assert lines[-1] == ""
         assert [line.split("  ")[0].strip() for line in lines[:-2]] == [f.status for f in found]
         assert text.replace("\n", "").isprintable()
         jsonschema.validate(data, SCHEMA)
         assert json.loads(json.dumps(data)) == data
-        level = max((STATUSES.index(f.status) for f in found), default=0)
+        level = max((STATUSES.index(f.status) for f in found), default=STATUSES.index(OK))
         assert worst(found) == data["status"] == STATUSES[level]
-        assert exit_code(found) == (0, 0, 1)[level]
-        assert exit_code(found, strict=True) == (0, 1, 1)[level]
+        assert exit_code(found) == (0, 0, 0, 1)[level]
+        assert exit_code(found, strict=True) == (0, 0, 1, 1)[level]
         assert all(f.advice for f in found if f.status == FAILURE and f.name == "root")
         statuses.add(worst(found))
         assert examine(facts) == found
-    assert statuses == set(STATUSES)
+    assert statuses == {OK, WARNING, FAILURE}
 
 
 def test_text() -> None:
-    found = [Finding(OK, "root", "yes"), Finding(FAILURE, "a longer name", "no", "do it"), Finding(WARNING, "x", "hm")]
+    found = [
+        Finding(OK, "root", "yes"),
+        Finding(FAILURE, "a longer name", "no", "do it", ("y", "z")),
+        Finding(WARNING, "x", "hm"),
+        Finding(INFO, "watcher", "not running"),
+    ]
     assert as_text(found) == (
         "ok       root           yes\n"
-        "failure  a longer name  no; do it\n"
+        "failure  a longer name  no; do it (2 checks skipped)\n"
         "warning  x              hm\n"
-        "1 ok, 1 warning, 1 failure\n"
+        "info     watcher        not running\n"
+        "1 ok, 1 info, 1 warning, 1 failure, 2 skipped\n"
     )
-    assert as_text(()) == "0 ok, 0 warnings, 0 failures\n"
+    assert as_text(()) == "0 ok, 0 info, 0 warnings, 0 failures\n"
     assert exit_code(()) == 0
+
+
+def test_what_depends_on_one_failure_is_in_its_line() -> None:
+    by_xen = Skipped("xen")
+    found = examine(
+        HEALTHY._replace(
+            version=BROKEN,
+            control=by_xen,
+            domctl=Skipped("libxenctrl"),
+            configs=(planned(IGD, VGA)._replace(device_model=by_xen),),
+        )
+    )
+    lines = {f.name: f for f in found}
+    assert lines["xen"] == Finding(FAILURE, "xen", "it is torn", "repair it", ("dom0", "g.cfg: device model"))
+    assert "dom0" not in lines
+    assert lines["domain control"] == Finding(WARNING, "domain control", "not checked: it needs 'libxenctrl'")
 
 
 def test_every_check_speaks() -> None:

@@ -17,11 +17,13 @@ import pytest
 
 from tests.unit.fakes import recorder
 from xlplug.doctor import survey, survey_xenstored
-from xlplug.doctor.checks import FAILURE, OK, STATUSES, Finding, examine, worst
+from xlplug.doctor.checks import examine
 from xlplug.doctor.facts import Facts, Hook, InstalledFile, Named, Wrapper
-from xlplug.doctor.reading import Broken, Unread
-from xlplug.doctor.survey import Doors, Places
-from xlplug.hook import create, install
+from xlplug.doctor.finding import FAILURE, INFO, OK, WARNING, Finding, worst
+from xlplug.doctor.places import Doors, Places
+from xlplug.doctor.reading import Missing, Unread
+from xlplug.dom0 import pci
+from xlplug.hook import create, device_model, install
 from xlplug.model.bdf import Bdf
 from xlplug.model.errors import StoreError, XenError, XenUnavailableError
 from xlplug.model.host import E820_RAM, MemRegion
@@ -140,9 +142,9 @@ def dom0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dom0:
     recorder(tmp_path / "bin" / "xlplug")
     qemu = recorder(tmp_path / "qemu").path
     monkeypatch.setenv("PATH", f"{made.places.prefix}/sbin:{tmp_path}/bin:/usr/bin:/bin")
-    monkeypatch.setattr(survey.device_model, "real", lambda override: override or qemu)
+    monkeypatch.setattr(device_model, "real", lambda override: override or qemu)
     monkeypatch.setattr(create, "real", lambda override: override or qemu)
-    monkeypatch.setattr(survey.device_model, "firmware_folder", lambda version: str(tmp_path))
+    monkeypatch.setattr(device_model, "firmware_folder", lambda version: str(tmp_path))
     assert install.install(made.places.prefix) == 0
     return made
 
@@ -151,12 +153,13 @@ def lines(facts: Facts) -> dict[str, Finding]:
     return {finding.name: finding for finding in examine(facts)}
 
 
-SCRIPT = Unread("it is a script, and no program")  # such is the device model here
+SCRIPT = Unread("a script, not a program", "give the path of the QEMU that it starts")  # such is the device model here
 
 
 def test_a_healthy_dom0(dom0: Dom0, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     facts = dom0.look()
-    assert {f for f in examine(facts) if f.status != OK} == set()
+    assert {f.name for f in examine(facts) if f.status != OK} == {"preload library", "watcher"}
+    assert {f.status for f in examine(facts)} == {OK, INFO}
     prefix = dom0.places.prefix
     assert facts == Facts(
         euid=0,
@@ -195,7 +198,7 @@ def test_a_healthy_dom0(dom0: Dom0, tmp_path: Path, capsys: pytest.CaptureFixtur
     )
     assert [m.name for m in facts.modules] == ["cffi", "pyudev", "click"]
     assert all(isinstance(m.found, str) and m.found.startswith(f"{m.name} ") for m in facts.modules)
-    assert not isinstance(facts.devices, Unread | Broken)
+    assert not isinstance(facts.devices, Missing)
     assert [(str(d.bdf), d.driver, d.boot_vga) for d in facts.devices] == [
         (VGA, "pciback", True), ("0000:00:03.0", None, None),
     ]  # fmt: skip
@@ -225,7 +228,7 @@ GONE = XenUnavailableError("libx is not installed", hint="install it")
             lambda d: d.write("hypervisor/version/minor", "x"),
             "xen",
             FAILURE,
-            "{f}/hypervisor/version does not tell Xen's version",
+            "{f}/hypervisor/version does not hold Xen's version",
             "mount sysfs on /sys",
         ),
         (
@@ -254,7 +257,7 @@ GONE = XenUnavailableError("libx is not installed", hint="install it")
             lambda d: (d.folder / "socket").unlink(),
             "xenbus",
             FAILURE,
-            "neither {f}/socket nor {f}/dev/xen/xenbus is there",
+            "neither {f}/socket nor {f}/dev/xen/xenbus exists",
             "start it: systemctl start xenstored",
         ),
         (
@@ -296,14 +299,14 @@ GONE = XenUnavailableError("libx is not installed", hint="install it")
             lambda d: setattr(d.xen, "direct", False),
             "iommu",
             FAILURE,
-            "Xen uses no IOMMU, so that no HVM guest can have a PCI device",
+            "Xen uses no IOMMU, so no HVM guest can have a PCI device",
             None,
         ),
         (
             lambda d: setattr(d.xen, "direct", None),
             "iommu",
             "warning",
-            "cannot be told: this Xen's xc_physinfo is not as this xlplug knows it",
+            "not checked: this Xen's xc_physinfo is not as this xlplug knows it",
             "see virt_caps in 'xl info'",
         ),
         (
@@ -324,28 +327,28 @@ GONE = XenUnavailableError("libx is not installed", hint="install it")
             lambda d: setattr(d, "doors", d.doors._replace(store=raising(OSError(13, "Denied")))),
             "xenstored",
             "warning",
-            "cannot be told: Denied",
+            "not checked: Denied",
             "",
         ),
         (
             lambda d: (d.folder / "pciback").rename(d.folder / "away"),
             "pciback",
             FAILURE,
-            "the xen-pciback driver is not loaded, so that no device is assignable",
+            "the xen-pciback driver is not loaded, so no device is assignable",
             "modprobe xen-pciback",
         ),
         (
             lambda d: (d.folder / "devices").rename(d.folder / "away"),
             "displays",
             "warning",
-            "cannot be told: {f}/devices: No such file or directory",
+            "not checked: {f}/devices: No such file or directory",
             "",
         ),
         (
             lambda d: d.write("devices/0000:00:03.0/class", "what"),
             "pci",
             "warning",
-            "a PCI function cannot be read: 0000:00:03.0: ValueError: invalid literal for int() with base 16: 'what'",
+            "PCI function 0000:00:03.0 cannot be read: invalid literal for int() with base 16: 'what'",
             "see 'lspci -D' and dom0's kernel log",
         ),
         (
@@ -387,7 +390,7 @@ GONE = XenUnavailableError("libx is not installed", hint="install it")
             lambda d: (d.folder / "prefix/lib/xlplug/manifest").unlink(),
             "hook files",
             "warning",
-            "{f}/prefix/sbin/xl is in no manifest below {f}/prefix",
+            "{f}/prefix/sbin/xl is not in a manifest below {f}/prefix: a copy made by hand",
             None,
         ),
         (
@@ -401,7 +404,7 @@ GONE = XenUnavailableError("libx is not installed", hint="install it")
             lambda d: (d.folder / "proc").rmdir(),
             "watcher",
             "warning",
-            "cannot be told: {f}/proc: No such file or directory",
+            "not checked: {f}/proc: No such file or directory",
             "",
         ),
     ],
@@ -412,7 +415,7 @@ def test_each_damage(
     damage(dom0)
     found = lines(dom0.look())[name]
     where = {"f": str(dom0.folder), "t": str(tmp_path)}
-    assert (found.status, found.text) == (status, text.format(**where))
+    assert (found.status, found.what) == (status, text.format(**where))
     if advice is None:
         assert found.advice
     else:
@@ -424,13 +427,13 @@ def test_everything_damaged_is_still_a_report(dom0: Dom0, monkeypatch: pytest.Mo
     dom0.doors = Doors(bug, bug, bug, bug, lambda: 0)
     for name in ("first_xl", "installed", "wrapper_of", "program_of"):
         monkeypatch.setattr(install, name, bug)
-    monkeypatch.setattr(survey.pci, "function", bug)
+    monkeypatch.setattr(pci, "function", bug)
     monkeypatch.setattr(create, "rehearse", bug)
     found = lines(dom0.look(str(dom0.write("g.cfg", CONFIG))))
     for name in ("libxenctrl", "libxenstore", "xenstored", "hook"):
-        assert found[name].text == "cannot be told: RuntimeError: what a surprise"
+        assert found[name].what == "not checked: RuntimeError: what a surprise"
         assert found[name].advice == "report this as a bug of xlplug"
-    assert found["domain control"].text == "cannot be told: without its library Xen cannot be asked"
+    assert found["libxenctrl"].skipped == ("domain control", "iommu", "firmware")
 
 
 def test_who_is_not_root(dom0: Dom0) -> None:
@@ -438,10 +441,9 @@ def test_who_is_not_root(dom0: Dom0) -> None:
     dom0.doors = dom0.doors._replace(xen=raising(AssertionError()), store=raising(AssertionError()), euid=lambda: 1000)
     found = lines(dom0.look())
     assert found["root"] == Finding(
-        FAILURE, "root", "not root (euid 1000): Xen can be changed by root only", "run it with sudo"
-    )
-    for name in ("domain control", "xenstored", "iommu"):
-        assert found[name] == Finding("warning", name, "cannot be told: only root can try it", "run it with sudo")
+        FAILURE, "root", "not root (euid 1000): Xen can be changed by root only", "run it with sudo",
+        ("domain control", "xenstored", "iommu"),
+    )  # fmt: skip
     assert [f.name for f in found.values() if f.status == FAILURE] == ["root"]
     assert found["hook"].status == found["pciback"].status == found["xen"].status == OK
 
@@ -452,7 +454,7 @@ def test_a_xenstored_that_never_answers(dom0: Dom0, monkeypatch: pytest.MonkeyPa
     began = time.monotonic()
     found = lines(dom0.look())["xenstored"]
     assert time.monotonic() - began < 20
-    assert (found.status, found.text) == (FAILURE, "xenstored does not answer within 0 s")
+    assert (found.status, found.what) == (FAILURE, "xenstored does not answer within 0 s")
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
 
@@ -479,8 +481,8 @@ def test_a_wrapper_that_does_not_start(dom0: Dom0, first: str, after: str, text:
     path.write_text("\n".join([first.format(python=bare), *rest]))
     found = lines(dom0.look())
     assert found["wrapper"].status == FAILURE
-    assert found["wrapper"].text == text.format(w=path)
-    assert found["hook files"].text == f"{path} is not as it was installed"
+    assert found["wrapper"].what == text.format(w=path)
+    assert found["hook files"].what == f"{path} is not as it was installed"
 
 
 def test_a_running_watcher(dom0: Dom0) -> None:
@@ -508,11 +510,11 @@ def test_a_config_of_each_kind(dom0: Dom0, tmp_path: Path) -> None:
     later = str(dom0.write("later.cfg", CONFIG.replace(f'"{VGA}"', "")))
     paths = [good, bad, absent, on_demand, other, plain, later]
     facts = dom0.look(*paths)
-    found = [(Path(f.name).stem, f.status, f.text, f.advice) for f in examine(facts) if f.name in paths]
-    served = f"needs legacy ranges; its device model is {tmp_path}/qemu (not looked into: {SCRIPT.why})"
+    found = [(Path(f.name).stem, f.status, f.what, f.advice) for f in examine(facts) if f.name in paths]
+    served = f"needs legacy ranges; its device model is {tmp_path}/qemu (not looked into: {SCRIPT.what})"
     assert found[0] == ("good", OK, served, "")
     assert found[1][:2] == ("bad", FAILURE)
-    assert "bad.cfg:1:5" in found[1][2]
+    assert found[1][2].startswith("line 1: unexpected 'F'")
     assert found[2] == ("absent", FAILURE, "cannot be read", "give the path of an xl config")
     assert [f[:2] for f in found[3:5]] == [("pod", OK), ("pod", FAILURE)]
     assert "cannot populate on demand" in found[4][2]
@@ -531,7 +533,7 @@ def test_another_domain_holds_the_ports(dom0: Dom0) -> None:
     dom0.xen.guests[5] = HeldRights(ports=RangeSet([(0x3B0, 0x3BC)]))
     path = str(dom0.write("g.cfg", CONFIG))
     found = [f for f in examine(dom0.look(path)) if f.name == path]
-    assert (found[1].status, found[1].text) == (FAILURE, "domain 5 holds the legacy VGA ports already")
+    assert (found[1].status, found[1].what) == (FAILURE, "domain 5 holds the legacy VGA ports already")
     assert found[1].advice == "shut it down, or 'xlplug revoke 5'"
 
 
@@ -541,7 +543,7 @@ def test_no_dump_is_asked_for_without_need(dom0: Dom0) -> None:
     assert worst(examine(dom0.look(plain))) == OK
     path = str(dom0.write("g.cfg", CONFIG))
     found = [f for f in examine(dom0.look(path)) if f.name == path]
-    assert found[1].text.startswith("whether another domain holds the VGA ports cannot be told: held: EPERM")
+    assert found[1].what.startswith("another domain's VGA ports not checked: held: EPERM")
 
 
 def test_a_stubdomain_s_images(dom0: Dom0, tmp_path: Path) -> None:
@@ -550,9 +552,9 @@ def test_a_stubdomain_s_images(dom0: Dom0, tmp_path: Path) -> None:
 
     def found() -> list[tuple[str, str]]:
         return [
-            (f.status, f.text)
+            (f.status, f.what)
             for f in examine(dom0.look(path))
-            if f.name == path and "stubdomain" in f.text.split("/")[0]
+            if f.name == path and "stubdomain" in f.what.split("/")[0]
         ]
 
     kernel, ramdisk = tmp_path / "qemu-stubdom-linux-kernel", tmp_path / "qemu-stubdom-linux-rootfs"
@@ -595,7 +597,8 @@ def test_text_and_json_agree(config: str) -> None:
     expected = 1 if report["status"] == FAILURE else 0
     assert text.returncode == data.returncode == expected
     assert xlplug("doctor", "--strict").returncode == (0 if report["status"] == OK else 1)
-    counts = [sum(f["status"] == status for f in report["findings"]) for status in STATUSES]
+    counts = [sum(f["status"] == status for f in report["findings"]) for status in (OK, INFO, WARNING, FAILURE)]
+    counts += [count] if (count := sum(len(f["skipped"]) for f in report["findings"])) else []
     assert [int(word) for word in rows[-1].replace(",", "").split() if word.isdecimal()] == counts
 
 

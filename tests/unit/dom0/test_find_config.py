@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from xlplug.dom0 import find_config, running_xl
+from xlplug.dom0 import files, find_config, running_xl
 from xlplug.dom0.find_config import being_created, parse, read_as_xl
 from xlplug.dom0.handover import Handover, offer
 from xlplug.model.errors import ConfigError
@@ -51,9 +51,9 @@ def test_a_big_config_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     data = read_as_xl(str(tmp_path / "big"))
     assert data is not None
     assert parse(data, "big").wants_legacy
-    monkeypatch.setattr(find_config, "MAX_BYTES", len(data))
+    monkeypatch.setattr(files, "MAX_BYTES", len(data))
     assert read_as_xl(str(tmp_path / "big")) == data
-    monkeypatch.setattr(find_config, "MAX_BYTES", len(data) - 1)  # never cut short without a word
+    monkeypatch.setattr(files, "MAX_BYTES", len(data) - 1)  # never cut short without a word
     with pytest.raises(ConfigError, match=r"big: more than 1 MiB; give the path"):
         read_as_xl(str(tmp_path / "big"))
 
@@ -181,6 +181,21 @@ def test_a_file_that_was_changed_since(
     else:
         change(path)
     with pytest.raises(ConfigError, match=r"g.cfg: changed since xl read it; destroy srcg and create it again"):
+        being_created("srcg", UUID, igd=False)
+
+
+def test_a_file_whose_mtime_was_set_back(xl: Xl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever can write it can do that, but not set its ctime."""
+    monkeypatch.setattr(find_config, "_SLACK", 0.0)
+    path = tmp_path / "g.cfg"
+    path.write_bytes(CONFIG)
+    time.sleep(0.1)  # a process's start is known to 10 ms
+    xl("g.cfg")
+    assert being_created("srcg", UUID, igd=False) is not None
+    time.sleep(0.1)
+    path.write_bytes(CONFIG)
+    os.utime(path, (0, 0))
+    with pytest.raises(ConfigError, match="changed since xl read it"):
         being_created("srcg", UUID, igd=False)
 
 

@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 
 from tests.abi.oracle import require
+from xlplug.config.domain import DomainConfig, PciAssignment
 from xlplug.dom0.firmware import read_firmware
-from xlplug.dom0.pci import owners
+from xlplug.dom0.pci import function, functions, owners
 from xlplug.model.bdf import Bdf
 from xlplug.model.errors import HostError
 from xlplug.model.firmware_headers import OPREGION_HEADER, parse_opregion, parse_vbios
 from xlplug.model.host import HostSnapshot, PciDevice
+from xlplug.plan import build
 from xlplug.xen.in_memory import MemStore
 
 Host = Callable[[str], HostSnapshot]
@@ -58,7 +60,7 @@ def test_pyudev_sees_what_was_recorded(host: Host, name: str, tmp_path: Path) ->
     description.write_text("".join(describe(d) for d in recorded.devices))
     code = (
         "from xlplug.dom0 import udev, recording\nfrom xlplug.model import host\n"
-        "print(recording.dump_host(host.HostSnapshot('seen', udev.devices())))"
+        "print(recording.dump_host(host.HostSnapshot('seen', udev.devices()[0])))"
     )
     done = subprocess.run(
         ["umockdev-run", "-d", str(description), "--", sys.executable, "-c", code],
@@ -71,6 +73,45 @@ def test_pyudev_sees_what_was_recorded(host: Host, name: str, tmp_path: Path) ->
 
     wanted = json.loads(dump_host(HostSnapshot("seen", recorded.devices)))
     assert json.loads(done.stdout)["devices"] == wanted["devices"]
+
+
+def sysfs(folder: Path, name: str, **files: str) -> None:
+    (folder / name).mkdir()
+    plain = {"vendor": "0x8086", "device": "1", "class": "0x020000", "resource": "", "config": ""}
+    for file, text in (plain | files).items():
+        (folder / name / file).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("files", "why"),
+    [
+        ({"class": "what"}, "invalid literal for int() with base 16: 'what'"),
+        ({"resource": "1 2\n"}, "not enough values to unpack (expected 3, got 2)"),
+        ({"vendor": "\xff"}, "'ascii' codec can't decode byte"),
+    ],
+)
+def test_one_odd_function_does_not_hide_the_others(tmp_path: Path, files: dict[str, str], why: str) -> None:
+    sysfs(tmp_path, "0000:00:01.0")
+    sysfs(tmp_path, "0000:00:02.0", **files)
+    sysfs(tmp_path, "10000:e0:06.0")  # Intel's VMD: a segment that Xen has no number for
+    wanted = tuple((Bdf.parse(f"00:0{number}.0"), False) for number in (1, 2, 9))
+    devices, notes = functions(wanted, sys_pci=str(tmp_path))
+    assert [str(device.bdf) for device in devices] == ["0000:00:01.0"]
+    assert [note.about for note in notes] == ["0000:00:02.0"]
+    assert notes[0].problem.what.startswith(f"PCI function 0000:00:02.0 cannot be read: {why}")
+    assert function(f"{tmp_path}/10000:e0:06.0", {}) is None
+    config = DomainConfig(type="hvm", gfx_passthru="igd", pci=(PciAssignment(Bdf.parse("00:02.0")),))
+    refusals = build(config, HostSnapshot("h", devices, notes=notes)).refusals
+    assert refusals[0] == notes[0].problem, "why it cannot be assigned"
+
+
+@pytest.mark.parametrize("text", ["", "0000:00:02", "what", "0000:00:02.0\0"])
+def test_odd_backend_nodes_own_nothing(text: str) -> None:
+    store = MemStore()
+    store.write("/local/domain/0/backend/pci/3/0/dev-0", text.rstrip("\0"))
+    store.write("/local/domain/0/backend/pci/" + "9" * 200 + "/0/dev-0", "0000:00:02.0")
+    expected = {} if "." not in text else {Bdf.parse("00:02.0"): 3}
+    assert owners(store) == expected
 
 
 def test_owners_are_the_targets_not_their_stubdomains() -> None:

@@ -39,7 +39,7 @@ def test_not_on_xen(tmp_path: Path, files: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("minor", ["", "x", "-1"])
 def test_a_version_that_is_none(tmp_path: Path, minor: str) -> None:
-    with pytest.raises(XenUnavailableError, match="does not tell Xen's version"):
+    with pytest.raises(XenUnavailableError, match="does not hold Xen's version"):
         lib.running_version(hypervisor(tmp_path, type="xen", version__major="4", version__minor=minor))
 
 
