@@ -10,11 +10,12 @@ import signal
 import sys
 from pathlib import Path
 
-from tests.lab import igd, stubdom, tree, vm
+from tests.lab import stubdom, tree, vm
+from tests.lab.igd import machine
 from tests.lab.igd.emulator import emulator
 
 EX_UNAVAILABLE, EX_SOFTWARE = 69, 70  # sysexits.h
-MACHINES = {"standard": vm.standard, "igd": igd.machine}
+MACHINES = {"standard": vm.standard, "igd": machine.with_igd}
 
 
 def main() -> int:
