@@ -70,10 +70,11 @@ fi
 if [ "$what" != unit ]; then
 	if reason=$(build/venv/bin/python -m tests.lab check 2>&1); then
 		jobs=''
-		for part in hooks rest; do
+		for part in hook stubdom watch rest igd; do
 			for release in ${LAB_RELEASES:-bookworm trixie bullseye}; do
 				case $release:$part in
 				bullseye:rest) jobs="$jobs bullseye:smoke" ;;
+				bullseye:igd) jobs="$jobs bullseye:igd-smoke" ;;
 				bullseye:*) ;;
 				*) jobs="$jobs $release:$part" ;;
 				esac

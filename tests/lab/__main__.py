@@ -10,11 +10,13 @@ import signal
 import sys
 from pathlib import Path
 
-from tests.lab import igd, stubdom, tree, vm
+from tests.lab import stubdom, tree, vm
+from tests.lab.igd import machine
 from tests.lab.igd.emulator import emulator
 
 EX_UNAVAILABLE, EX_SOFTWARE = 69, 70  # sysexits.h
-MACHINES = {"standard": vm.standard, "igd": igd.machine}
+CUT_OFF = 124  # timeout(1)
+MACHINES = {"standard": vm.standard, "igd": machine.with_igd}
 
 
 def main() -> int:
@@ -64,20 +66,37 @@ def main() -> int:
             maker=maker,
         )
     except vm.LostVmError as lost:
-        print(f"lab: {lost}", file=sys.stderr)
+        print(f"lab: {lost}{_in_test(options.out)}", file=sys.stderr)
         return EX_SOFTWARE
     except FileExistsError as error:
         print(f"lab: {error}", file=sys.stderr)
         return EX_UNAVAILABLE
-    print(f"lab: Xen {built.release.xen} ({options.release}): exit {result.status}, {result.seconds:.0f} s")
+    if result.status == CUT_OFF:
+        print(f"lab: cut off after {result.seconds:.0f} s{_in_test(options.out)}", file=sys.stderr)
+    slow = f", a machine {vm.slowness(options.out):.1f} times slower than a quiet one"
+    print(f"lab: Xen {built.release.xen} ({options.release}): exit {result.status}, {result.seconds:.0f} s{slow}")
     return result.status
+
+
+def _in_test(out: Path) -> str:
+    """Which test had begun, when pytest could not say it any more."""
+    path = out / "test"
+    return f", in {path.read_text()}" if path.exists() else ""
 
 
 def _pytest(machine: str, args: list[str]) -> list[str]:
     """pytest's command line; all tests for the machine unless ``args`` name some."""
     named = any((vm.REPO / arg.split("::")[0]).exists() for arg in args)
     paths = [] if named else {"standard": ["tests/lab/dom0", "tests/contract"], "igd": ["tests/lab/igd/dom0"]}[machine]
-    options = ["-p", "no:cacheprovider", "--color=no", "--durations=8", "--junitxml=/out/junit.xml"]
+    options = [
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "tests.lab.progress",
+        "--color=no",
+        "--durations=8",
+        "--junitxml=/out/junit.xml",
+    ]
     return ["python3", "-m", "pytest", *options, *args, *paths]
 
 

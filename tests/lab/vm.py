@@ -106,7 +106,8 @@ def run(
 ) -> Result:  # fmt: skip
     """Boot, run ``script`` with sh in dom0 (working directory: the repository), power off.
 
-    A job that takes longer than ``timeout`` less ``MARGIN`` is stopped, and its status is then 124.
+    A job that takes longer than ``timeout`` less ``MARGIN`` is stopped, and its status is then 124.  Both are seconds of a
+    quiet machine, and multiplied by what `slowness` says.
     ``libraries`` are other releases' libxenctrl by Xen version: folders that appear as /job/lib-VERSION.
 
     Raises:
@@ -128,7 +129,7 @@ def run(
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
             try:
-                _wait(machine, out, began + timeout, follow=follow)
+                _wait(machine, out, began, timeout, follow=follow)
             finally:
                 machine.kill()
                 machine.wait()
@@ -147,7 +148,8 @@ def run(
 def _job(folder: Path, tree: Tree) -> Path:
     """What every job has.  dom0.sh comes from here, not from the tree: a change to it needs no new tree."""
     (folder / "xen-version").write_text(tree.release.xen)
-    shutil.copy(HERE / "dom0.sh", folder)
+    for name in ("dom0.sh", "slowness.py"):
+        shutil.copy(HERE / name, folder)
     return folder
 
 
@@ -160,11 +162,18 @@ def _empty(out: Path) -> None:
     out.mkdir(parents=True)
 
 
-def _wait(machine: "subprocess.Popen[bytes]", out: Path, deadline: float, *, follow: bool) -> None:
-    """Until the machine is off, the deadline, or a moment after the verdict; ``follow`` copies output as it grows."""
+def slowness(out: Path) -> float:
+    """How many times slower than usual the machine found itself when it had booted; 1 before that."""
+    path = out / "slowness"
+    text = path.read_text().strip() if path.exists() else ""
+    return int(text) / 100 if text.isdecimal() else 1
+
+
+def _wait(machine: "subprocess.Popen[bytes]", out: Path, began: float, timeout: int, *, follow: bool) -> None:
+    """Until the machine is off, the time is over, or a moment after the verdict; ``follow`` copies output as it grows."""
     shown = 0
     verdict_seen = 0.0
-    while time.monotonic() < deadline:
+    while time.monotonic() < began + timeout * slowness(out):
         ended = machine.poll() is not None
         output = out / "output"
         if follow and output.exists():

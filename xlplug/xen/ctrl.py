@@ -133,10 +133,13 @@ class XenCtrl(Handle):
         if result < -1:
             # Up to 4.17 it answers -EINVAL, and leaves errno alone, when xc_domain_getinfo finds a higher domid only.
             raise XenError(call, errno.ESRCH, f"domid={domid}", hint="no such domain; see 'xl list'")
+        # From 4.22 a missing permission may show as EINVAL: libxenctrl then unmaps the range, and keeps that call's errno.
+        refused = add and result < 0 and ffi.errno == errno.EINVAL
         check(
             call,
             result,
             lambda: f"domid={domid} gfn={first_gfn:x} mfn={Range(first_mfn, first_mfn + nr_mfns)} add={int(add)}",
+            hint="the domain and dom0 must hold the range (iomem permission); look at 'xl dmesg'" if refused else "",
         )
 
     def ioport_mapping(self, domid: int, first_gport: int, first_port: int, nr_ports: int, *, add: bool) -> None:

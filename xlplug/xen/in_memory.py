@@ -139,8 +139,8 @@ class MemXen:
             return
         failed = self._memory_mapping(domain, first_gfn, first_mfn, nr_mfns, add=add)
         if failed:
-            if add:  # libxenctrl then unmaps the whole range, whatever was there before, and ignores how that went
-                self._memory_mapping(domain, first_gfn, first_mfn, nr_mfns, add=False)
+            if add:  # libxenctrl then unmaps the whole range, whatever was there before; the errno is that of the last failure
+                failed = self._memory_mapping(domain, first_gfn, first_mfn, nr_mfns, add=False) or failed
             raise XenError(call, failed, detail)
 
     def _memory_mapping(self, domain: _Domain, first_gfn: int, first_mfn: int, nr_mfns: int, *, add: bool) -> int:

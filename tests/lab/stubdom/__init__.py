@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from tests.lab.igd import firmware
 from tests.lab.tree import BUSYBOX, BuildError, Tree, copy_modules
 
 HERE = Path(__file__).parent
@@ -40,7 +41,11 @@ def get(tree: Tree) -> Path:
     Raises:
         BuildError: with the end of what the failing command said.
     """
-    files = [*sorted(file for file in HERE.iterdir() if file.is_file()), ROOT / "hooks" / "preload" / "preload.c"]
+    files = [
+        *sorted(file for file in HERE.iterdir() if file.is_file()),
+        Path(firmware.__file__),
+        ROOT / "hooks" / "preload" / "preload.c",
+    ]
     recipe = b"".join(file.read_bytes() for file in files)
     home = tree.root.parent.with_name(f"stubdom-{tree.root.parent.name}-{hashlib.sha256(recipe).hexdigest()[:12]}")
     with home.with_suffix(".lock").open("w") as lock:
@@ -113,6 +118,7 @@ def _ramdisk(tree: Tree, part: Path) -> None:
     for name, program in zip(("device-model", "vchan-socket-proxy"), programs, strict=False):
         (stage / "bin" / name).symlink_to(program)
     shutil.copy(part / PRELOAD, stage / "lib" / PRELOAD)
+    (stage / "lib" / "vbios").write_bytes(firmware.vbios())
     shutil.copy(HERE / "init.sh", stage / "init")
     (stage / "init").chmod(0o755)
     (part / "ramdisk").write_bytes(_run("sh", "-c", "find . | cpio -o -H newc --quiet", cwd=stage))

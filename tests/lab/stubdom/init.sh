@@ -28,6 +28,26 @@ for slot in 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d 0e 0f 10 11 12 13 14 15 16 17
 	ln -s "/sys/devices/pci-0/pci0000:00/0000:00:$slot.0" $bus
 done
 
+read -r words </proc/cmdline
+# An Intel display needs a VBIOS, and a PV domain cannot reach the host's at c0000: pfn c0 is the domain's own RAM.  So QEMU
+# finds a folder of our own for it, with a file for "rom" and, as QEMU 10 registers a ROM twice otherwise, no ROM line in
+# "resource".  "config" comes last: by it QEMU knows that the device is there.
+igd_folder() {
+	real=/sys/devices/pci-0/pci0000:00/0000:00:02.0
+	until [ -e $real/config ]; do sleep 0.1; done
+	cp /lib/vbios $bus/0000:00:02.0/rom
+	zero=0x0000000000000000
+	sed "7s/.*/$zero $zero $zero/" $real/resource >$bus/0000:00:02.0/resource
+	for name in vendor device class irq config; do ln -s $real/$name $bus/0000:00:02.0; done
+}
+case " $words " in
+*' xlplug.igd '*)
+	rm $bus/0000:00:02.0
+	mkdir $bus/0000:00:02.0
+	igd_folder &
+	;;
+esac
+
 # From 8.2 the QEMU in dom0 connects our console only once we have said that we are ready; the kernel, whose console works
 # without saying anything in xenstore, never does.
 [ "$(xenstore-read console/state 2>/dev/null)" = 1 ] && xenstore-write console/state 3
@@ -43,7 +63,6 @@ echo "stubdom: domain $self serves domain $guest"
 # What the domain's config has in stubdomain_cmdline; for QEMU alone, so that nothing else inherits it.
 library=
 trace=
-read -r words </proc/cmdline
 for word in $words; do
 	case $word in
 	xlplug.preload=*) library=/lib/libxlplug-preload.so ;;

@@ -8,8 +8,8 @@ import pytest
 
 from tests.lab.dom0.conftest import sh
 from tests.lab.dom0.hooked import installed
-from tests.lab.igd import SHARE
 from tests.lab.igd.dom0.display import DISPLAY, QEMU_11
+from tests.lab.igd.machine import SHARE
 from xlplug.xen.lib import running_version
 
 #: Xen and the QEMU of the same Debian release, as docs/igd.md calls them.
