@@ -21,6 +21,7 @@ Options:
 
 Commands:
   abi      Show which ABI-unstable functions a device model imports.
+  audit    Judge recorded hosts and domains: which would start, and which not.
   config   Parse xl configs as xl does; one JSON object a line.
   create   Do what xl create does, with the grants arranged.
   doctor   Check this dom0, and configs: what is wrong, and what to do.
