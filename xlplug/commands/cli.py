@@ -295,3 +295,15 @@ def audit_(folders: tuple[str, ...], form: str) -> None:
     from xlplug.commands.audit import audit_ as command
 
     _exit(command, AuditOptions(folders, form))
+
+
+@main.command("metrics")
+@click.option("-o", "--output", metavar="FILE", default="-", show_default=True, help="Where to; - is stdout.")
+def metrics_(output: str) -> None:
+    """Print grants, refusals and hook times for Prometheus.
+
+    In its text format, for the textfile collector of node_exporter.
+    """
+    from xlplug.commands.metrics import metrics
+
+    _exit(metrics, output)

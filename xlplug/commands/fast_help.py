@@ -28,6 +28,7 @@ Commands:
   grant    Grant a domain, and its stubdomain, what its display needs.
   hook     Install, inspect or remove the hook into xl create.
   map      Draw which ports and memory a domain gets, and from whom.
+  metrics  Print grants, refusals and hook times for Prometheus.
   plan     Print what would be granted for a config, and why.
   record   Save a host or a domain as JSON, to plan with elsewhere.
   restore  Do what xl restore does, with the grants arranged.
