@@ -11,7 +11,7 @@ packages="$packages scdoc man-db bash zsh fish"
 # For building the packages of Debian and RPM, and their linters.
 packages="$packages git dpkg-dev debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools python3-wheel"
 packages="$packages python3-cffi python3-click python3-pyudev lintian rpm rpmlint"
-packages="$packages chromium fonts-dejavu-core"
+packages="$packages chromium fonts-dejavu-core prometheus"
 missed=''
 failed=''
 

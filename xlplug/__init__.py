@@ -13,6 +13,7 @@ imports from its own floor and from those above it in this list (tests/unit/test
     execute   carrying out steps, taking them back, the journal
     hook      what runs for xl create: front end, device model wrapper, installation
     abi       which ABI-unstable functions a device model imports
+    audit     what would become of recorded domains, host by host
     watch     the daemon that grants to domains made by other toolstacks
     doctor    what must be true of a dom0, and whether it is
     commands  one file a command; click; the way without click

@@ -280,3 +280,30 @@ def map_(what: str, extra: tuple[str, ...], host: str | None, output: str, form:
     from xlplug.commands.map import MapOptions, map_
 
     _exit(map_, MapOptions(what, extra, host, output, form or ""))
+
+
+@main.command("audit")
+@click.argument("folders", metavar="DIR...", nargs=-1, required=True)
+@click.option("--format", "form", type=click.Choice(["text", "json", "html"]), default="text", show_default=True)
+def audit_(folders: tuple[str, ...], form: str) -> None:
+    """Judge recorded hosts and domains: which would start, and which not.
+
+    Which are refused, which cannot run beside another domain, and which need
+    xlplug, or break, on Xen 4.23.
+    """
+    from xlplug.commands.audit import AuditOptions
+    from xlplug.commands.audit import audit_ as command
+
+    _exit(command, AuditOptions(folders, form))
+
+
+@main.command("metrics")
+@click.option("-o", "--output", metavar="FILE", default="-", show_default=True, help="Where to; - is stdout.")
+def metrics_(output: str) -> None:
+    """Print grants, refusals and hook times for Prometheus.
+
+    In its text format, for the textfile collector of node_exporter.
+    """
+    from xlplug.commands.metrics import metrics
+
+    _exit(metrics, output)

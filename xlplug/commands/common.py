@@ -31,6 +31,7 @@ def run(command: "object", *args: object) -> int:
         sys.stdout.flush()
     except XlplugError as error:
         complain(str(error))
+        _count(command, error.exit_code)
         return error.exit_code
     except KeyboardInterrupt:
         complain("interrupted; nothing was changed")
@@ -38,7 +39,17 @@ def run(command: "object", *args: object) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return EXIT_DONE
+    _count(command, int(code))
     return int(code)
+
+
+def _count(command: "object", status: int) -> None:
+    """For ``xlplug metrics``.  A domain that is created is counted by the wrapper: this process has become xl."""
+    name = getattr(command, "__name__", "")
+    if name in ("create", "restore", "receive", "grant"):
+        from xlplug.dom0 import tally
+
+        tally.add(name, status)
 
 
 def complain(text: str) -> None:

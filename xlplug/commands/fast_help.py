@@ -21,12 +21,14 @@ Options:
 
 Commands:
   abi      Show which ABI-unstable functions a device model imports.
+  audit    Judge recorded hosts and domains: which would start, and which not.
   config   Parse xl configs as xl does; one JSON object a line.
   create   Do what xl create does, with the grants arranged.
   doctor   Check this dom0, and configs: what is wrong, and what to do.
   grant    Grant a domain, and its stubdomain, what its display needs.
   hook     Install, inspect or remove the hook into xl create.
   map      Draw which ports and memory a domain gets, and from whom.
+  metrics  Print grants, refusals and hook times for Prometheus.
   plan     Print what would be granted for a config, and why.
   record   Save a host or a domain as JSON, to plan with elsewhere.
   restore  Do what xl restore does, with the grants arranged.

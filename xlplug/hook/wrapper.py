@@ -9,16 +9,17 @@ when the grants cannot be made; libxl then tears the domain down.
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from typing import NoReturn
 
 from xlplug.config.domain import passes_igd
-from xlplug.dom0 import handover, nodes
+from xlplug.dom0 import handover, nodes, tally
 from xlplug.dom0.find_config import Found, being_created, from_handover
 from xlplug.hook.become import become
 from xlplug.hook.device_model import domid_of, preload_library, real, restores
 from xlplug.model.addr import Domid
-from xlplug.model.errors import EXIT_FAILED, ConfigError, HostError, Refused, XlplugError, one_line
+from xlplug.model.errors import EXIT_DONE, EXIT_FAILED, ConfigError, HostError, Refused, XlplugError, one_line
 from xlplug.model.occasion import NO_LIBRARY, RESTORING, RUNNING, STARTING, Occasion, Who
 from xlplug.model.problem import Problem
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+_BEGAN = time.monotonic()
 _INCOMING = "--incoming"  # after the name while the domain arrives.  Source: tools/xl/xl_vmcontrol.c, create_domain
 
 
@@ -50,6 +52,7 @@ def main(argv: list[str]) -> NoReturn:
             _complain(f"{program}: {error.strerror}; reinstall the device model")
     except XlplugError as error:
         _complain(str(error))
+        tally.add("wrapper", error.exit_code)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         _complain("interrupted; what was granted goes with the domain")
@@ -112,6 +115,7 @@ def _serve(
     library = preload_library(wrapper) if config.preload and stubdom is None else None
     if config.wants_legacy:
         made = _grant(config, Who(target, stubdom), _occasion(arguments, stubdom, library, xen), xen, store)
+        tally.add("wrapper", EXIT_DONE, time.monotonic() - _BEGAN)
         if stubdom is None:
             _show_display(config, made)
     return library
