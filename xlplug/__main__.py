@@ -4,6 +4,12 @@
 import os
 import sys
 
+from xlplug.model import lean_typing
+
+TYPE_CHECKING = False  # typing's, without importing typing for it
+if TYPE_CHECKING:
+    from typing import NoReturn
+
 __all__ = ["main"]
 
 
@@ -11,19 +17,9 @@ def main() -> None:
     """Run the command line of this process and exit."""
     arguments = sys.argv[1:]
     if arguments[:1] == ["grant"]:
-        from xlplug.commands import common, fast_argv
-
-        options = fast_argv.grant_options(arguments[1:])
-        if options is not None:
-            from xlplug.commands.grant import grant
-
-            sys.exit(common.run(grant, options))
+        _grant(arguments[1:])
     elif arguments[:1] in (["create"], ["restore"], ["migrate-receive"]) and not _asks_us_for_help(arguments):
-        from xlplug.commands import common
-        from xlplug.hook import create
-
-        run = {"create": create.create, "restore": create.restore, "migrate-receive": create.receive}[arguments[0]]
-        sys.exit(common.run(run, arguments[1:]))
+        _create(*arguments)
     elif arguments in (["--help"], ["-h"]):
         from xlplug.commands.fast_help import TEXT
 
@@ -38,6 +34,28 @@ def main() -> None:
             raise
         sys.exit("xlplug: Python's click is not installed; install it (Debian: python3-click)")
     cli.main(prog_name="xlplug")
+
+
+def _grant(words: list[str]) -> None:
+    """Run ``xlplug grant`` and exit; return where click has to read the words."""
+    lean_typing.install()
+    from xlplug.commands import common, fast_argv
+
+    options = fast_argv.grant_options(words)
+    if options is not None:
+        from xlplug.commands.grant import grant
+
+        sys.exit(common.run(grant, options))
+    lean_typing.uninstall()
+
+
+def _create(verb: str, *words: str) -> "NoReturn":
+    lean_typing.install()
+    from xlplug.commands import common
+    from xlplug.hook import create
+
+    run = {"create": create.create, "restore": create.restore, "migrate-receive": create.receive}[verb]
+    sys.exit(common.run(run, words))
 
 
 def _asks_us_for_help(words: list[str]) -> bool:

@@ -2,7 +2,6 @@
 """A live dom0: opens Xen, xenstore and the host, and finds what belongs to a domain.  No policy."""
 
 from xlplug.config.domain import DomainConfig
-from xlplug.config.from_libxl import from_libxl
 from xlplug.dom0 import nodes
 from xlplug.model.addr import Domid
 from xlplug.model.errors import ConfigError, XenUnavailableError
@@ -66,6 +65,8 @@ def domain_config(info: DomainInfo) -> DomainConfig:
         ConfigError: there is none: another toolstack's domain, or one still being built.
     """
     import json
+
+    from xlplug.config.from_libxl import from_libxl
 
     data = libxl_json(info)
     if data is None:

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from xlplug.config.domain import DomainConfig
-from xlplug.config.from_libxl import from_libxl
-from xlplug.config.from_xl import from_settings
 from xlplug.dom0.files import open_regular, read_all
 from xlplug.model.errors import ConfigError
 
@@ -37,6 +35,8 @@ def parse(data: bytes, path: str, extra: Sequence[str] = ()) -> DomainConfig:
     if data.lstrip()[:1] == b"{":
         import json
 
+        from xlplug.config.from_libxl import from_libxl
+
         try:
             value = json.loads(data.rstrip(b"\0"))
         except (ValueError, RecursionError) as error:
@@ -45,6 +45,7 @@ def parse(data: bytes, path: str, extra: Sequence[str] = ()) -> DomainConfig:
             ) from error
         return from_libxl(value, path=path)
     from xlplug.config import language
+    from xlplug.config.from_xl import from_settings
 
     return from_settings(language.parse(data, path=path, extra=extra), path=path)
 
@@ -71,7 +72,9 @@ def read_as_xl(path: str) -> bytes | None:
 
 def from_handover(handover: "Handover") -> DomainConfig:
     """The configuration that ``xlplug create`` has read."""
-    return parse(handover.data, handover.path, handover.extra)
+    from xlplug.dom0 import frozen
+
+    return frozen.thaw(handover.parsed) or parse(handover.data, handover.path, handover.extra)
 
 
 def being_created(name: str, uuid: str, *, igd: bool) -> Found | None:

@@ -5,7 +5,9 @@ libxl starts the device model before it writes the configuration anywhere, and p
 descriptors on (libxl_exec.c).  So the configuration travels in a sealed memfd: it has no size limit, is on no disk, cannot
 change, lasts as long as xl's own daemon, which makes the domain anew when the guest reboots, and vanishes with it.
 
-Layout, NUL-terminated: magic, path, device model ("" for libxl's own), number of ``k=v`` words, the words; then the file.
+Layout, NUL-terminated: magic, path, device model ("" for libxl's own), number of ``k=v`` words, the words, length of what has
+been parsed; then that, and the file.  The daemon of a domain that was created before an upgrade still has the layout of then,
+without what has been parsed.
 """
 
 import fcntl
@@ -20,17 +22,21 @@ __all__ = ["VARIABLE", "Handover", "fill", "keep", "naming", "offer", "peek", "r
 VARIABLE = (
     "XLPLUG_HANDOVER"  #: the environment variable that holds the descriptor's number, and those of `offer`'s others
 )
-_MAGIC = "xlplug-handover-1"
+_MAGIC, _MAGIC_BEFORE = "xlplug-handover-2", "xlplug-handover-1"
 _FIRST_FD = 64  # out of the way of what xl and QEMU expect at small numbers
 
 
 class Handover(NamedTuple):
-    """What ``xlplug create`` read: the config's bytes, where from, its ``k=v`` words, and the domain's own override."""
+    """What ``xlplug create`` read: the config's bytes, where from, its ``k=v`` words, and the domain's own override.
+
+    ``parsed`` is the configuration that it has found there, as frozen.py writes it; b"" where it has not.
+    """
 
     data: bytes
     path: str
     extra: tuple[str, ...] = ()
     device_model: str = ""
+    parsed: bytes = b""
 
 
 def offer(handover: Handover, *others: int) -> tuple[str, str]:
@@ -82,8 +88,9 @@ def keep(data: bytes) -> int:
 
 
 def _pack(handover: Handover) -> bytes:
-    fields = (_MAGIC, handover.path, handover.device_model, str(len(handover.extra)), *handover.extra)
-    return b"".join(os.fsencode(field) + b"\0" for field in fields) + handover.data
+    words, parsed = handover.extra, handover.parsed
+    fields = (_MAGIC, handover.path, handover.device_model, str(len(words)), *words, str(len(parsed)))
+    return b"".join(os.fsencode(field) + b"\0" for field in fields) + parsed + handover.data
 
 
 def _write(fd: int, data: bytes) -> None:
@@ -152,9 +159,13 @@ def _read(fd: int) -> Handover | None:
         fcntl.fcntl(fd, fcntl.F_GET_SEALS)  # only a memfd has them
         return None  # reserved, and not filled
     magic, path, device_model, count, rest = data.split(b"\0", 4)
-    if magic != _MAGIC.encode():
+    if magic not in (_MAGIC.encode(), _MAGIC_BEFORE.encode()):
         raise ValueError(magic)
     *words, config = rest.split(b"\0", int(count))
     if len(words) != int(count):
         raise ValueError(count)
-    return Handover(config, os.fsdecode(path), tuple(map(os.fsdecode, words)), os.fsdecode(device_model))
+    size = b"0"
+    if magic == _MAGIC.encode():
+        size, config = config.split(b"\0", 1)
+    parsed, config = config[: int(size)], config[int(size) :]
+    return Handover(config, os.fsdecode(path), tuple(map(os.fsdecode, words)), os.fsdecode(device_model), parsed)

@@ -2,25 +2,27 @@
 """The lock that keeps two runs of xlplug from changing grants at the same time."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from xlplug.model.errors import HostError
 
 _LOCK = "/run/lock/xlplug.lock"
 
 
-@contextmanager
-def locked() -> Iterator[None]:
+class locked:  # noqa: N801 - reads as "with locked():"; a class, as contextlib takes longer to load than all of this module
     """One xlplug at a time changes this host's domains; a second one waits."""
-    import fcntl
 
-    try:
-        fd = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise HostError(f"{_LOCK}: {error.strerror}", hint="is /run/lock there and writable?") from error
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
+    def __enter__(self) -> None:
+        from fcntl import LOCK_EX, flock
+
+        try:
+            self._fd = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise HostError(f"{_LOCK}: {error.strerror}", hint="is /run/lock there and writable?") from error
+        try:
+            flock(self._fd, LOCK_EX)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def __exit__(self, *error: object) -> None:
+        os.close(self._fd)

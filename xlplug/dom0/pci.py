@@ -4,7 +4,6 @@
 Files only, so that reading one function takes a millisecond; udev.py finds them all.
 """
 
-import contextlib
 import os
 from collections.abc import Iterable
 
@@ -145,6 +144,8 @@ def owners(store: Store) -> dict[Bdf, Domid]:
         target = nodes.domid_in(store.read(nodes.target(number)))
         for node in store.list(nodes.pci_devices(name)):
             text = store.read(f"{nodes.pci_devices(name)}/{node}") if node.startswith("dev-") else None
-            with contextlib.suppress(ConfigError):  # not an address: no function is assigned by it
+            try:
                 found[Bdf.parse(text or "")] = number if target is None else target
+            except ConfigError:
+                continue  # not an address: no function is assigned by it
     return found

@@ -17,7 +17,7 @@ def take(xen: "XenCtrl | None", store: Store | None, config: DomainConfig | None
 
     With a ``config`` only the functions that it assigns are read, which is quick and all that its plan looks at.
     """
-    from xlplug.dom0 import firmware, pci
+    from xlplug.dom0 import pci
 
     notes: list[HostNote] = []
     memory: tuple[MemRegion, ...] = ()
@@ -32,7 +32,7 @@ def take(xen: "XenCtrl | None", store: Store | None, config: DomainConfig | None
             notes.append(
                 HostNote(MEMORY, Problem(f"the machine's memory map was not read: {error.message}", error.hint))
             )
-    owned = pci.owners(store) if store is not None else None
+    owned = pci.owners(store) if store is not None and (config is None or config.pci) else None
     if config is not None:
         devices, damaged = pci.functions(
             tuple((e.bdf, e.all_functions) for e in config.pci if e.bdf is not None), owned
@@ -41,7 +41,13 @@ def take(xen: "XenCtrl | None", store: Store | None, config: DomainConfig | None
         from xlplug.dom0 import udev
 
         devices, damaged = udev.devices(owned)
-    opregion, vbios, firmware_notes = firmware.read_firmware(devices, memory)
+    notes += damaged
+    opregion = vbios = None
+    if devices:
+        from xlplug.dom0 import firmware
+
+        opregion, vbios, firmware_notes = firmware.read_firmware(devices, memory)
+        notes += firmware_notes
     return HostSnapshot(
         name=os.uname().nodename,
         devices=devices,
@@ -50,7 +56,7 @@ def take(xen: "XenCtrl | None", store: Store | None, config: DomainConfig | None
         vbios=vbios,
         xen=info,
         libraries=_libraries() if config is None else (),
-        notes=(*notes, *damaged, *firmware_notes),
+        notes=tuple(notes),
         provenance="recorded by xlplug on the host itself",
     )
 

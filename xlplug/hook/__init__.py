@@ -7,6 +7,9 @@ def main(argv: list[str]) -> None:
 
     Wrappers that ``xlplug hook install`` has copied import it from here, and a copy outlives an upgrade of the package.
     """
+    from xlplug.model import lean_typing
+
+    lean_typing.install()
     from xlplug.hook.wrapper import main as wrapper
 
     wrapper(argv)

@@ -5,8 +5,8 @@ Python ignores two signals, and in the C locale sets LC_CTYPE (PEP 538); exec wo
 concern: what Python opens is closed by exec (PEP 446).
 """
 
+import _signal as signal  # type: ignore[import-not-found] # its own functions; signal adds enums, which takes 3 ms
 import os
-import signal
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 

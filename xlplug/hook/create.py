@@ -17,6 +17,7 @@ from xlplug.config.domain import DomainConfig
 from xlplug.config.xl_command_line import is_receive, parse_create, parse_restore
 from xlplug.dom0 import handover
 from xlplug.dom0.find_config import parse, read_as_xl
+from xlplug.dom0.frozen import freeze
 from xlplug.dom0.handover import Handover
 from xlplug.dom0.savefile import config_in, parse_head
 from xlplug.hook.become import become, first_environment
@@ -70,7 +71,8 @@ def create(words: Sequence[str]) -> int:
         _become_xl("create", words)
     program = wrapper()
     _preflight(config, asked.path, occasion(config, program))
-    offered = handover.offer(Handover(data, asked.path, asked.extra, config.device_model_override or ""))
+    override = config.device_model_override or ""
+    offered = handover.offer(Handover(data, asked.path, asked.extra, override, freeze(config)))
     _become_xl("create", [*words, *_override(program, config)], offered)
 
 
@@ -107,11 +109,11 @@ def restore(words: Sequence[str]) -> int:
     program = wrapper()
     _preflight(config, path, CREATING.without_ram(RESTORING))
     if asked.config is None:
-        _become_xl("restore", words, handover.offer(Handover(data, path)))
+        _become_xl("restore", words, handover.offer(Handover(data, path, parsed=freeze(config))))
     # xl restore takes no k=v words, so it gets the file with ours at its end, from a descriptor.
     fd = handover.keep(_overridden(data, program, config))
     words[words.index(asked.config)] = f"/proc/self/fd/{fd}"
-    _become_xl("restore", words, handover.offer(Handover(data, path, (), override), fd))
+    _become_xl("restore", words, handover.offer(Handover(data, path, (), override, freeze(config)), fd))
 
 
 def receive(words: Sequence[str]) -> int:
@@ -165,7 +167,7 @@ def _arrived(data: bytes, reserved: int) -> bytes | None:
         program = wrapper()
         if config.wants_legacy:
             _preflight(config._replace(device_model_override=own or None), _SENT, CREATING.without_ram(RESTORING))
-        handover.fill(reserved, Handover(head.config, _SENT, (), own))
+        handover.fill(reserved, Handover(head.config, _SENT, (), own, freeze(config)))
         return data if override == program else bytes(head._replace(config=_overridden(head.config, program, config)))
     except XlplugError as error:
         sys.stderr.write(one_line(str(error)))

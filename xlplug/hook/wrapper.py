@@ -6,8 +6,8 @@ consoles (``-xen-domid`` is the stubdomain, which is still paused and whose targ
 when the grants cannot be made; libxl then tears the domain down.
 """
 
+import _signal as signal  # type: ignore[import-not-found] # see become.py
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -39,7 +39,7 @@ _INCOMING = "--incoming"  # after the name while the domain arrives.  Source: to
 def main(argv: list[str]) -> NoReturn:
     """Run as the wrapper, with the command line of the device model."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:  # what is ignored stays so, here and in the device model
+        if signal.getsignal(number) == signal.SIG_DFL:  # what is ignored stays so, here and in the device model
             signal.signal(number, _interrupt)
     try:
         program, library = _prepare(argv[1:], argv[0])

@@ -5,7 +5,6 @@ That it does not, `xlplug.xen.lib` and `xlplug.xen.ctrl` find out, by loading it
 """
 
 import os
-import re
 
 from xlplug.model.errors import XenUnavailableError
 
@@ -64,6 +63,8 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def _installed(folders: tuple[str, ...] | None) -> set[str]:
     """Versions of the installed libxenctrl."""
+    import re
+
     if folders is None:
         folders = (*filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(":")), *_FOLDERS)
     found: set[str] = set()
@@ -89,6 +90,8 @@ def _loaded(maps: str) -> str:
 
 def _own_version(path: str) -> str:
     """The version in the file's own soname; empty when there is none, or more than one."""
+    import re
+
     try:
         with open(path, "rb") as file:
             found = set(re.findall(_SONAME, file.read()))

@@ -25,6 +25,7 @@ def given(handover: Handover, *others: int) -> dict[str, str]:
         Handover(b"", ""),
         Handover(b'name="g"\n', "g.cfg", ("memory=64", 'name="a b"'), "/opt/qemu"),
         Handover(b"\0\0tail\0", "/dev/null", ("a=",)),
+        Handover(b"1\0text", "g.cfg", ("a=",), "", b"\0parsed\0"),
         Handover(b"x", "/tmp/caf\udce9.cfg", ("k='\udcff'",)),  # not UTF-8
         BIG,
     ],
@@ -33,6 +34,13 @@ def test_what_is_offered_is_taken(handover: Handover) -> None:
     environment = given(handover)
     assert take(environment) == handover
     assert environment == {}
+
+
+def test_what_an_earlier_xlplug_has_offered_is_taken() -> None:
+    """By the daemon of a guest that was created before the upgrade, when the guest reboots."""
+    data = b'xlplug-handover-1\0g.cfg\0/opt/qemu\0001\0memory=64\0name="g"\n5\0'
+    environment = dict([naming(keep(data))])
+    assert take(environment) == Handover(b'name="g"\n5\0', "g.cfg", ("memory=64",), "/opt/qemu")
 
 
 def test_nothing_offered_is_nothing_taken() -> None:

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.fakes import Recorder, recorder
+from xlplug.dom0.find_config import parse
+from xlplug.dom0.frozen import thaw
 from xlplug.dom0.handover import VARIABLE, Handover, peek
 from xlplug.dom0.savefile import parse_head
 from xlplug.hook import create
@@ -190,7 +192,10 @@ def test_what_is_handed_over(host: Host, words: list[str], stdin: str | None) ->
         while not host.xl.ran and time.monotonic() < end:
             time.sleep(0.01)
         time.sleep(0.05)
-        assert peek(process.pid) == Handover(data, words[0], tuple(words[1:]), host.qemu)
+        found = peek(process.pid)
+        assert found is not None
+        assert found._replace(parsed=b"") == Handover(data, words[0], tuple(words[1:]), host.qemu)
+        assert thaw(found.parsed) == parse(data, words[0], tuple(words[1:]))
     finally:
         process.kill()
         process.wait()

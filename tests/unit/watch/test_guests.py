@@ -364,3 +364,68 @@ def test_ram_is_populated_while_the_stubdomain_has_not_run(scene: Scene, config:
     scene.watcher.look({7})
     assert scene.xen.calls == calls, "once"
     assert scene.store.read("/local/domain/8/xlplug/7/populated") == told
+
+
+# many domains
+
+
+class CountedStore(MemStore):
+    """xenstore, and how often it was asked."""
+
+    requests = 0
+
+    def read(self, path: str) -> str | None:
+        self.requests += 1
+        return super().read(path)
+
+    def list(self, path: str) -> list[str]:
+        self.requests += 1
+        return super().list(path)
+
+
+def test_an_event_costs_the_same_with_500_domains(scene: Scene, config: Config) -> None:
+    """In requests to xenstored, of which each takes two context switches and wakes a single-threaded daemon."""
+
+    def settled(count: int) -> tuple[int, int, int]:
+        made = Scene(scene.host)
+        made.store = CountedStore()
+        made.watcher = Watcher(made.watcher._world._replace(store=made.store))
+        for domid in range(1, count + 1):
+            made.domain(domid, f"g{domid}")
+            made.records[domid] = config("")
+        made.watcher.look()
+        assert made.watcher.wait() is None
+
+        def cost(**event: object) -> int:
+            made.store.requests = 0
+            made.watcher.look(**event)  # type: ignore[arg-type]
+            return made.store.requests
+
+        nothing, plugged = cost(), cost(changed={1})
+        made.domain(count + 1, "new")
+        made.building["new"] = Found(config(IGD.replace('"g"', '"new"')))
+        new = cost()
+        assert "pause" in made.events[-2]
+        return nothing, plugged, new
+
+    few, many = settled(2), settled(500)
+    assert few == many
+    assert many[0] == 1, "the list of domains"
+    assert max(many) < 40
+
+
+def test_a_number_that_is_used_again_is_another_domain(scene: Scene, config: Config) -> None:
+    """Also when nobody has seen the first one go."""
+    scene.domain(7)
+    scene.records[7] = config("")
+    scene.watcher.look()
+    scene.gone(7)
+    scene.xen = MemXen((4, 17))
+    scene.watcher._world = scene.watcher._world._replace(xen=scene.xen)
+    scene.xen.add_domain(DomainInfo(7, paused=True, nr_pages=1000, max_pages=1256, uuid="other"))
+    scene.store.write("/local/domain/7/vm", "/vm/other")
+    scene.store.write("/local/domain/7/name", "g")
+    del scene.records[7]
+    scene.building["g"] = Found(config(IGD))
+    scene.watcher.look()
+    assert scene.events == ["pause 7", "unpause 7 { 3b0-3bb, 3c0-3df }"]
