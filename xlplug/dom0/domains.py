@@ -12,6 +12,7 @@ __all__ = [
     "device_model_arguments",
     "domain_config",
     "libxl_json",
+    "named",
     "stubdom_of",
     "target_and_stubdom",
 ]
@@ -30,6 +31,15 @@ def stubdom_of(domid: int, store: Store) -> Domid | None:
     if not stubdom or nodes.domid_in(store.read(nodes.target(stubdom))) != domid:
         return None
     return stubdom
+
+
+def named(name: str, store: Store) -> Domid | None:
+    """The domain of that name, the one with the lowest number of several; None where there is none, or the name is empty."""
+    if not name:
+        return None
+    numbers = [nodes.domid_in(each) for each in store.list(nodes.DOMAINS)]
+    present = sorted(number for number in numbers if number is not None)
+    return next((domid for domid in present if store.read(nodes.name(domid)) == name), None)
 
 
 def target_and_stubdom(domid: int, store: Store) -> tuple[Domid, Domid | None]:
