@@ -82,9 +82,12 @@ def domain_config(info: DomainInfo) -> DomainConfig:
         raise ConfigError(
             "libxl has kept no configuration of it",
             path=f"domain {info.domid}",
-            hint="give the xl config with --config",
+            hint=f"give its xl config: xlplug grant {info.domid} --config FILE",
         )
     try:
-        return from_libxl(json.loads(data.rstrip(b"\0")))
-    except ValueError as error:
-        raise ConfigError(f"libxl's JSON does not parse ({error})", hint="give the xl config with --config") from error
+        value = json.loads(data.rstrip(b"\0"))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"libxl's JSON does not parse ({error})", path=f"domain {info.domid}", hint="give the domain's xl config"
+        ) from error
+    return from_libxl(value, path=f"domain {info.domid}")
