@@ -2,16 +2,14 @@
 """The command line, for click: options and help here, what a command does is in its own file."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
 
 import click
 
 from xlplug import __version__
 from xlplug.commands import common
+from xlplug.commands.click_group import Xlplug
 from xlplug.hook import create, install
-from xlplug.model.errors import one_line
 
 __all__ = ["main"]
 
@@ -19,31 +17,7 @@ _AS_XL = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
 
 
-class _OneLine(click.Group):
-    """Wrong use is said in one line, as everything else that goes wrong is."""
-
-    def make_context(self, *args: Any, **options: Any) -> click.Context:  # noqa: ANN401 - click's own
-        with _said_in_one_line():
-            return super().make_context(*args, **options)
-
-    def invoke(self, ctx: click.Context) -> object:
-        with _said_in_one_line():
-            return super().invoke(ctx)
-
-
-@contextmanager
-def _said_in_one_line() -> Iterator[None]:
-    try:
-        yield
-    except click.UsageError as error:
-        if type(error).show is not click.UsageError.show:
-            raise  # no error at all but help, where a command lacks (click 8.2)
-        hint = f"see '{error.ctx.command_path if error.ctx else 'xlplug'} --help'"
-        sys.stderr.write(one_line(f"{error.format_message().rstrip('.')}; {hint}"))
-        sys.exit(error.exit_code)
-
-
-@click.group(cls=_OneLine, context_settings=_SETTINGS)
+@click.group(cls=Xlplug, context_settings=_SETTINGS)
 @click.version_option(__version__, prog_name="xlplug", message="%(prog)s %(version)s")
 def main() -> None:
     """Grant legacy VGA, OpRegion and VBIOS rights to Xen guests.
@@ -60,7 +34,7 @@ def main() -> None:
     """  # noqa: D301 - click wants the character, not the two
 
 
-def _exit(command: object, *args: object) -> None:
+def _exit(command: Callable[..., int], *args: object) -> None:
     sys.exit(common.run(command, *args))
 
 
@@ -71,17 +45,27 @@ _map_legacy = click.option(
 )
 
 
+_format = click.option(
+    "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True, help="What to print."
+)
+
+
 @main.command("grant")
-@click.argument("domid")
+@click.argument("domain", metavar="DOMAIN")
 @click.option("--config", metavar="FILE", help="The domain's xl config; else libxl's own record of it is used.")
 @click.option("--recorded", metavar="DIR", help="Work on a recorded domain, in memory; no Xen is needed.")
-@click.option("--dry-run", is_flag=True, help="Print the steps and change nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and change nothing.")
+@_format
 @_map_legacy
-def grant_(domid: str, config: str | None, recorded: str | None, dry_run: bool, map_legacy: bool) -> None:
-    """Grant a domain, and its stubdomain, what its display needs."""
+def grant_(domain: str, config: str | None, recorded: str | None, dry_run: bool, form: str, map_legacy: bool) -> None:
+    """Grant the legacy VGA ranges to a domain and to its stubdomain.
+
+    DOMAIN is a domid or a name, as for xl. What is granted depends on the
+    domain's display: see 'xlplug plan'.
+    """
     from xlplug.commands.grant import GrantOptions, grant
 
-    _exit(grant, GrantOptions(domid, config, recorded, dry_run, map_legacy))
+    _exit(grant, GrantOptions(domain, config, recorded, dry_run, map_legacy, form))
 
 
 @main.command("plan")
@@ -90,7 +74,7 @@ def grant_(domid: str, config: str | None, recorded: str | None, dry_run: bool, 
 @click.option("--host", metavar="FILE", help="A recorded host, instead of this one.")
 @click.option("--target", metavar="DOMID", help="The guest's domid, where it is known already.")
 @click.option("--stubdom", metavar="DOMID", help="The domid of the guest's stubdomain.")
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@_format
 @_map_legacy
 def plan_(
     config: str,
@@ -108,31 +92,39 @@ def plan_(
 
 
 @main.command("revoke")
-@click.argument("domid")
-def revoke_(domid: str) -> None:
-    """Take back all that was granted to a domain and its stubdomain."""
+@click.argument("domain", metavar="DOMAIN")
+@_format
+def revoke_(domain: str, form: str) -> None:
+    """Take back all that was granted to a domain and its stubdomain.
+
+    DOMAIN is a domid or a name, as for xl.
+    """
     from xlplug.commands.revoke import revoke
 
-    _exit(revoke, domid)
+    _exit(revoke, domain, form)
 
 
 @main.command("show")
-@click.argument("domid", required=False)
-def show_(domid: str | None) -> None:
-    """Compare what was granted with what Xen reports."""
+@click.argument("domain", metavar="[DOMAIN]", required=False)
+@_format
+def show_(domain: str | None, form: str) -> None:
+    """Compare what was granted with what Xen reports.
+
+    For one domain, a domid or a name, or for all domains with grants.
+    """
     from xlplug.commands.show import show
 
-    _exit(show, domid)
+    _exit(show, domain, form)
 
 
 @main.command("abi")
 @click.argument("program", metavar="[QEMU]", required=False)
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@_format
 def abi_(program: str | None, form: str) -> None:
     """Show which ABI-unstable functions a device model imports.
 
-    By default the one that xl starts. For each function: who owns its task by
-    now. Status 1 when it was built for another Xen than the one that runs.
+    By default the one that xl starts. For each function: who owns its task
+    now. Status 1 when it was built for another Xen than the running one.
     """
     from xlplug.commands.abi import abi
 
@@ -141,8 +133,7 @@ def abi_(program: str | None, form: str) -> None:
 
 @main.command("config")
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
-@click.option("--format", "form", type=click.Choice(["json"]), default="json", show_default=True)
-def config_(files: tuple[str, ...], form: str) -> None:
+def config_(files: tuple[str, ...]) -> None:
     """Parse xl configs as xl does; one JSON object a line."""
     from xlplug.commands.config import config
 
@@ -164,19 +155,19 @@ def record_host_(output: str) -> None:
 
 
 @record.command("domain")
-@click.argument("domid")
+@click.argument("domain", metavar="DOMAIN")
 @click.option("-o", "--output", metavar="DIR", required=True, help="The folder to write.")
-def record_domain_(domid: str, output: str) -> None:
+def record_domain_(domain: str, output: str) -> None:
     """Save a living domain, its host and its configuration."""
     from xlplug.commands.record import record_domain
 
-    _exit(record_domain, domid, output)
+    _exit(record_domain, domain, output)
 
 
 @main.command("doctor")
 @click.argument("configs", metavar="[CONFIG]...", nargs=-1)
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
-@click.option("--strict", is_flag=True, help="Warnings are failures, too.")
+@_format
+@click.option("--strict", is_flag=True, help="Count warnings as failures.")
 def doctor_(configs: tuple[str, ...], form: str, strict: bool) -> None:
     """Check this dom0, and configs: what is wrong, and what to do.
 
@@ -190,7 +181,7 @@ def doctor_(configs: tuple[str, ...], form: str, strict: bool) -> None:
 @main.command("create", context_settings=_AS_XL)
 @click.argument("words", metavar="CONFIG [KEY=VALUE]... [xl's options]", nargs=-1, type=click.UNPROCESSED)
 def create_(words: tuple[str, ...]) -> None:
-    """Do what xl create does, with the grants arranged.
+    """Run xl create, granting what the domain needs.
 
     Everything that can be refused is refused before anything is created. A
     domain that needs no legacy range goes to xl unchanged.
@@ -201,14 +192,14 @@ def create_(words: tuple[str, ...]) -> None:
 @main.command("restore", context_settings=_AS_XL)
 @click.argument("words", metavar="[CONFIG] FILE [xl's options]", nargs=-1, type=click.UNPROCESSED)
 def restore(words: tuple[str, ...]) -> None:
-    """Do what xl restore does, with the grants arranged."""
+    """Run xl restore, granting what the domain needs."""
     _exit(create.restore, words)
 
 
 @main.command("migrate-receive", context_settings=_AS_XL, hidden=True)
 @click.argument("words", metavar="[xl's options]", nargs=-1, type=click.UNPROCESSED)
 def receive(words: tuple[str, ...]) -> None:
-    """Do what xl migrate-receive does, with the grants arranged."""
+    """Run xl migrate-receive, granting what the domain needs."""
     _exit(create.receive, words)
 
 
@@ -229,7 +220,7 @@ _prefix = click.option(
 @hook.command("install")
 @_prefix
 def hook_install(prefix: str) -> None:
-    """Put the front end of xl and the device model wrapper in place."""
+    """Install the front end of xl and the device model wrapper."""
     _exit(install.install, prefix)
 
 
@@ -255,7 +246,7 @@ def hook_uninstall(prefix: str) -> None:
 def watch(map_legacy: bool) -> None:
     """Grant to domains as they appear, for stacks without the hook.
 
-    Runs until it is told to stop; for systemd see hooks/README.md.
+    Runs until SIGTERM or SIGINT; for systemd see hooks/README.md.
     """
     from xlplug.watch.daemon import watch as serve
 

@@ -1,49 +1,69 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""What each command does, with its options as values: no click here, so that the hot ones start without it.
+"""What the commands share: running one, reporting its error in one line, reading what its words name.  No click here.
 
-A command prints its results to stdout, returns its exit code, and raises `XlplugError` for anything to be said as one
-line.  Modules that only some commands need are imported where they are used.
+A command prints its results to stdout, returns its exit code, and raises `XlplugError` for an error, which becomes one
+line.  Modules that only some commands need are imported where they are used, so that the hot ones start fast.
 """
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from xlplug.dom0.files import read_all
 from xlplug.model.addr import Domid
-from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED, ConfigError, HostError, XlplugError, one_line
+from xlplug.model.errors import (
+    EXIT_DONE,
+    EXIT_REFUSED,
+    ConfigError,
+    Refused,
+    UsageError,
+    XlplugError,
+    one_line,
+    printable,
+)
+from xlplug.model.problem import Problem
 
 TYPE_CHECKING = False  # typing's, without importing typing for it
 if TYPE_CHECKING:
-    from xlplug.model.hypervisor import Store
+    from xlplug.model.hypervisor import DomainInfo, Hypervisor, Store
     from xlplug.xen.ctrl import XenCtrl
 
 __all__ = [
+    "find_domain",
+    "interruptible",
+    "parse_domain",
+    "parse_domid",
+    "print_json",
+    "print_lines",
+    "read_config",
+    "readable_xen",
     "run",
+    "say",
+    "warn",
 ]
 
 
-def run(command: "object", *args: object) -> int:
+def run(command: Callable[..., int], *args: object) -> int:
     """Call a command; an error becomes its one line on stderr and its exit code."""
     try:
-        code = command(*args)  # type: ignore[operator]
+        code = command(*args)
         sys.stdout.flush()
     except XlplugError as error:
-        complain(str(error))
+        sys.stderr.write(one_line(str(error)))
         _count(command, error.exit_code)
         return error.exit_code
     except KeyboardInterrupt:
-        complain("interrupted; nothing was changed")
+        sys.stderr.write(one_line("interrupted; nothing was changed"))
         return EXIT_REFUSED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return EXIT_DONE
-    _count(command, int(code))
-    return int(code)
+    _count(command, code)
+    return code
 
 
-def _count(command: "object", status: int) -> None:
+def _count(command: Callable[..., int], status: int) -> None:
     """For ``xlplug metrics``.  A domain that is created is counted by the wrapper: this process has become xl."""
     name = getattr(command, "__name__", "")
     if name in ("create", "restore", "receive", "grant"):
@@ -52,19 +72,40 @@ def _count(command: "object", status: int) -> None:
         tally.add(name, status)
 
 
-def complain(text: str) -> None:
-    sys.stderr.write(one_line(text))
-
-
 def say(line: str) -> None:
     """A line of progress; a reader that went away must not stop what is half done."""
     try:
-        sys.stdout.write(f"{line}\n")
+        print_lines((line,))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
+def print_lines(lines: Iterable[str]) -> None:
+    """Lines of a result.  Names in them may hold anything; nothing reaches the terminal but what it can show."""
+    encoding = sys.stdout.encoding or "utf-8"
+    text = "".join(f"{printable(line)}\n" for line in lines)
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def print_json(value: object) -> None:
+    """A result for programs, ASCII only."""
+    import json
+
+    sys.stdout.write(json.dumps(value, indent=1) + "\n")
+
+
+def warn(problems: Iterable[Problem]) -> None:
+    """A line on stderr for each."""
+    for problem in problems:
+        sys.stderr.write(one_line(f"warning: {problem}"))
+
+
 def read_config(path: str) -> bytes:
+    """A config's bytes; ``-`` is standard input.
+
+    Raises:
+        ConfigError: it cannot be read, or is too large.
+    """
     try:
         if path == "-":
             return read_all(sys.stdin.buffer, path)
@@ -77,19 +118,56 @@ def read_config(path: str) -> bytes:
 
 
 def parse_domid(text: str | None, option: str) -> Domid | None:
+    """The number in an option, None where the option is not given.
+
+    Raises:
+        UsageError: it is not a number.
+    """
     if text is None:
         return None
     if not text.isascii() or not text.isdecimal() or len(text) > 9:
-        raise HostError(f"{option} '{text}' is no domid", hint="give a number from 'xl list'")
-    return Domid(int(text))
+        raise UsageError(f"{option} '{text}' is not a domid", hint="give a number from 'xl list'")
+    return int(text)
 
 
-# plan and config ------------------------------------------------------------------------------------------------------
+def parse_domain(text: str) -> Domid | str:
+    """A domid or a name, as xl takes it: what is all digits is a domid.
+
+    Raises:
+        UsageError: a number that a guest cannot have.
+    """
+    from xlplug.model.occasion import Who
+    from xlplug.plan import domid_refusals
+
+    if not text.isascii() or not text.isdecimal():
+        return text
+    domid = parse_domid(text, "domid") or 0
+    for problem in domid_refusals(Who(domid)):
+        raise UsageError(problem.what, hint=problem.advice)
+    return domid
+
+
+def find_domain(domain: Domid | str, xen: "Hypervisor", store: "Store") -> "DomainInfo":
+    """The living guest of that number or name.
+
+    Raises:
+        UsageError: the name is dom0's.
+        Refused: there is no such guest.
+    """
+    from xlplug.dom0 import domains
+
+    domid = domain if isinstance(domain, int) else domains.named(domain, store)
+    if domid == 0:
+        raise UsageError(f"'{domain}' is dom0, which holds these rights already", hint="give a guest (xl list)")
+    info = None if domid is None else xen.domain_info(domid)
+    if info is None:
+        raise Refused(Problem(f"domain {domain} does not exist", "see 'xl list'"))
+    return info
 
 
 @contextmanager
 def readable_xen() -> Iterator["tuple[XenCtrl | None, Store | None]"]:
-    """Xen and xenstore where they can be had; planning goes on without."""
+    """Xen and xenstore where they can be opened; planning goes on without."""
     from xlplug.model.errors import XenUnavailableError
     from xlplug.xen.ctrl import XenCtrl
     from xlplug.xen.store import XenStore
@@ -103,9 +181,6 @@ def readable_xen() -> Iterator["tuple[XenCtrl | None, Store | None]"]:
         yield xen, store
 
 
-# grant, revoke, show --------------------------------------------------------------------------------------------------
-
-
 def interruptible() -> None:
     """SIGTERM and SIGHUP end a run as Ctrl-C does: with everything undone."""
     import signal
@@ -115,6 +190,3 @@ def interruptible() -> None:
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
-
-
-# record ---------------------------------------------------------------------------------------------------------------

@@ -20,8 +20,7 @@ def config(files: Sequence[str]) -> int:
             settings = language.parse(read_config(path), path=path)
         except ConfigError as error:
             code = EXIT_REFUSED
-            message = f"{error.message}; {error.hint}" if error.hint else error.message
-            where = {"line": error.line, "column": error.column, "message": message}
+            where = {"line": error.line, "column": error.column, "message": error.message, "advice": error.hint}
             sys.stdout.write(dumps({"file": path, "error": where}) + "\n")
             continue
         body = ", ".join(f"{dumps(name)}: {language.json_value(value)}" for name, value in settings.items())

@@ -10,7 +10,7 @@ from xlplug.commands.grant import GrantOptions
 
 __all__ = ["grant_options"]
 
-_VALUES = {"--config": "config", "--recorded": "recorded"}
+_VALUES = {"--config": "config", "--recorded": "recorded", "--format": "format"}
 _FLAGS = {"--dry-run": "dry_run", "--map-legacy": "map_legacy"}
 
 
@@ -34,6 +34,6 @@ def grant_options(arguments: list[str]) -> GrantOptions | None:
             return None
         else:
             positional.append(word)
-    if len(positional) != 1:
+    if len(positional) != 1 or values.get("format", "text") not in ("text", "json"):
         return None
     return GrantOptions(positional[0], **values)  # type: ignore[arg-type]

@@ -19,20 +19,26 @@ Options:
   --version   Show the version and exit.
   -h, --help  Show this message and exit.
 
-Commands:
-  abi      Show which ABI-unstable functions a device model imports.
-  audit    Judge recorded hosts and domains: which would start, and which not.
-  config   Parse xl configs as xl does; one JSON object a line.
-  create   Do what xl create does, with the grants arranged.
-  doctor   Check this dom0, and configs: what is wrong, and what to do.
-  grant    Grant a domain, and its stubdomain, what its display needs.
-  hook     Install, inspect or remove the hook into xl create.
-  map      Draw which ports and memory a domain gets, and from whom.
-  metrics  Print grants, refusals and hook times for Prometheus.
+Plan:
   plan     Print what would be granted for a config, and why.
+  map      Draw which ports and memory a domain gets, and from whom.
+  config   Parse xl configs as xl does; one JSON object a line.
   record   Save a host or a domain as JSON, to plan with elsewhere.
-  restore  Do what xl restore does, with the grants arranged.
+  audit    Judge recorded hosts and domains: which would start, and which not.
+
+Grant:
+  grant    Grant the legacy VGA ranges to a domain and to its stubdomain.
   revoke   Take back all that was granted to a domain and its stubdomain.
   show     Compare what was granted with what Xen reports.
+
+Hook:
+  hook     Install, inspect or remove the hook into xl create.
+  create   Run xl create, granting what the domain needs.
+  restore  Run xl restore, granting what the domain needs.
   watch    Grant to domains as they appear, for stacks without the hook.
+
+Check:
+  doctor   Check this dom0, and configs: what is wrong, and what to do.
+  abi      Show which ABI-unstable functions a device model imports.
+  metrics  Print grants, refusals and hook times for Prometheus.
 """

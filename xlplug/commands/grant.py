@@ -1,78 +1,73 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """``xlplug grant``: plan for a domain and carry it out, on the running Xen or on a recorded domain in memory."""
 
-import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from xlplug.commands.common import interruptible, parse_domid, read_config, say
-from xlplug.dom0 import nodes
+from xlplug.commands.common import find_domain, interruptible, parse_domain, print_json, read_config, say, warn
 from xlplug.dom0.find_config import parse
+from xlplug.execute.grants import Outcome
 from xlplug.model.addr import Domid
-from xlplug.model.errors import EXIT_DONE, ConfigError, Refused
+from xlplug.model.errors import EXIT_DONE, ConfigError, NotOnXenError, Refused
 from xlplug.model.hypervisor import Hypervisor, Store
 from xlplug.model.occasion import BY_HAND, Who
 from xlplug.model.problem import Problem
-from xlplug.plan import Plan
+from xlplug.plan import Plan, build
+
+GRANT_SCHEMA = "xlplug/grant/1"
 
 
 class GrantOptions(NamedTuple):
-    """``xlplug grant``'s options."""
+    """``xlplug grant``'s options; ``domain`` is a domid or a name."""
 
-    domid: str
+    domain: str
     config: str | None = None
     recorded: str | None = None
     dry_run: bool = False
     map_legacy: bool = False
+    format: str = "text"
 
 
 def grant(options: GrantOptions) -> int:
     """Plan for a domain and carry it out, on the running Xen or on a recorded domain in memory."""
-    from xlplug.plan import domid_refusals
-
-    domid = parse_domid(options.domid, "domid")
-    refusals = domid_refusals(Who(domid))
-    if refusals or domid is None:
-        raise Refused(*refusals)
+    domain = parse_domain(options.domain)
     if options.recorded is not None:
-        return _grant_recorded(options, domid)
-    from xlplug.dom0 import domains, lock, snapshot
-    from xlplug.plan import build
+        return _grant_recorded(options, domain)
+    try:
+        return _grant_living(options, domain)
+    except NotOnXenError as error:
+        raise NotOnXenError(error.message, hint=f"{error.hint}, or use --recorded") from error
+
+
+def _grant_living(options: GrantOptions, domain: Domid | str) -> int:
+    from xlplug.dom0 import domains, lock, nodes, snapshot
     from xlplug.xen.ctrl import XenCtrl
     from xlplug.xen.store import XenStore
 
     interruptible()
     with XenCtrl() as xen, XenStore() as store, lock.locked():
-        info = xen.domain_info(domid)
-        if info is None:
-            raise Refused(Problem(f"domain {domid} does not exist", "see 'xl list'"))
+        info = find_domain(domain, xen, store)
         if options.config is None:
             config = domains.domain_config(info)
         else:
             config = parse(read_config(options.config), options.config)
-            name = store.read(nodes.name(domid)) or ""
+            name = store.read(nodes.name(info.domid)) or ""
             if config.name != name:
-                text = f"{options.config} is for domain '{config.name}', but domain {domid} is '{name}'"
+                text = f"{options.config} is for domain '{config.name}', but domain {info.domid} is '{name}'"
                 raise Refused(Problem(text, "give that domain's config"))
-        made = build(
-            config,
-            snapshot.take(xen, store, config),
-            Who(domid, domains.stubdom_of(domid, store)),
-            BY_HAND,
-            map_legacy=options.map_legacy,
-        )
+        who = Who(info.domid, domains.stubdom_of(info.domid, store))
+        made = build(config, snapshot.take(xen, store, config), who, BY_HAND, map_legacy=options.map_legacy)
         return _carry_out(made, xen, store, options)
 
 
-def _grant_recorded(options: GrantOptions, domid: Domid) -> int:
+def _grant_recorded(options: GrantOptions, domain: Domid | str) -> int:
     from xlplug.dom0.recording import load_domain
-    from xlplug.plan import build
     from xlplug.xen.in_memory import MemStore, MemXen
 
     folder = options.recorded or ""
     recorded = load_domain(folder)
-    if recorded.target.domid != domid:
-        text = f"the recording in {folder} is of domain {recorded.target.domid}, not {domid}"
-        raise Refused(Problem(text, "give that number"))
+    if domain not in (recorded.target.domid, recorded.name):
+        text = f"the recording in {folder} is of domain {recorded.target.domid} ({recorded.name}), not {domain}"
+        raise Refused(Problem(text, "give that number or name"))
     if options.config is not None:
         data, path = read_config(options.config), options.config
     elif recorded.config is not None:
@@ -84,37 +79,60 @@ def _grant_recorded(options: GrantOptions, domid: Domid) -> int:
     version = recorded.host.xen.version if recorded.host.xen else (4, 17)
     xen, store = MemXen(version), MemStore()
     xen.add_domain(recorded.target, recorded.target_rights)
-    stubdom = None
     if recorded.stubdom is not None:
         xen.add_domain(recorded.stubdom, recorded.stubdom_rights)
-        stubdom = Domid(recorded.stubdom.domid)
+    who = Who(recorded.target.domid, None if recorded.stubdom is None else recorded.stubdom.domid)
     when = BY_HAND._replace(ram_left=None)  # of a recorded domain, nothing has started
-    made = build(parse(data, path), recorded.host, Who(domid, stubdom), when, map_legacy=options.map_legacy)
+    made = build(parse(data, path), recorded.host, who, when, map_legacy=options.map_legacy)
     code = _carry_out(made, xen, store, options)
-    if not options.dry_run:
+    if not options.dry_run and options.format == "text":
         for number, rights in xen.held().items():
             if number:
                 say(f"domain {number} would hold I/O Memory {rights.memory} I/O Ports {rights.ports}")
     return code
 
 
-def _carry_out(made: "Plan", xen: "Hypervisor", store: "Store", options: GrantOptions) -> int:
+def _carry_out(made: Plan, xen: Hypervisor, store: Store, options: GrantOptions) -> int:
     from xlplug.execute import grants
 
-    for text in made.warnings:
-        sys.stderr.write(f"xlplug: warning: {text}\n")
+    if options.dry_run:
+        return _dry_run(made, options)
+    as_json = options.format == "json"
+    if not as_json:
+        warn(made.warnings)
     if made.refusals:
         raise Refused(*made.refusals)
-    if options.dry_run:
-        for step in made.steps:
-            say(f"{step}  ({step.reason})")
-        say(f"dry run: {len(made.steps)} steps, nothing was changed")
-        return EXIT_DONE
-    outcome = grants.grant(made, xen, store, say)
-    if outcome.done:
+    outcome = grants.grant(made, xen, store, (lambda _: None) if as_json else say)
+    if as_json:
+        print_json(grant_json(made, outcome))
+    elif outcome.done:
         say(f"done: {len(outcome.done)} steps; take them back with 'xlplug revoke {made.target}'")
     elif outcome.already:
         say(f"nothing to do: all {len(outcome.already)} steps were done before")
     else:
         say("nothing to do: this domain needs no legacy range")
     return EXIT_DONE
+
+
+def _dry_run(made: Plan, options: GrantOptions) -> int:
+    """What ``xlplug plan`` prints, and its status."""
+    from xlplug.commands.plan import print_plan
+
+    code = print_plan(made, options.format)
+    if options.format == "text":
+        say("dry run: nothing was changed")
+    return code
+
+
+def grant_json(made: Plan, outcome: Outcome) -> dict[str, Any]:
+    """What was done, as docs/grant.schema.json describes it."""
+    from xlplug.commands.plan import step_json
+
+    return {
+        "schema": GRANT_SCHEMA,
+        "target": made.target,
+        "stubdom": made.stubdom,
+        "done": [step_json(step) for step in outcome.done],
+        "already": [step_json(step) for step in outcome.already],
+        "warnings": [problem._asdict() for problem in made.warnings],
+    }

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """``xlplug hook status``: what ``xl create`` would run, here or for a config."""
 
-import sys
+from collections.abc import Callable
 
+from xlplug.commands.common import print_lines
 from xlplug.hook.create import real_xl, wrapper
 from xlplug.hook.device_model import PRELOAD, is_ours, preload_library, real
 from xlplug.hook.install import first_xl, wrapper_of
@@ -10,27 +11,40 @@ from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED, HostError, XlplugError
 
 
 def status(config: str | None, extra: tuple[str, ...]) -> int:
-    """What ``xl create`` would run here; with a config, what it would run and grant for that; 1 when nothing hooks it."""
+    """Print what ``xl create`` runs here; with a config, what it would do for that; 1 when it is not hooked."""
     first = first_xl()
     hooked = first is not None and is_ours(first)
-    sys.stdout.write(f"xl:           {first or 'none in PATH'}{' (front end of xlplug)' if hooked else ''}\n")
-    for label, find in (
-        ("real xl:     ", real_xl),
-        ("wrapper:     ", lambda: wrapper_of(first) if hooked and first else wrapper()),
-        ("device model:", lambda: real("")),
-        ("preload:     ", lambda: _library(wrapper_of(first) if hooked and first else wrapper())),
-    ):
-        try:
-            sys.stdout.write(f"{label} {find()}\n")
-        except XlplugError as error:
-            sys.stdout.write(f"{label} {error}\n")
+    lines = [f"xl            {first or 'not in PATH'}{' (the front end of xlplug)' if hooked else ''}"]
+    if first is not None:
+        lines.append(f"real xl       {_found(real_xl)}")
+    program, wrapper_line = _wrapper(first if hooked else None)
+    lines += [
+        f"wrapper       {wrapper_line}",
+        f"device model  {_found(lambda: real(''))}",
+        f"preload       {preload_library(program) or f'no {PRELOAD}: optional, see hooks/preload/README.md'}",
+    ]
     if not hooked:
-        sys.stdout.write(
-            "'xl create' is not hooked; run 'xlplug hook install' and see that its folder comes first in PATH\n"
-        )
+        lines.append("'xl create' is not hooked; run 'xlplug hook install', and put its folder first in PATH")
+    print_lines(lines)
     if config is not None:
         _status_of(config, extra)
     return EXIT_DONE if hooked else EXIT_REFUSED
+
+
+def _found(find: Callable[[], str]) -> str:
+    try:
+        return find()
+    except XlplugError as error:
+        return f"none: {error}"
+
+
+def _wrapper(front_end: str | None) -> tuple[str, str]:
+    """The wrapper's path, "" where there is none, and its line."""
+    try:
+        path = wrapper() if front_end is None else wrapper_of(front_end)
+    except XlplugError as error:
+        return "", f"none: {error}"
+    return path, path
 
 
 def _status_of(path: str, extra: tuple[str, ...]) -> None:
@@ -41,12 +55,8 @@ def _status_of(path: str, extra: tuple[str, ...]) -> None:
         raise HostError(f"{path} cannot be read", hint="give the path of an xl config")
     config = parse(data, path, extra)
     if not config.wants_legacy:
-        sys.stdout.write(f"{path}: needs no legacy range: the real xl would run unchanged\n")
+        print_lines((f"{path}: needs no legacy range, so xl runs unchanged",))
         return
     own = config.device_model_override
     then = f", then the config's own {own}" if own and not is_ours(own) else ""
-    sys.stdout.write(f"{path}: the wrapper would run{then}; what it would grant: xlplug plan {path}\n")
-
-
-def _library(wrapper: str) -> str:
-    return preload_library(wrapper) or f"no {PRELOAD} (optional; see hooks/preload/README.md)"
+    print_lines((f"{path}: the wrapper runs{then}; for what it grants: xlplug plan {path}",))

@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """``xlplug plan``: print what would be granted, as text or JSON (docs/plan.schema.json)."""
 
-import sys
 from typing import Any, NamedTuple
 
-from xlplug.commands.common import parse_domid, read_config, readable_xen
+from xlplug.commands.common import parse_domid, print_json, print_lines, read_config, readable_xen
 from xlplug.commands.text import table
 from xlplug.dom0.find_config import parse
-from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED
+from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED, UsageError
 from xlplug.model.occasion import AHEAD, Who
 from xlplug.model.rangeset import Range
-from xlplug.plan import Plan
+from xlplug.model.steps import Step
+from xlplug.plan import Plan, build, domid_refusals
+
+__all__ = ["PLAN_SCHEMA", "PlanOptions", "plan", "plan_json", "plan_lines", "print_plan", "step_json"]
+
+PLAN_SCHEMA = "xlplug/plan/2"
 
 
 class PlanOptions(NamedTuple):
@@ -28,8 +32,10 @@ class PlanOptions(NamedTuple):
 def plan(options: PlanOptions) -> int:
     """Print the plan for a configuration; 1 when it is refused."""
     from xlplug.dom0.recording import load_host
-    from xlplug.plan import build
 
+    who = Who(parse_domid(options.target, "--target"), parse_domid(options.stubdom, "--stubdom"))
+    for problem in domid_refusals(who):
+        raise UsageError(problem.what, hint=problem.advice)
     config = parse(read_config(options.config), options.config, options.extra)
     when = AHEAD
     if options.host is not None:
@@ -41,79 +47,69 @@ def plan(options: PlanOptions) -> int:
         when = AHEAD.without_ram(create.occasion(config, create.found_wrapper() or "").ram_left)
         with readable_xen() as (xen, store):
             host = snapshot.take(xen, store)
-    made = build(
-        config,
-        host,
-        Who(parse_domid(options.target, "--target"), parse_domid(options.stubdom, "--stubdom")),
-        when,
-        map_legacy=options.map_legacy,
-    )
-    if options.format == "json":
-        import json
+    return print_plan(build(config, host, who, when, map_legacy=options.map_legacy), options.format)
 
-        sys.stdout.write(json.dumps(plan_json(made), indent=1) + "\n")
+
+def print_plan(made: Plan, form: str) -> int:
+    """Print it, as text or JSON; the exit status that it calls for."""
+    if form == "json":
+        print_json(plan_json(made))
     else:
-        sys.stdout.write(plan_text(made))
+        print_lines(plan_lines(made))
     return EXIT_REFUSED if made.refusals else EXIT_DONE
 
 
-PLAN_SCHEMA = "xlplug/plan/2"
-
-
-def _range(kind: str, span: Range) -> str:
-    return f"{kind} {span}"
-
-
-def plan_text(plan: Plan) -> str:
+def plan_lines(plan: Plan) -> list[str]:
     """The whole plan: what is done and why, what is not and who does it."""
     who = f"domain {plan.domain or '(no name)'}"
     if plan.target is not None:
         who += f", domid {plan.target}"
     if plan.has_stubdom:
         who += ", stubdomain" if plan.stubdom is None else f", stubdomain domid {plan.stubdom}"
-    lines = [f"Plan for {who}, on host {plan.host}", ""]
-    sections: list[tuple[str, list[str]]] = [
+    lines = [f"Plan for {who}, on host {plan.host}"]
+    for title, body in _sections(plan):
+        if body:
+            lines += ["", title, *body]
+    if not plan.steps and not plan.refusals:
+        lines += ["", "Nothing to grant: no legacy range is needed."]
+    return lines
+
+
+def _sections(plan: Plan) -> list[tuple[str, list[str]]]:
+    devices = table(
         (
-            "Assigned devices",
-            table(
-                (
-                    str(a.device.bdf),
-                    f"{a.device.vendor:04x}:{a.device.device:04x}",
-                    f"class {a.device.class_code:06x}",
-                    f"driver {a.device.driver or 'none'}",
-                )
-                for a in plan.devices
-            ),
-        ),
+            str(a.device.bdf),
+            f"{a.device.vendor:04x}:{a.device.device:04x}",
+            f"class {a.device.class_code:06x}",
+            f"driver {a.device.driver or 'none'}",
+        )
+        for a in plan.devices
+    )
+    steps = table(
         (
-            "Steps (hexadecimal, both ends included; iomem counts frames of 4 KiB)",
-            table(
-                (
-                    str(step),
-                    f"{step.reason}{f', {step.device}' if step.device else ''}",
-                    "libxl grants it too: not undone" if step.shared else "",
-                )
-                for step in plan.steps
-            ),
-        ),
+            str(step),
+            f"{step.reason}{f', {step.device}' if step.device else ''}",
+            "libxl grants it too: not undone" if step.shared else "",
+        )
+        for step in plan.steps
+    )
+    by_libxl = table((g.grantee, _range(g.kind, g.range), g.reason, str(g.device or "")) for g in plan.by_libxl)
+    return [
+        ("Assigned devices", devices),
+        ("Steps (hexadecimal, both ends included; iomem counts frames of 4 KiB)", steps),
         (
             "Left to the device model (the guest decides where its BARs are)",
             table((str(d.device), f"BAR {d.bar}", _range(d.kind, d.range)) for d in plan.delegated),
         ),
-        (
-            "Granted by libxl itself (never undone by xlplug)",
-            table((g.grantee, _range(g.kind, g.range), g.reason, str(g.device or "")) for g in plan.by_libxl),
-        ),
-        ("Notes", [f"  {text}" for text in plan.notes]),
-        ("Warnings", [f"  {text}" for text in plan.warnings]),
-        ("REFUSED: nothing of this will be done", [f"  {text}" for text in plan.refusals]),
+        ("Granted by libxl itself (never undone by xlplug)", by_libxl),
+        ("Notes", [f"  {problem}" for problem in plan.notes]),
+        ("Warnings", [f"  {problem}" for problem in plan.warnings]),
+        ("REFUSED: nothing of this will be done", [f"  {problem}" for problem in plan.refusals]),
     ]
-    for title, body in sections:
-        if body:
-            lines += [title, *body, ""]
-    if not plan.steps and not plan.refusals:
-        lines += ["Nothing to grant: no legacy range is needed.", ""]
-    return "\n".join(lines)
+
+
+def _range(kind: str, span: Range) -> str:
+    return f"{kind} {span}"
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
@@ -136,22 +132,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
             }
             for a in plan.devices
         ],
-        "steps": [
-            {
-                "op": step.op,
-                "grantee": step.grantee,
-                "domid": step.domid,
-                "first": step.first,
-                "count": step.nr,
-                **({} if step.first_guest is None else {"first_guest": step.first_guest}),
-                "reason": step.reason,
-                "device": None if step.device is None else str(step.device),
-                "shared": step.shared,
-                "kept": [{"first": r.start, "count": r.nr} for r in step.kept],
-                "text": str(step),
-            }
-            for step in plan.steps
-        ],
+        "steps": [step_json(step) for step in plan.steps],
         "delegated": [
             {"device": str(d.device), "bar": d.bar, "kind": d.kind, "first": d.range.start, "count": d.range.nr}
             for d in plan.delegated
@@ -170,4 +151,21 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "notes": [problem._asdict() for problem in plan.notes],
         "warnings": [problem._asdict() for problem in plan.warnings],
         "refusals": [problem._asdict() for problem in plan.refusals],
+    }
+
+
+def step_json(step: Step) -> dict[str, Any]:
+    """One step, as in docs/plan.schema.json."""
+    return {
+        "op": step.op,
+        "grantee": step.grantee,
+        "domid": step.domid,
+        "first": step.first,
+        "count": step.nr,
+        **({} if step.first_guest is None else {"first_guest": step.first_guest}),
+        "reason": step.reason,
+        "device": None if step.device is None else str(step.device),
+        "shared": step.shared,
+        "kept": [{"first": r.start, "count": r.nr} for r in step.kept],
+        "text": str(step),
     }

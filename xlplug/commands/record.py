@@ -3,10 +3,9 @@
 
 import sys
 
-from xlplug.commands.common import parse_domid, readable_xen, say
+from xlplug.commands.common import find_domain, parse_domain, readable_xen, say
 from xlplug.dom0 import nodes
-from xlplug.model.errors import EXIT_DONE, HostError, Refused
-from xlplug.model.problem import Problem
+from xlplug.model.errors import EXIT_DONE, HostError
 
 
 def record_host(path: str) -> int:
@@ -39,11 +38,10 @@ def record_domain(text: str, folder: str) -> int:
     from xlplug.xen.ctrl import XenCtrl
     from xlplug.xen.store import XenStore
 
-    domid = parse_domid(text, "domid")
+    domain = parse_domain(text)
     with XenCtrl() as xen, XenStore() as store:
-        target = xen.domain_info(domid) if domid else None
-        if domid is None or target is None:
-            raise Refused(Problem(f"domain {text} does not exist, or is dom0", "see 'xl list'"))
+        target = find_domain(domain, xen, store)
+        domid = target.domid
         stub = domains.stubdom_of(domid, store)
         held = xen.held()
         libxl_json = domains.libxl_json(target)

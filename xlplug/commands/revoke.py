@@ -1,30 +1,31 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """``xlplug revoke``: take back what was granted to a domain."""
 
-from xlplug.commands.common import interruptible, parse_domid, say
-from xlplug.model.errors import EXIT_DONE, Refused
-from xlplug.model.occasion import Who
-from xlplug.model.problem import Problem
+from xlplug.commands.common import find_domain, interruptible, parse_domain, print_json, say
+from xlplug.model.errors import EXIT_DONE
+
+REVOKE_SCHEMA = "xlplug/revoke/1"
 
 
-def revoke(text: str) -> int:
-    """Take back what was granted to a domain."""
+def revoke(text: str, form: str) -> int:
+    """Take back what was granted to a domain, given by domid or name."""
     from xlplug.dom0 import lock
     from xlplug.execute import grants
-    from xlplug.plan import domid_refusals
     from xlplug.xen.ctrl import XenCtrl
     from xlplug.xen.store import XenStore
 
-    domid = parse_domid(text, "domid")
-    refusals = domid_refusals(Who(domid))
-    if refusals or domid is None:
-        raise Refused(*refusals)
+    domain = parse_domain(text)
     interruptible()
     with XenCtrl() as xen, XenStore() as store, lock.locked():
-        if xen.domain_info(domid) is None:
-            raise Refused(Problem(f"domain {domid} does not exist", "see 'xl list'"))
-        steps = grants.revoke(domid, xen, store, say)
-    say(
-        f"done: {len(steps)} steps taken back" if steps else f"nothing to do: xlplug has granted domain {domid} nothing"
-    )
+        domid = find_domain(domain, xen, store).domid
+        steps = grants.revoke(domid, xen, store, (lambda _: None) if form == "json" else say)
+    if form == "json":
+        from xlplug.commands.plan import step_json
+
+        # The steps that had been granted: docs/revoke.schema.json.
+        print_json({"schema": REVOKE_SCHEMA, "target": domid, "revoked": [step_json(step) for step in steps]})
+    elif steps:
+        say(f"done: {len(steps)} steps taken back")
+    else:
+        say(f"nothing to do: xlplug has granted domain {domid} nothing")
     return EXIT_DONE

@@ -1,41 +1,46 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """``xlplug show``: what was granted, against what Xen reports."""
 
-import sys
 from collections.abc import Sequence
+from typing import Any
 
-from xlplug.commands.common import parse_domid, say
+from xlplug.commands.common import find_domain, parse_domain, print_json, print_lines, say
 from xlplug.commands.text import table
 from xlplug.dom0 import nodes
 from xlplug.execute.compare import Comparison
-from xlplug.model.errors import EXIT_DONE, Refused
-from xlplug.model.problem import Problem
+from xlplug.model.errors import EXIT_DONE
+from xlplug.model.rangeset import RangeSet
+
+SHOW_SCHEMA = "xlplug/show/1"
 
 
-def show(text: str | None) -> int:
+def show(text: str | None, form: str) -> int:
     """Ours, Xen's, and the difference, for one domain or for each that we granted anything."""
     from xlplug.execute.compare import compare
     from xlplug.xen.ctrl import XenCtrl
     from xlplug.xen.store import XenStore
 
+    domain = None if text is None else parse_domain(text)
     with XenCtrl() as xen, XenStore() as store:
-        if text is not None:
-            domid = parse_domid(text, "domid")
-            if domid is None or xen.domain_info(domid) is None:
-                raise Refused(Problem(f"domain {text} does not exist", "see 'xl list'"))
-            targets = [int(domid)]
+        if domain is not None:
+            targets = [find_domain(domain, xen, store).domid]
         else:
-            names = [name for name in store.list(nodes.LIBXL) if name.isdecimal()]
-            targets = sorted(int(name) for name in names if store.read(f"{nodes.journal(name)}/state"))
-        for target in targets:
-            sys.stdout.write(comparison_text(compare(target, xen, store)))
-        if not targets:
-            say("xlplug has granted nothing on this host")
+            numbers = [nodes.domid_in(name) for name in store.list(nodes.LIBXL)]
+            present = sorted(number for number in numbers if number is not None)
+            targets = [number for number in present if store.read(f"{nodes.journal(number)}/state")]
+        found = [(target, compare(target, xen, store)) for target in targets]
+    if form == "json":
+        print_json(show_json(found))
+        return EXIT_DONE
+    for _, rows in found:
+        print_lines(comparison_lines(rows))
+    if not found:
+        say("xlplug has granted nothing on this host")
     return EXIT_DONE
 
 
-def comparison_text(rows: Sequence[Comparison]) -> str:
-    """`xlplug show`: ours, Xen's, and the difference."""
+def comparison_lines(rows: Sequence[Comparison]) -> list[str]:
+    """Ours, Xen's, and the difference, for a target and its stubdomain."""
     lines = []
     for domid in dict.fromkeys(row.domid for row in rows):
         mine = [row for row in rows if row.domid == domid]
@@ -52,4 +57,31 @@ def comparison_text(rows: Sequence[Comparison]) -> str:
             if row.others:
                 cells.append(("", "held, not by xlplug", str(row.others)))
         lines += table(cells)
-    return "\n".join(lines) + "\n"
+    return lines
+
+
+def show_json(found: Sequence[tuple[int, Sequence[Comparison]]]) -> dict[str, Any]:
+    """The same as docs/show.schema.json describes it."""
+    return {
+        "schema": SHOW_SCHEMA,
+        "domains": [
+            {"target": target, "state": rows[0].state if rows else "", "rights": [_row(row) for row in rows]}
+            for target, rows in found
+        ],
+    }
+
+
+def _row(row: Comparison) -> dict[str, Any]:
+    return {
+        "domid": row.domid,
+        "grantee": row.grantee,
+        "kind": row.kind,
+        "granted": _ranges(row.ours),
+        "held": None if row.kind == "physmap" else _ranges(row.held),
+        "missing": _ranges(row.missing),
+        "others": _ranges(row.others),
+    }
+
+
+def _ranges(ranges: RangeSet) -> list[dict[str, int]]:
+    return [{"first": span.start, "count": span.nr} for span in ranges]

@@ -15,6 +15,11 @@ from xlplug.model.problem import Problem
 from xlplug.model.rangeset import Range
 
 __all__ = [
+    "DEFAULT_MAXMEM",
+    "MAX_MIB",
+    "VIDEORAM",
+    "default_videoram",
+    "with_args",
     "HIDE_ROM_LINE_KEY",
     "MAP_LEGACY_KEY",
     "PRELOAD_KEY",
@@ -33,11 +38,12 @@ ROM_KEY = "xlplug_rom"  #: a file: the display's VBIOS; 0: QEMU reads the host's
 HIDE_ROM_LINE_KEY = "xlplug_hide_rom_line"  #: 0: QEMU sees the ROM's line in sysfs, at which QEMU 10 aborts
 
 #: Video RAM in MiB: (default, minimum) by emulated card.  Source: libxl_create.c, LIBXL_VGA_INTERFACE_TYPE cases.
-_VIDEORAM = {
+VIDEORAM = {
     "qemu-xen": {"none": (0, 0), "cirrus": (8, 8), "stdvga": (16, 16), "qxl": (128, 128)},
     "qemu-xen-traditional": {"none": (0, 0), "cirrus": (4, 4), "stdvga": (8, 8), "qxl": (0, 0)},
 }
-_DEFAULT_MAXMEM = 32  # MiB, when neither memory nor maxmem is given: libxl_create.c
+DEFAULT_MAXMEM = 32  #: MiB, when neither memory nor maxmem is given.  Source: libxl_create.c.
+MAX_MIB = 1 << 28  #: 48 bits of guest address: Xen loses the pages beyond (docs/semantics.md)
 
 
 class PciAssignment(NamedTuple):
@@ -73,13 +79,13 @@ class Vif(NamedTuple):
 class DomainConfig(NamedTuple):
     """What a configuration asks for.  Sizes in MiB; ``gfx_passthru`` is None, "default" or "igd"; ``rom`` a file or a switch.
 
-    ``igd_by_args``: it is QEMU alone that is told of that, as with libvirt, and libxl grants nothing for it.
+    ``igd_by_args``: only QEMU's arguments ask for it, as with libvirt, so libxl grants nothing for it.
     """
 
     name: str = ""
     type: str = "pv"
-    memory: int = _DEFAULT_MAXMEM
-    maxmem: int = _DEFAULT_MAXMEM
+    memory: int = DEFAULT_MAXMEM
+    maxmem: int = DEFAULT_MAXMEM
     videoram: int = 0
     vga: str = "cirrus"
     gfx_passthru: str | None = None
@@ -114,20 +120,18 @@ class DomainConfig(NamedTuple):
 
 
 def passes_igd(arguments: Sequence[str]) -> bool:
-    """Whether QEMU is told to pass a display through: the machine option that ``gfx_passthru`` becomes."""
+    """Whether QEMU's arguments pass a display through: the machine option that ``gfx_passthru`` becomes."""
     return any(option == "-machine" and "igd-passthru=on" in value.split(",") for option, value in pairwise(arguments))
 
 
-def _with_args(config: DomainConfig) -> DomainConfig:
-    """The configuration, where its arguments for QEMU do what ``gfx_passthru`` would."""
+def with_args(config: DomainConfig) -> DomainConfig:
+    """The configuration, with ``gfx_passthru`` set where its arguments for QEMU do the same."""
     if config.type == "hvm" and config.gfx_passthru is None and passes_igd(config.device_model_args):
         return config._replace(gfx_passthru="igd", igd_by_args=True)
     return config
 
 
-def _videoram(given: int | None, vga: str, version: str) -> int:
-    default, minimum = _VIDEORAM[version][vga]
+def default_videoram(given: int | None, vga: str, version: str) -> int:
+    """Video RAM in MiB as libxl sets it: what was given, but not less than the emulated card needs."""
+    default, minimum = VIDEORAM[version][vga]
     return default if given is None else max(given, minimum)
-
-
-# libxl's JSON ---------------------------------------------------------------------------------------------------------

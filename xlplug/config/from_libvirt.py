@@ -70,5 +70,5 @@ def _mib(domain: "object", tag: str, path: str) -> int:
         return 0
     try:
         return int(int(element.text or "") * _KIB[element.get("unit", "KiB")]) >> 10
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, OverflowError):
         raise ConfigError(f"<{tag}> is not understood", path=path, hint="give it in KiB") from None

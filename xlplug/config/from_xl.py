@@ -2,18 +2,19 @@
 """An xl configuration's settings as a `DomainConfig`, with libxl's defaults."""
 
 from xlplug.config.domain import (
-    _DEFAULT_MAXMEM,
-    _VIDEORAM,
+    DEFAULT_MAXMEM,
     HIDE_ROM_LINE_KEY,
     MAP_LEGACY_KEY,
+    MAX_MIB,
     PRELOAD_KEY,
     ROM_KEY,
+    VIDEORAM,
     DomainConfig,
     IomemRange,
     PciAssignment,
     Vif,
-    _videoram,
-    _with_args,
+    default_videoram,
+    with_args,
 )
 from xlplug.config.language import Settings
 from xlplug.config.pci_spec import PciSpec, parse_pci_spec
@@ -27,7 +28,7 @@ def from_settings(settings: Settings, *, path: str = "") -> DomainConfig:
     Raises:
         ConfigError: a value that makes xl exit.
     """
-    return _with_args(_Reader(settings, path).view())
+    return with_args(_Reader(settings, path).view())
 
 
 class _Reader:
@@ -66,7 +67,7 @@ class _Reader:
             type=kind,
             memory=memory,
             maxmem=maxmem,
-            videoram=_videoram(self.settings.get_long("videoram"), vga, version) if kind == "hvm" else 0,
+            videoram=default_videoram(self.settings.get_long("videoram"), vga, version) if kind == "hvm" else 0,
             vga=vga,
             gfx_passthru=self.gfx_passthru() if kind == "hvm" else None,
             pci=self.pci(),
@@ -111,10 +112,10 @@ class _Reader:
     def memory(self) -> tuple[int, int]:
         memory, maxmem = self.settings.get_long("memory"), self.settings.get_long("maxmem")
         for name, value in (("memory", memory), ("maxmem", maxmem)):
-            if value is not None and value <= 0:
-                raise self.bad(name, str(value), "give it in MiB, more than 0")
+            if value is not None and not 0 < value <= MAX_MIB:
+                raise self.bad(name, str(value), f"give it in MiB, from 1 to {MAX_MIB}")
         if maxmem is None:
-            maxmem = memory if memory is not None else _DEFAULT_MAXMEM
+            maxmem = memory if memory is not None else DEFAULT_MAXMEM
         return (memory if memory is not None else maxmem), maxmem
 
     def device_model_version(self) -> str:
@@ -122,14 +123,14 @@ class _Reader:
         if text is None:
             # libxl_create.c, libxl__domain_build_info_setdefault, up to 4.20; later a stubdomain has no default.
             return "qemu-xen-traditional" if self.flag("device_model_stubdomain_override") else "qemu-xen"
-        if text not in _VIDEORAM:
+        if text not in VIDEORAM:
             raise self.bad("device_model_version", text, 'write "qemu-xen"')
         return text
 
     def vga(self) -> str:
         text = self.string("vga")
         if text is not None:
-            if text not in _VIDEORAM["qemu-xen"]:
+            if text not in VIDEORAM["qemu-xen"]:
                 raise self.bad("vga", text, "write none, stdvga, cirrus or qxl")
             return text
         return "stdvga" if self.flag("stdvga") else "cirrus"
@@ -178,9 +179,11 @@ class _Reader:
         return Range(first, last + 1)
 
     def irq(self, text: str) -> int:
-        if not text.strip().isdecimal():
+        body = text.strip()
+        digits = body.lstrip("0") or "0"
+        if not (body.isascii() and body.isdecimal()) or len(digits) > 10 or int(digits) >= 1 << 32:
             raise self.bad("irqs", text, "write a decimal interrupt number")
-        return int(text)
+        return int(digits)
 
     def vif(self, text: str) -> Vif:
         pairs = {key.strip(): value.strip() for key, _, value in (part.partition("=") for part in text.split(","))}
@@ -198,7 +201,6 @@ def _assignment(spec: PciSpec, *, permissive: bool, seize: bool) -> PciAssignmen
 
 
 def _hex(text: str) -> int | None:
-    """A hexadecimal number as strtoul base 16 reads it, 0x allowed; None when anything is left over."""
-    body = text.strip().lower()
-    body = body.removeprefix("0x")
-    return int(body, 16) if body and set(body) <= set("0123456789abcdef") else None
+    """A hexadecimal number as strtoul base 16 reads it, 0x allowed; None when anything is left over, or beyond 64 bits."""
+    body = text.strip().lower().removeprefix("0x").lstrip("0") or text.strip()[-1:]
+    return int(body, 16) if body and len(body) <= 16 and set(body) <= set("0123456789abcdef") else None

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """xl's configuration language: bytes in, `Settings` out, accepting and rejecting what libxlutil does.
 
-It never opens a file, never recurses, and is linear in the length of the text.  What a setting *means* is domcfg.py's.
+It never opens a file, never recurses, and is linear in the length of the text.  from_xl.py says what a setting means.
 
 Source of the language: tools/libs/util/libxlu_cfg_l.l (tokens), libxlu_cfg_y.y (grammar), libxlu_cfg.c (dequoting,
 numbers), the same from Xen 4.14 on.  Where libxlutil aborts or behaves in an undefined way, this refuses.
@@ -10,15 +10,13 @@ The text is lexed as latin-1, so that an index is a byte offset; values are deco
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NoReturn
 
+from xlplug.config.settings import Settings, Value, json_value, to_long
 from xlplug.model.errors import ConfigError
-from xlplug.model.problem import Problem
 
 __all__ = ["Settings", "Value", "json_value", "parse", "to_long"]
-
-Value = str | list["Value"]
 
 #: Deepest list nesting that libxlutil's parser stack takes (bison's YYMAXDEPTH of 10000, two entries a level).
 _MAX_DEPTH = 4996
@@ -35,109 +33,9 @@ _NEWLINE, _NAME, _NUM, _STR, _PUNCT = range(1, 6)
 _blanks = re.compile(r"[ \t]*").match
 #: What strtoul(…, 10) takes from the bytes after an octal digit.
 _decimal = re.compile(r"[ \t\v\f\r]*[+-]?[0-9]+").match
-_long = re.compile(r"[ \t\n\v\f\r]*([+-]?)(?:0[xX]([0-9a-fA-F]+)|0([0-7]*)|([1-9][0-9]*))\Z").match
 _ESCAPES = {
     "\\": "\\", '"': '"', "'": "'", "a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v",
 }  # fmt: skip
-
-
-class Settings:
-    """The settings of one configuration, in order of first assignment, with xl's ways of reading them.
-
-    A reader that finds the wrong form (a list for a string, no number) returns None and notes in `warnings` that xl
-    ignores the option, as xl does.
-    """
-
-    def __init__(self, text: str, path: str) -> None:
-        self._text = text
-        self._path = path
-        self._parts: dict[str, list[Value]] = {}  # a scalar in pieces, or one list
-        self._lists: set[str] = set()
-        self._at: dict[str, int] = {}
-        self.appended: set[str] = set()
-        self.warnings: list[Problem] = []
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._parts
-
-    def __getitem__(self, name: str) -> Value:
-        parts = self._parts[name]
-        if name in self._lists:
-            return parts
-        if len(parts) > 1:
-            parts[:] = ["".join(part for part in parts if isinstance(part, str))]
-        return parts[0]
-
-    def items(self) -> Iterator[tuple[str, Value]]:
-        """Names and values."""
-        return ((name, self[name]) for name in self._parts)
-
-    def line(self, name: str) -> int:
-        """Line of the last assignment to ``name``, from 1; 0 when there is none."""
-        at = self._at.get(name)
-        return 0 if at is None else self._text.count("\n", 0, at) + 1
-
-    def get_string(self, name: str) -> str | None:
-        """A scalar, or None."""
-        if name not in self._parts:
-            return None
-        if name in self._lists:
-            self._ignored(name, "a list where a string is wanted")
-            return None
-        return str(self[name])
-
-    def get_list(self, name: str) -> list[Value] | None:
-        """A list, or None."""
-        if name not in self._parts:
-            return None
-        if name not in self._lists:
-            self._ignored(name, "a string where a list is wanted")
-            return None
-        return self._parts[name]
-
-    def get_long(self, name: str, *, dont_warn: bool = False) -> int | None:
-        """A number as strtol base 0 reads it into 64 signed bits, or None.
-
-        A value last set by ``+=`` is never a number to libxlutil (xlu_cfg_get_long checks the assignment's operator).
-        """
-        if name not in self._parts:
-            return None
-        if name in self._lists:
-            if not dont_warn:
-                self._ignored(name, "a list where a number is wanted")
-            return None
-        number = None if name in self.appended else to_long(str(self[name]))
-        if number is None and not dont_warn:
-            self._ignored(name, "not a number")
-        return number
-
-    def _ignored(self, name: str, why: str) -> None:
-        self.warnings.append(Problem(f"{self._path or 'config'}:{self.line(name)}: {name}: {why}, and xl ignores it"))
-
-    def assign(self, name: str, value: Value, at: int) -> None:
-        """``=``, found at byte ``at``."""
-        if isinstance(value, list):
-            self._parts[name] = value
-            self._lists.add(name)
-        else:
-            self._parts[name] = [value]
-            self._lists.discard(name)
-        self._at[name] = at
-        self.appended.discard(name)
-
-    def append(self, name: str, value: Value, at: int) -> bool:
-        """``+=``; False when the kinds differ."""
-        if name not in self._parts:
-            self.assign(name, value, at)
-        elif isinstance(value, list) != (name in self._lists):
-            return False
-        elif isinstance(value, list):
-            self._parts[name] += value
-        else:
-            self._parts[name].append(value)
-        self._at[name] = at
-        self.appended.add(name)
-        return True
 
 
 def parse(data: bytes, *, path: str = "", extra: Sequence[str] = ()) -> Settings:
@@ -289,58 +187,19 @@ class _Parser:
     def unexpected(self, kind: int, text: str, wanted: str, before: Value = "") -> NoReturn:
         if kind == 0:
             self.fail(self.start, f"the text ends where {wanted} is wanted", "", "complete the last line")
-        shown = "end of line" if kind == _NEWLINE else f"'{text}'"
-        self.fail(self.start, f"{shown} where {wanted} is wanted", text.rstrip("\n"), self.hint_for(text, before))
+        from xlplug.config.syntax_advice import for_token
 
-    def hint_for(self, text: str, before: Value) -> str:
-        line = self.line_text(self.start)
-        word = line.split()[0] if line.split() else ""
-        if word in ("import", "from", "def", "if", "for", "while", "print", "class", "try") or "(" in line:
-            return "this looks like an old Python xend config; write plain name = value lines"
-        if before and isinstance(before, str) and before.isdecimal() and text[:1].isalpha():
-            return f'put quotes around it, or write the unit out: "{before}{text}" is no number to xl'
-        if text[:1].isalpha() and set(text) <= set("0123456789abcdefx"):
-            return f'hexadecimal that begins with a letter needs quotes or 0x: "{text}"'
-        if text[:1].isalpha():
-            return f'put quotes around it: "{text}"'
-        return "one setting a line: name = value"
+        shown = "end of line" if kind == _NEWLINE else f"'{text}'"
+        advice = for_token(text, before if isinstance(before, str) else "", self.line_text(self.start))
+        self.fail(self.start, f"{shown} where {wanted} is wanted", text.rstrip("\n"), advice)
 
     def bad_byte(self, pos: int) -> NoReturn:
-        text = self.text
-        char = text[pos]
-        line = self.line_text(pos)
-        word = line.split()[0] if line.split() else ""
-        if char == "\r":
-            hint = "the file has Windows line ends; run: sed -i 's/\\r$//' FILE"
-        elif text.startswith("\xef\xbb\xbf") and pos == 0:
-            hint = "the file begins with a byte order mark; save it as plain UTF-8"
-        elif char in "\"'":
-            if "\\" in line[self.column(pos) - 1 :] and line.endswith("\\"):
-                hint = "a string must end on its line; a backslash does not join lines"
-            else:
-                hint = "a string must end on its line with the quote it began with"
-        elif char == "#":
-            hint = "end the last line with a newline"
-        elif char == "\\":
-            hint = "lines cannot be joined with a backslash; use a list over several lines"
-        elif word in ("import", "from", "def", "if", "for", "while", "print", "class", "try") or char in "(){}%":
-            hint = "this looks like an old Python xend config; write plain name = value lines"
-        elif char == "-" and text[pos + 1 : pos + 2].isdigit():
-            hint = "negative numbers need quotes"
-        elif char in "ABCDEF" and pos and (text[pos - 1] in "x0123456789" or text[pos - 1] in "ABCDEFabcdef"):
-            hint = "hexadecimal is lower case outside quotes: write 0xff"
-        elif char in "ABCDEFGHIJKLMNOPQRSTUVWXYZ":
-            hint = "names are lower case, and text needs quotes"
-        elif char == "+":
-            hint = "use += to append"
-        elif char == ".":
-            hint = "numbers are whole; put quotes around anything else"
-        elif ord(char) >= 0x80:
-            hint = "only ASCII outside strings and comments"
-        else:
-            hint = "put quotes around text"
+        from xlplug.config.syntax_advice import for_byte
+
+        char = self.text[pos]
         shown = char if char.isprintable() and char.isascii() else f"\\x{ord(char):02x}"
-        self.fail(pos, f"unexpected '{shown}'", shown, hint)
+        advice = for_byte(self.text, pos, self.line_text(pos), self.column(pos))
+        self.fail(pos, f"unexpected '{shown}'", shown, advice)
 
     def line_text(self, pos: int) -> str:
         end = self.text.find("\n", pos)
@@ -360,47 +219,3 @@ class _Parser:
 
 def _decode(text: str) -> str:
     return text if text.isascii() else text.encode("latin-1").decode("utf-8", "surrogateescape")
-
-
-def to_long(text: str) -> int | None:
-    """What strtol(text, …, 0) makes of the whole text, or None (EINVAL, or ERANGE beyond 64 signed bits)."""
-    match = _long(text)
-    if match is None:
-        return None
-    sign, hexadecimal, octal, decimal = match.groups()
-    if hexadecimal is not None:
-        number = int(hexadecimal, 16)
-    elif decimal is not None:
-        number = int(decimal) if len(decimal) < 20 else 1 << 64
-    else:
-        number = int(octal or "0", 8)
-    number = -number if sign == "-" else number
-    return number if -(1 << 63) <= number < 1 << 63 else None
-
-
-def json_value(value: Value) -> str:
-    """JSON text of a value, ASCII only, without recursion (the json module stops at about 1,000 levels)."""
-    from json.encoder import encode_basestring_ascii as quote
-
-    if isinstance(value, str):
-        return quote(value)
-    out = ["["]
-    stack: list[Iterator[Value]] = [iter(value)]
-    first = True
-    while stack:
-        item = next(stack[-1], None)
-        if item is None:
-            stack.pop()
-            out.append("]")
-            first = False
-            continue
-        if not first:
-            out.append(", ")
-        if isinstance(item, str):
-            out.append(quote(item))
-            first = False
-        else:
-            out.append("[")
-            stack.append(iter(item))
-            first = True
-    return "".join(out)

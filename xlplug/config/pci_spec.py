@@ -16,7 +16,7 @@ __all__ = ["PciSpec", "parse_pci_spec"]
 _HINT = "write it as 00:02.0 or 0000:00:02.0, then key=value pairs after commas"
 _FLAGS = ("permissive", "seize", "msitranslate", "power_mgmt")
 _POLICIES = ("strict", "relaxed", "invalid")
-_atoi = re.compile(r"[ \t\n\v\f\r]*([+-]?[0-9]+)").match
+_atoi = re.compile(r"[ \t\n\v\f\r]*([+-]?)0*([0-9]+)").match
 _hex = re.compile(r"[ \t\n\v\f\r]*([+-]?)(?:0[xX])?([0-9a-fA-F]+)").match
 
 
@@ -75,13 +75,12 @@ class _Spec:
 
     def option(self, spec: PciSpec, key: str, value: str) -> PciSpec:
         if key in _FLAGS:
-            match = _atoi(value)
-            value_bool: Any = bool(match and int(match.group(1)) & 0xFFFFFFFF)
-            return spec._replace(**{key: value_bool})
+            truth: Any = bool(_c_atoi(value))
+            return spec._replace(**{key: truth})
         if key == "bdf":
             found = self.address(value)
             if found is None:
-                self.fail(f"'{value}' is no address")
+                self.fail(f"'{value}' is not an address")
             return spec._replace(bdf=found[0], all_functions=found[1])
         if key == "vslot":
             return spec._replace(vslot=self.slot(value)[0])
@@ -135,6 +134,17 @@ class _Spec:
 
     def fail(self, why: str) -> NoReturn:
         raise ConfigError(f"PCI device '{self.text}': {why}", text=self.text, hint=_HINT)
+
+
+def _c_atoi(text: str) -> int:
+    """atoi(): strtol's 64 bits, which saturate, cut to 32."""
+    match = _atoi(text)
+    if match is None:
+        return 0
+    sign, digits = match.groups()
+    number = int(digits) if len(digits) < 20 else 1 << 64
+    number = max(-number, -(1 << 63)) if sign == "-" else min(number, (1 << 63) - 1)
+    return number & 0xFFFFFFFF
 
 
 def _scan(text: str) -> tuple[int | None, str]:

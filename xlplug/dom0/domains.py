@@ -11,6 +11,7 @@ __all__ = [
     "device_model_arguments",
     "domain_config",
     "libxl_json",
+    "named",
     "stubdom_of",
     "target_and_stubdom",
 ]
@@ -29,6 +30,15 @@ def stubdom_of(domid: int, store: Store) -> Domid | None:
     if not stubdom or nodes.domid_in(store.read(nodes.target(stubdom))) != domid:
         return None
     return stubdom
+
+
+def named(name: str, store: Store) -> Domid | None:
+    """The domain of that name, the one with the lowest number of several; None where there is none, or the name is empty."""
+    if not name:
+        return None
+    numbers = [nodes.domid_in(each) for each in store.list(nodes.DOMAINS)]
+    present = sorted(number for number in numbers if number is not None)
+    return next((domid for domid in present if store.read(nodes.name(domid)) == name), None)
 
 
 def target_and_stubdom(domid: int, store: Store) -> tuple[Domid, Domid | None]:
@@ -73,9 +83,12 @@ def domain_config(info: DomainInfo) -> DomainConfig:
         raise ConfigError(
             "libxl has kept no configuration of it",
             path=f"domain {info.domid}",
-            hint="give the xl config with --config",
+            hint=f"give its xl config: xlplug grant {info.domid} --config FILE",
         )
     try:
-        return from_libxl(json.loads(data.rstrip(b"\0")))
-    except ValueError as error:
-        raise ConfigError(f"libxl's JSON does not parse ({error})", hint="give the xl config with --config") from error
+        value = json.loads(data.rstrip(b"\0"))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"libxl's JSON does not parse ({error})", path=f"domain {info.domid}", hint="give the domain's xl config"
+        ) from error
+    return from_libxl(value, path=f"domain {info.domid}")

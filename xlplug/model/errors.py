@@ -23,6 +23,7 @@ __all__ = [
     "Refused",
     "RollbackError",
     "StoreError",
+    "UsageError",
     "XenError",
     "XenUnavailableError",
     "XlplugError",
@@ -32,7 +33,7 @@ __all__ = [
 
 EXIT_DONE = 0  #: done, or nothing to do
 EXIT_REFUSED = 1  #: refused, nothing touched
-EXIT_USAGE = 2  #: usage error (click's own code)
+EXIT_USAGE = 2  #: wrong use of the command line (click's own code)
 EXIT_FAILED = 3  #: failed, everything we did is undone
 EXIT_NOT_UNDONE = 4  #: failed, and not everything could be undone
 
@@ -99,6 +100,12 @@ class Refused(XlplugError):  # noqa: N818 - reads as a verdict: "refused: …"
 
 class XenUnavailableError(XlplugError):
     """No usable Xen here: not root, not on Xen, library absent or of another version."""
+
+
+class UsageError(XlplugError):
+    """The command line asks for something that cannot be: correct it."""
+
+    exit_code = EXIT_USAGE
 
 
 class NotOnXenError(XenUnavailableError):

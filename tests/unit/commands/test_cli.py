@@ -7,11 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import jsonschema
 import pytest
 from click.testing import CliRunner
 
-from xlplug.commands import cli, fast_argv, fast_help, grant
+from xlplug.commands import cli, fast_argv, fast_help, grant, plan, show
+from xlplug.commands.click_group import TASKS
+from xlplug.dom0.recording import load_domain
+from xlplug.execute import grants
+from xlplug.execute.compare import compare
+from xlplug.model.hypervisor import DomainInfo
+from xlplug.model.rangeset import RangeSet
+from xlplug.xen.in_memory import MemStore, MemXen
 
 ROOT = Path(__file__).parents[3]
 HOSTS = ROOT / "tests" / "recorded" / "hosts"
@@ -35,9 +43,50 @@ def test_grant_on_a_recorded_domain() -> None:
 def test_dry_run_prints_the_same_steps() -> None:
     folder = str(DOMAINS / "igd-laptop")
     done, dry = xlplug("grant", "7", "--recorded", folder), xlplug("grant", "7", "--recorded", folder, "--dry-run")
-    steps = [line for line in done.stdout.splitlines() if line.startswith("grant")]
-    assert [line.split("  (")[0] for line in dry.stdout.splitlines()[:-1]] == steps
-    assert "would hold" not in dry.stdout
+    steps = [line.replace(" domid=7", "") for line in done.stdout.splitlines() if line.startswith("grant")]
+    plan = xlplug("plan", f"{folder}/domain.cfg", "--host", f"{folder}/host.json", "--target", "7").stdout.splitlines()
+    assert dry.stdout.splitlines() == [*plan, "dry run: nothing was changed"], "what 'plan' prints"
+    shown = [" ".join(line.split()).replace(" domid=7", "") for line in plan if line.startswith("  grant ")]
+    assert [line for line in shown if not line.startswith(tuple(steps))] == []
+    assert len(shown) == len(steps)
+    as_json = xlplug("grant", "7", "--recorded", folder, "--dry-run", "--format", "json")
+    jsonschema.validate(json.loads(as_json.stdout), json.loads((ROOT / "docs" / "plan.schema.json").read_text()))
+
+
+def test_a_domain_by_its_name() -> None:
+    folder = str(DOMAINS / "igd-laptop-stubdom")
+    by_name = xlplug("grant", load_domain(folder).name, "--recorded", folder)
+    assert by_name.stdout == xlplug("grant", "7", "--recorded", folder).stdout
+    assert by_name.returncode == 0
+
+
+def test_grant_as_json() -> None:
+    done = xlplug("grant", "7", "--recorded", str(DOMAINS / "igd-laptop-stubdom"), "--format", "json")
+    assert (done.returncode, done.stderr) == (0, "")
+    made = json.loads(done.stdout)
+    jsonschema.validate(made, json.loads((ROOT / "docs" / "grant.schema.json").read_text()))
+    assert (made["target"], made["stubdom"], len(made["done"]), made["already"]) == (7, 8, 8, [])
+    assert made["done"][0]["text"] == "grant stubdom domid=8 iomem a0-cf"
+
+
+def test_show_and_revoke(capsys: pytest.CaptureFixture[str]) -> None:
+    """On a hypervisor in memory: the real ones are the lab's."""
+    xen, store = MemXen((4, 17)), MemStore()
+    xen.add_domain(DomainInfo(7))
+    held = RangeSet([(0xA0, 0xC0)])
+    store.write("/libxl/7/xlplug/steps/000", "iomem_permission target 7 a0 20 - - - -")
+    store.write("/libxl/7/xlplug/state", "applied")
+    rows = compare(7, xen, store)
+    made = show.show_json([(7, rows)])
+    jsonschema.validate(made, json.loads((ROOT / "docs" / "show.schema.json").read_text()))
+    [domain] = made["domains"]
+    assert (domain["target"], domain["state"]) == (7, "applied")
+    assert domain["rights"][0]["missing"] == [{"first": 0xA0, "count": 0x20}]
+    assert f"MISSING            {held}  run 'xlplug grant' again" in "\n".join(show.comparison_lines(rows))
+    steps = [plan.step_json(step) for step in grants.revoke(7, xen, store, lambda _: None)]
+    revoked = {"schema": "xlplug/revoke/1", "target": 7, "revoked": steps}
+    jsonschema.validate(revoked, json.loads((ROOT / "docs" / "revoke.schema.json").read_text()))
+    assert len(steps) == 1
 
 
 def test_the_plan_follows_its_published_schema() -> None:
@@ -75,7 +124,7 @@ def test_config_prints_a_json_object_a_line(tmp_path: Path) -> None:
     assert json.loads(lines[0]) == {"file": str(good), "settings": {"a": "\udcffé", "b": ["1", ["2"]]}}
     error = json.loads(lines[1])["error"]
     assert (error["line"], error["column"]) == (2, 5)
-    assert "lower case" in error["message"]
+    assert "lower case" in error["advice"]
     assert "No such file" in json.loads(lines[2])["error"]["message"]
     assert lines[3].count("[") == 4000
     assert json.loads(lines[4]) == {"file": "-", "settings": {"c": "1"}}
@@ -86,9 +135,15 @@ def test_config_prints_a_json_object_a_line(tmp_path: Path) -> None:
     ("arguments", "code", "says"),
     [
         (["grant", "7", "--recorded", "/nonexistent"], 1, "no such file"),
-        (["grant", "8", "--recorded", str(DOMAINS / "igd-laptop")], 1, "is of domain 7, not 8"),
-        (["grant", "0", "--recorded", str(DOMAINS / "igd-laptop")], 1, "is dom0"),
-        (["grant", "seven", "--recorded", str(DOMAINS / "igd-laptop")], 1, "is no domid"),
+        (["grant", "8", "--recorded", str(DOMAINS / "igd-laptop")], 1, "is of domain 7 (gpu), not 8"),
+        (["grant", "0", "--recorded", str(DOMAINS / "igd-laptop")], 2, "is dom0"),
+        (["grant", "seven", "--recorded", str(DOMAINS / "igd-laptop")], 1, "(gpu), not seven"),
+        (["grant", "99999", "--recorded", str(DOMAINS / "igd-laptop")], 2, "give one from 1 to 32751"),
+        (["revoke", "9" * 5000], 2, "is not a domid"),
+        (["show", "0"], 2, "is dom0"),
+        (["plan", EXAMPLE, "--target", "0", "--host", str(HOSTS / "igd-laptop.json")], 2, "is dom0"),
+        (["grnat"], 2, "Did you mean 'grant'? See 'xlplug --help'"),
+        (["doctor", "--strct"], 2, "See 'xlplug doctor --help'"),
         (["grant", "7", "--recorded", str(DOMAINS / "igd-laptop"), "--config", "/nonexistent"], 1, "No such file"),
         (["grant", "7", "--recorded", str(DOMAINS / "igd-laptop"), "--config", str(ROOT / "LICENSE")], 1, "LICENSE:"),
         (["grant", "7", "--recorded", str(ROOT)], 1, "host.json"),
@@ -97,7 +152,7 @@ def test_config_prints_a_json_object_a_line(tmp_path: Path) -> None:
         (["plan", EXAMPLE, "memory=512M", "--host", str(HOSTS / "igd-laptop.json")], 1, "command line:1:11"),
         (["plan", EXAMPLE, 'pci=["nonsense"]', "--host", str(HOSTS / "igd-laptop.json")], 1, "write it as 00:02.0"),
         (["plan", EXAMPLE, "type='vax'", "--host", str(HOSTS / "igd-laptop.json")], 1, 'write "hvm"'),
-        (["plan", EXAMPLE, "--target", "x", "--host", str(HOSTS / "igd-laptop.json")], 1, "is no domid"),
+        (["plan", EXAMPLE, "--target", "x", "--host", str(HOSTS / "igd-laptop.json")], 2, "is not a domid"),
         (["plan", "/nonexistent"], 1, "No such file"),
         (["plan"], 2, "Missing argument"),
         (["grant"], 2, "Missing argument"),
@@ -123,7 +178,8 @@ def test_off_xen_it_says_so() -> None:
     for arguments in (["grant", "7"], ["revoke", "7"], ["show"], ["record", "domain", "7", "-o", "/tmp/x"]):
         done = xlplug(*arguments)
         assert done.returncode == 1
-        assert done.stderr.startswith("xlplug: this machine does not run on Xen; ")
+        assert done.stderr.startswith("xlplug: this machine does not run on Xen; boot the Xen entry of the boot menu")
+        assert ("--recorded" in done.stderr) == (arguments[0] == "grant"), "which alone has that option"
 
 
 def test_the_quick_reader_agrees_with_click(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,6 +196,10 @@ def test_the_quick_reader_agrees_with_click(monkeypatch: pytest.MonkeyPatch) -> 
         "--recorded=d",
         "--dry-run",
         "--map-legacy",
+        "--format",
+        "json",
+        "--format=text",
+        "--format=xml",
         "--bad",
         "--",
         "-h",
@@ -163,9 +223,25 @@ def test_the_quick_reader_agrees_with_click(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_quick_help_is_click_s() -> None:
     shown = CliRunner().invoke(cli.main, ["--help"], prog_name="xlplug").output
-    assert fast_help.TEXT.split() == shown.split(), "write click's output of 'xlplug --help' into xlplug/_help.py"
+    assert fast_help.TEXT.split() == shown.split(), (
+        "write click's output of 'xlplug --help' into xlplug/commands/fast_help.py"
+    )
     assert xlplug("--help").stdout == fast_help.TEXT
     assert xlplug("-h").stdout == fast_help.TEXT
+
+
+def test_every_command_has_its_task_and_an_example() -> None:
+    shown = {name for name, command in cli.main.commands.items() if not command.hidden}
+    assert {name for names in TASKS.values() for name in names} == shown
+    for name in shown:
+        example = cli.main.commands[name].epilog or ""
+        assert example.startswith(f"Example: xlplug {name}")
+        words = example.split()[2:]
+        command = cli.main
+        while isinstance(command, click.Group):
+            command = command.commands[words.pop(0)]
+        if not command.ignore_unknown_options:  # else xl's words
+            command.make_context(command.name, words, resilient_parsing=False)
 
 
 def test_version() -> None:

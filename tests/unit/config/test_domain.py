@@ -9,6 +9,7 @@ from xlplug.config.domain import DomainConfig, IomemRange, PciAssignment, Vif, p
 from xlplug.config.from_libxl import from_libxl
 from xlplug.config.from_xl import from_settings
 from xlplug.config.language import parse
+from xlplug.config.pci_spec import parse_pci_spec
 from xlplug.model.bdf import Bdf
 from xlplug.model.errors import ConfigError
 
@@ -105,7 +106,8 @@ def test_ranges() -> None:
         'memory="-1"', "memory=0", 'type="hvm";vga="x"', 'device_model_version="x"',
         'type="hvm";gfx_passthru="nvidia"', 'pci=["x"]', 'ioports=["3bb-3b0"]',
         'ioports=["xyz"]', 'ioports=["ffff-10000"]', 'iomem=["a0"]',
-        'iomem=["a0,0"]', 'iomem=["a0,1@"]', 'irqs=["x"]',
+        'iomem=["a0,0"]', 'iomem=["a0,1@"]', 'irqs=["x"]', 'irqs=[""]', "memory=9223372036854775807", "maxmem=268435457",
+        'irqs=["4294967296"]', f'irqs=["{"9" * 5000}"]', f'iomem=["{"f" * 17},1"]', f'ioports=["{"f" * 5000}"]',
     ],
 )  # fmt: skip
 def test_what_makes_xl_exit_is_refused_with_its_line(text: str) -> None:
@@ -146,11 +148,64 @@ def test_libxl_s_json_with_more() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [{}, {"c_info": {}}, {"c_info": {"type": "x"}, "b_info": {}}, {"c_info": 1, "b_info": 2}, []]
+    "data",
+    [{}, {"c_info": {}}, {"c_info": {"type": "x"}, "b_info": {}}, {"c_info": 1, "b_info": 2}, [], None, "x", 1.5],
 )
 def test_what_is_not_libxl_s(data: object) -> None:
     with pytest.raises(ConfigError, match="not libxl's JSON"):
-        from_libxl(data)  # type: ignore[arg-type]
+        from_libxl(data)
+
+
+@pytest.mark.parametrize(
+    ("part", "more", "says"),
+    [
+        ("c_info", {"name": 5}, "c_info.name is not text"),
+        ("c_info", {"type": []}, "c_info.type is not text"),
+        ("b_info", {"max_memkb": 1.5}, "b_info.max_memkb is not a number from 0 to"),
+        ("b_info", {"max_memkb": True}, "b_info.max_memkb is not a number"),
+        ("b_info", {"max_memkb": 1 << 62}, "b_info.max_memkb is not a number"),
+        ("b_info", {"device_model_version": "vax"}, "b_info.device_model_version is not one of"),
+        (
+            "b_info",
+            {"ioports": [{"first": -5, "number": 3}]},
+            "b_info.ioports[0].first is not a number from 0 to 65535",
+        ),
+        ("b_info", {"ioports": [{"first": 0xFFF0, "number": 17}]}, "b_info.ioports[0].number"),
+        ("b_info", {"iomem": {"start": 1}}, "b_info.iomem is not a list"),
+        ("b_info", {"irqs": ["5"]}, "b_info.irqs is not a list of numbers"),
+        ("b_info", {"extra": "-machine"}, "b_info.extra is not a list"),
+        ("b_info", {"type.hvm": {"gfx_passthru": "True", "gfx_passthru_kind": []}}, "gfx_passthru_kind is not text"),
+    ],
+)
+def test_types_of_libxl_s_json(part: str, more: dict[str, object], says: str) -> None:
+    data = json.loads(LIBXL)
+    data[part] |= more
+    with pytest.raises(ConfigError) as caught:
+        from_libxl(data, path="g.json")
+    assert str(caught.value).startswith(f"g.json: not libxl's JSON for a domain: {says}") or says in str(caught.value)
+    assert "--config" not in str(caught.value), "which few commands have"
+
+
+@pytest.mark.parametrize("device", [{"dev": 32}, {"domain": 1 << 40}, {"bus": -1}, {"func": "0"}, 5])
+def test_addresses_in_libxl_s_json(device: object) -> None:
+    data = json.loads(LIBXL) | {"pcidevs": [device]}
+    with pytest.raises(ConfigError, match=r"pcidevs\[0\]"):
+        from_libxl(data)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("9" * 5000, True),
+        (f"-{'9' * 5000}", False),
+        ("0" * 5000, False),
+        (f"{'0' * 5000}1", True),
+        ("4294967296", False),
+    ],
+)
+def test_flags_of_any_length(text: str, value: bool) -> None:
+    """As libxlutil's atoi() has them: 64 bits that saturate, cut to 32."""
+    assert parse_pci_spec(f"00:01.0,permissive={text}").permissive is value
 
 
 def test_the_example_says_what_its_comments_say() -> None:

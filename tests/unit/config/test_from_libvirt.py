@@ -82,6 +82,8 @@ def test_memory(memory: str, expected: int) -> None:
         ("<network/>", r"w.xml: no <domain> in it"),
         ("<domain><memory>x</memory></domain>", r"w.xml: <memory> is not understood; give it in KiB"),
         ("<domain><memory unit='X'>1</memory></domain>", r"<memory> is not understood"),
+        (f"<domain><memory unit='b'>{'9' * 4000}</memory></domain>", r"<memory> is not understood"),
+        (f"<domain><memory>{'9' * 5000}</memory></domain>", r"<memory> is not understood"),
         ("<domain><devices><hostdev type='pci'/></devices></domain>", r"a <hostdev> without a PCI address; correct it"),
         *(
             (f"<domain><devices><hostdev type='pci'><source><address {where}/></source></hostdev></devices></domain>",

@@ -153,7 +153,7 @@ def test_the_library_comes_along_when_it_is_built(tmp_path: Path, built: Path) -
     assert f"installed {library}\n" in done.stdout
     assert library.read_bytes() == built.read_bytes()
     assert library.stat().st_mode & 0o777 == 0o644
-    assert f"preload:      {library}\n" in status(prefix / "sbin").stdout
+    assert f"preload       {library}\n" in status(prefix / "sbin").stdout
     built.write_bytes(b"newer")
     assert xlplug("hook", "install", "--prefix", str(prefix)).returncode == 0
     assert library.read_bytes() == b"newer"
@@ -261,7 +261,7 @@ def test_a_prefix_with_spaces_and_quotes_works(tmp_path: Path) -> None:
     done = subprocess.run([prefix / "sbin/xl", "list"], env={"PATH": f"{prefix}/sbin:{tmp_path}:/usr/bin"})
     assert done.returncode == 0
     assert xl.ran
-    assert f"wrapper:      {prefix}/lib/xlplug/device-model\n" in status(prefix, tmp_path).stdout
+    assert f"wrapper       {prefix}/lib/xlplug/device-model\n" in status(prefix, tmp_path).stdout
 
 
 @pytest.mark.parametrize("executable", ["", "/opt/my python/bin/python3", "/" + "p" * 260])
@@ -304,32 +304,33 @@ def test_status(tmp_path: Path) -> None:
     recorder(real / "xl")
     done = status(real)
     assert done.returncode == 1
-    assert done.stdout.startswith(f"xl:           {real}/xl\nreal xl:      {real}/xl\nwrapper:      ")
+    assert done.stdout.startswith(f"xl            {real}/xl\nreal xl       {real}/xl\nwrapper       ")
     assert "'xl create' is not hooked; run 'xlplug hook install'" in done.stdout
     for prefix in (one, two):
         assert xlplug("hook", "install", "--prefix", str(prefix)).returncode == 0
     done = status(one, two, real)  # two hooks: the first counts, and neither calls the other
     assert done.returncode == 0
     assert done.stdout.startswith(
-        f"xl:           {one}/sbin/xl (front end of xlplug)\nreal xl:      {real}/xl\n"
-        f"wrapper:      {one}/lib/xlplug/device-model\ndevice model: "
+        f"xl            {one}/sbin/xl (the front end of xlplug)\nreal xl       {real}/xl\n"
+        f"wrapper       {one}/lib/xlplug/device-model\ndevice model  "
     )
     assert "not hooked" not in done.stdout
     done = status(real, one)  # the folder in the wrong place
     assert done.returncode == 1
     assert "not hooked" in done.stdout
-    assert "real xl:      no xl in PATH" in status(one).stdout
+    assert "real xl       none: no xl in PATH" in status(one).stdout
     (one / "lib/xlplug/device-model").unlink()
     done = status(one, real)
-    assert f"wrapper:      there is no device model wrapper at {one}/lib/xlplug/device-model" in done.stdout
+    assert f"wrapper       none: there is no device model wrapper at {one}/lib/xlplug/device-model" in done.stdout
+    assert done.stdout.count("there is no device model wrapper") == 1
 
 
 def test_status_of_a_config(tmp_path: Path) -> None:
     plain, legacy = tmp_path / "plain.cfg", tmp_path / "legacy.cfg"
     plain.write_text('name="g"\ntype="hvm"\n')
     legacy.write_text('name="g"\ntype="hvm"\ngfx_passthru="igd"\ndevice_model_override="/opt/qemu"\n')
-    assert status(words=(str(plain),)).stdout.endswith("needs no legacy range: the real xl would run unchanged\n")
-    text = f"the wrapper would run, then the config's own /opt/qemu; what it would grant: xlplug plan {legacy}\n"
+    assert status(words=(str(plain),)).stdout.endswith("needs no legacy range, so xl runs unchanged\n")
+    text = f"the wrapper runs, then the config's own /opt/qemu; for what it grants: xlplug plan {legacy}\n"
     assert status(words=(str(legacy),)).stdout.endswith(text)
     assert status(words=(str(legacy), "gfx_passthru=0")).stdout.endswith("unchanged\n")
     for path in ("none.cfg", "."):

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The group of all commands, for click: help by task, an example for each, and wrong use in one line."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from xlplug.model.errors import one_line
+
+__all__ = ["Xlplug"]
+
+#: The commands by task, in the order of the help, and an example for each.
+TASKS = {
+    "Plan": {
+        "plan": "xlplug plan domain.cfg --host laptop.json",
+        "map": "xlplug map domain.cfg -o domain.svg",
+        "config": "xlplug config /etc/xen/*.cfg",
+        "record": "xlplug record domain gpu -o gpu-recorded",
+        "audit": "xlplug audit recordings/*",
+    },
+    "Grant": {
+        "grant": "xlplug grant gpu --dry-run",
+        "revoke": "xlplug revoke gpu",
+        "show": "xlplug show",
+    },
+    "Hook": {
+        "hook": "xlplug hook install",
+        "create": "xlplug create domain.cfg",
+        "restore": "xlplug restore domain.save",
+        "watch": "xlplug watch --map-legacy",
+    },
+    "Check": {
+        "doctor": "xlplug doctor domain.cfg",
+        "abi": "xlplug abi /usr/bin/qemu-system-i386",
+        "metrics": "xlplug metrics -o /var/lib/prometheus/node-exporter/xlplug.prom",
+    },
+}
+
+
+class Xlplug(click.Group):
+    """Wrong use is reported in one line, as everything else that goes wrong is."""
+
+    def make_context(self, *args: Any, **options: Any) -> click.Context:  # noqa: ANN401 - click's own
+        with _one_line_for_wrong_use():
+            return super().make_context(*args, **options)
+
+    def invoke(self, ctx: click.Context) -> object:
+        with _one_line_for_wrong_use():
+            return super().invoke(ctx)
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Add it, with its example at the end of its help."""
+        example = next((task[cmd.name] for task in TASKS.values() if cmd.name in task), "")
+        if example:
+            cmd.epilog = f"Example: {example}"
+        super().add_command(cmd, name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The commands by task; one that `TASKS` lacks is at the end."""
+        shown = {name: command for name, command in self.commands.items() if not command.hidden}
+        listed = {name for names in TASKS.values() for name in names}
+        others = {"Other commands": [name for name in shown if name not in listed]}
+        longest = max(map(len, shown))
+        for task, names in {**{task: list(names) for task, names in TASKS.items()}, **others}.items():
+            texts = [(name, shown[name]) for name in names if name in shown]
+            if texts:
+                room = formatter.width - 6 - longest
+                with formatter.section(task):
+                    formatter.write_dl([(n.ljust(longest), c.get_short_help_str(room)) for n, c in texts])
+
+
+@contextmanager
+def _one_line_for_wrong_use() -> Iterator[None]:
+    try:
+        yield
+    except click.UsageError as error:
+        if type(error).show is not click.UsageError.show:
+            raise  # a command is missing, and click 8.2 shows the help for that
+        see = f"see '{error.ctx.command_path if error.ctx else 'xlplug'} --help'"
+        text = error.format_message()
+        joined = f"{text} {see[0].upper()}{see[1:]}" if text.endswith("?") else f"{text.rstrip('.')}; {see}"
+        sys.stderr.write(one_line(joined))
+        sys.exit(error.exit_code)

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""The settings of one configuration, with xl's ways of reading them.  language.py fills them in."""
+
+import re
+from collections.abc import Iterator
+
+from xlplug.model.problem import Problem
+
+__all__ = ["Settings", "Value", "json_value", "to_long"]
+
+Value = str | list["Value"]
+
+_long = re.compile(r"[ \t\n\v\f\r]*([+-]?)(?:0[xX]([0-9a-fA-F]+)|0([0-7]*)|([1-9][0-9]*))\Z").match
+
+
+class Settings:
+    """The settings of one configuration, in order of first assignment, with xl's ways of reading them.
+
+    A reader that finds the wrong form (a list for a string, no number) returns None and notes in `warnings` that xl
+    ignores the option, as xl does.
+    """
+
+    def __init__(self, text: str, path: str) -> None:
+        self._text = text
+        self._path = path
+        self._parts: dict[str, list[Value]] = {}  # a scalar in pieces, or one list
+        self._lists: set[str] = set()
+        self._at: dict[str, int] = {}
+        self.appended: set[str] = set()
+        self.warnings: list[Problem] = []
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._parts
+
+    def __getitem__(self, name: str) -> Value:
+        parts = self._parts[name]
+        if name in self._lists:
+            return parts
+        if len(parts) > 1:
+            parts[:] = ["".join(part for part in parts if isinstance(part, str))]
+        return parts[0]
+
+    def items(self) -> Iterator[tuple[str, Value]]:
+        """Names and values."""
+        return ((name, self[name]) for name in self._parts)
+
+    def line(self, name: str) -> int:
+        """Line of the last assignment to ``name``, from 1; 0 when there is none."""
+        at = self._at.get(name)
+        return 0 if at is None else self._text.count("\n", 0, at) + 1
+
+    def get_string(self, name: str) -> str | None:
+        """A scalar, or None."""
+        if name not in self._parts:
+            return None
+        if name in self._lists:
+            self._ignored(name, "a list where a string is wanted")
+            return None
+        return str(self[name])
+
+    def get_list(self, name: str) -> list[Value] | None:
+        """A list, or None."""
+        if name not in self._parts:
+            return None
+        if name not in self._lists:
+            self._ignored(name, "a string where a list is wanted")
+            return None
+        return self._parts[name]
+
+    def get_long(self, name: str, *, dont_warn: bool = False) -> int | None:
+        """A number as strtol base 0 reads it into 64 signed bits, or None.
+
+        A value last set by ``+=`` is never a number to libxlutil (xlu_cfg_get_long checks the assignment's operator).
+        """
+        if name not in self._parts:
+            return None
+        if name in self._lists:
+            if not dont_warn:
+                self._ignored(name, "a list where a number is wanted")
+            return None
+        number = None if name in self.appended else to_long(str(self[name]))
+        if number is None and not dont_warn:
+            self._ignored(name, "not a number")
+        return number
+
+    def _ignored(self, name: str, why: str) -> None:
+        self.warnings.append(Problem(f"{self._path or 'config'}:{self.line(name)}: {name}: {why}, and xl ignores it"))
+
+    def assign(self, name: str, value: Value, at: int) -> None:
+        """``=``, found at byte ``at``."""
+        if isinstance(value, list):
+            self._parts[name] = value
+            self._lists.add(name)
+        else:
+            self._parts[name] = [value]
+            self._lists.discard(name)
+        self._at[name] = at
+        self.appended.discard(name)
+
+    def append(self, name: str, value: Value, at: int) -> bool:
+        """``+=``; False when the kinds differ."""
+        if name not in self._parts:
+            self.assign(name, value, at)
+        elif isinstance(value, list) != (name in self._lists):
+            return False
+        elif isinstance(value, list):
+            self._parts[name] += value
+        else:
+            self._parts[name].append(value)
+        self._at[name] = at
+        self.appended.add(name)
+        return True
+
+
+def to_long(text: str) -> int | None:
+    """What strtol(text, …, 0) makes of the whole text, or None (EINVAL, or ERANGE beyond 64 signed bits)."""
+    match = _long(text)
+    if match is None:
+        return None
+    sign, hexadecimal, octal, decimal = match.groups()
+    if hexadecimal is not None:
+        number = int(hexadecimal, 16)
+    elif decimal is not None:
+        number = int(decimal) if len(decimal) < 20 else 1 << 64
+    else:
+        number = int(octal or "0", 8)
+    number = -number if sign == "-" else number
+    return number if -(1 << 63) <= number < 1 << 63 else None
+
+
+def json_value(value: Value) -> str:
+    """JSON text of a value, ASCII only, without recursion (the json module stops at about 1,000 levels)."""
+    from json.encoder import encode_basestring_ascii as quote
+
+    if isinstance(value, str):
+        return quote(value)
+    out = ["["]
+    stack: list[Iterator[Value]] = [iter(value)]
+    first = True
+    while stack:
+        item = next(stack[-1], None)
+        if item is None:
+            stack.pop()
+            out.append("]")
+            first = False
+            continue
+        if not first:
+            out.append(", ")
+        if isinstance(item, str):
+            out.append(quote(item))
+            first = False
+        else:
+            out.append("[")
+            stack.append(iter(item))
+            first = True
+    return "".join(out)
