@@ -36,7 +36,8 @@ def grant(options: GrantOptions) -> int:
     if options.recorded is not None:
         return _grant_recorded(options, domid)
     from xlplug.dom0 import domains, lock, snapshot
-    from xlplug.plan import build
+    from xlplug.model.hypervisor import HeldRights
+    from xlplug.plan import build, mapped_in_vain
     from xlplug.xen.ctrl import XenCtrl
     from xlplug.xen.store import XenStore
 
@@ -53,13 +54,11 @@ def grant(options: GrantOptions) -> int:
             if config.name != name:
                 text = f"{options.config} is for domain '{config.name}', but domain {domid} is '{name}'"
                 raise Refused(Problem(text, "give that domain's config"))
-        made = build(
-            config,
-            snapshot.take(xen, store, config),
-            Who(domid, domains.stubdom_of(domid, store)),
-            BY_HAND,
-            map_legacy=options.map_legacy,
-        )
+        host, who = snapshot.take(xen, store, config), Who(domid, domains.stubdom_of(domid, store))
+        made = build(config, host, who, BY_HAND, map_legacy=options.map_legacy)
+        if not options.map_legacy and mapped_in_vain(made, xen.held().get(domid, HeldRights())):
+            say("the device model has the display already and could not map it: mapped here, as with --map-legacy")
+            made = build(config, host, who, BY_HAND, map_legacy=True)
         return _carry_out(made, xen, store, options)
 
 

@@ -147,8 +147,13 @@ def seen(config: Path, *, wait: bool = True) -> Guest:
         time.sleep(0.2)
     lines = [line.removeprefix(prefix) for line in dmesg.splitlines() if line.startswith(prefix)]
     said = {what: value for what, equals, value in (line.partition("=") for line in lines) if equals}
-    marks = (f"ioport_map:add: dom{domid} ", f"memory_map:add: d{domid} ")
-    mapped = [line.partition("map:")[2] for line in dmesg.splitlines() if any(mark in line for mark in marks)]
+    # Xen from 4.21 on calls a domain dN in both lines.
+    marks = (f"ioport_map:add: dom{domid} ", f"ioport_map:add: d{domid} ", f"memory_map:add: d{domid} ")
+    mapped = [
+        line.partition("map:")[2].replace(f" d{domid} gport", f" dom{domid} gport")
+        for line in dmesg.splitlines()
+        if any(mark in line for mark in marks)
+    ]
     return Guest(domid, stubdom, config, said, mapped, config.with_suffix(".stderr").read_text())
 
 
