@@ -145,7 +145,7 @@ class Creation(NamedTuple):
             said = self.guest().said
             if said["signature"] != firmware.SIGNATURE.decode():
                 return "no OpRegion"
-            return "works" if said["vbios"] == firmware.ROM_TEXT.decode() else "no VBIOS"
+            return "works" if said["vbios"] == firmware.ROM_TEXT.decode() else "OpRegion only"
         text = self.stderr + self.log
         return next((words for part, words in _FAILURES.items() if part in text), text)
 

@@ -169,7 +169,7 @@ def test_no_vbios_in_memory_is_refused_before_anything_is_created(tmp_path: Path
             assert made.status == 1
             (line,) = made.stderr.splitlines()
             assert line.startswith(f"xlplug: {DISPLAY}: no VBIOS for it in host memory (")
-            assert 'xlplug_rom="FILE"' in line
+            assert "; set xlplug_rom to a file that holds this display's VBIOS" in line
         assert (dump(), sh("xl", "list").stdout.count("\n")) == (before, guests)
         assert "uefi" not in sh("xl", "list").stdout
 
@@ -181,6 +181,14 @@ def test_a_vbios_from_a_file(tmp_path: Path, column: str) -> None:
         )
         alive(made.guest())
         assert "QEMU gets a copy of the VBIOS (32768 bytes, /job/igd/vbios)" in made.log
+
+
+def test_an_empty_vbios(tmp_path: Path, column: str) -> None:
+    with shadow(NO_VBIOS), created(tmp_path, "empty", 'xlplug_rom="empty"\n', hooked=True) as made:
+        assert made.outcome == documented('no VBIOS in memory, through the hook, `xlplug_rom="empty"`', column)
+        guest = made.guest()
+        assert guest.said["c0000"] == "cb01aa55"
+        assert guest.said["mark"] == f"{MARK:08x}"
 
 
 @pytest.mark.parametrize(
