@@ -168,7 +168,7 @@ def test_no_vbios_in_memory_is_refused_before_anything_is_created(tmp_path: Path
             assert made.outcome == documented("no VBIOS in memory, through the hook", column) == "refused"
             assert made.status == 1
             (line,) = made.stderr.splitlines()
-            assert line.startswith(f"xlplug: {DISPLAY}: no VBIOS for it in host memory (")
+            assert line.startswith(f"xlplug: refused: {DISPLAY}: no VBIOS for it in host memory (")
             assert "; set xlplug_rom to a file that holds this display's VBIOS" in line
         assert (dump(), sh("xl", "list").stdout.count("\n")) == (before, guests)
         assert "uefi" not in sh("xl", "list").stdout
@@ -208,7 +208,7 @@ def test_a_file_that_is_not_its_vbios_is_refused(tmp_path: Path, data: bytes, fa
     with created(tmp_path, "bad", f'xlplug_rom="{path}"\n', hooked=True) as made:
         assert made.status == 1
         (line,) = made.stderr.splitlines()
-        assert line.startswith(f"xlplug: {path}: not a VBIOS for {DISPLAY}: {fault}; "), line
+        assert line.startswith(f"xlplug: refused: {path}: not a VBIOS for {DISPLAY}: {fault}; "), line
 
 
 def test_without_gfx_passthru_qemu_refuses_it(tmp_path: Path, column: str) -> None:
