@@ -111,6 +111,8 @@ def _empty(device: PciDevice) -> bytes:
 def _file(path: str, device: PciDevice) -> bytes:
     """The VBIOS from the administrator's file."""
     hint = "see docs/igd.md for where to get one"
+    if not os.path.isabs(path):  # when the guest reboots, xl's daemon is in "/"
+        raise ConfigError("xlplug_rom: not an absolute path", path=path, hint='write it from "/" on')
     try:
         with open(path, "rb") as file:
             data = file.read(_SHADOW_STOP - _SHADOW + 1)

@@ -157,6 +157,8 @@ def test_what_cannot_be_read(config: Config, igd: DomainConfig, display: PciDevi
         view_of(igd, [display], str(sysfs))
     with pytest.raises(ConfigError, match=r"^/none: xlplug_rom: No such file or directory; "):
         view_of(config('gfx_passthru="igd"\npci=["00:02.0"]\nxlplug_rom="/none"\n'), [display])
+    with pytest.raises(ConfigError, match=r"^rom.bin: xlplug_rom: not an absolute path; "):
+        view_of(config('gfx_passthru="igd"\npci=["00:02.0"]\nxlplug_rom="rom.bin"\n'), [display])
 
 
 def test_a_host_whose_vbios_is_known_is_not_touched_beforehand(
