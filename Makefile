@@ -30,7 +30,7 @@ lab-test:
 	@PYTHON=$(PYTHON) LAB_RELEASES='$(RELEASE)' tests/run.sh lab
 
 lab:
-	@$(PYTHON) -m tests.lab shell --release $(or $(RELEASE),bookworm)
+	@$(PYTHON) -m tests.lab shell --release $(or $(RELEASE),bookworm) --machine $(or $(MACHINE),standard)
 
 bench: $(VENV)/.test
 	@$(IN)/python -m benchmarks

@@ -13,6 +13,7 @@ from xlplug.igd import opregion_rights, vbios_rights
 from xlplug.model.addr import DOMID_FIRST_RESERVED, PAGE_SHIFT, Domid
 from xlplug.model.bdf import Bdf
 from xlplug.model.host import HostSnapshot, PciDevice
+from xlplug.model.hypervisor import HeldRights
 from xlplug.model.occasion import AHEAD, NOBODY, Occasion, Who
 from xlplug.model.problem import Problem
 from xlplug.model.rangeset import Range, RangeSet
@@ -41,7 +42,7 @@ from xlplug.pci_assign import (
 from xlplug.physmap import plan_physmap
 from xlplug.vga import VENDOR_INTEL, VGA_MEMORY, VGA_PORT_SET, VGA_PORTS, owns_legacy_vga, vga_rights
 
-__all__ = ["Plan", "build", "domid_refusals"]
+__all__ = ["Plan", "build", "domid_refusals", "mapped_in_vain"]
 
 #: Ports that QEMU's default HVM machine emulates: a 1:1 mapping takes them away from it.  Inclusive pairs.
 #: Source: the `ioreq_server port` line of Xen's q dump for a guest of QEMU 7.2, and xen/arch/x86/hvm (pit, pic, rtc).
@@ -141,6 +142,17 @@ def build(
         refusals=(*refusals, *physmap.refusals),
         preload=config.preload,
     )
+
+
+def mapped_in_vain(plan: Plan, held: HeldRights) -> bool:
+    """Whether the device model has been given the display already, and could not map the VGA set; ``held`` is the target's.
+
+    It tries once, when it is given the display.  A guest that holds the ports by then has them mapped: up to Xen 4.22 mapping
+    also grants them.  So this is about every stubdomain, and from 4.23 about a device model in dom0 too.
+    """
+    attached = any(owns_legacy_vga(a.device) and a.device.owner == plan.target for a in plan.devices)
+    wanted = any(s.kind == IOPORT and s.grantee == TARGET and VGA_PORT_SET & RangeSet([s.range]) for s in plan.steps)
+    return plan.target is not None and attached and wanted and bool(VGA_PORT_SET - held.ports)
 
 
 def domid_refusals(who: Who) -> list[Problem]:

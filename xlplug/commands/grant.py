@@ -40,6 +40,8 @@ def grant(options: GrantOptions) -> int:
 
 def _grant_living(options: GrantOptions, domain: Domid | str) -> int:
     from xlplug.dom0 import domains, lock, nodes, snapshot
+    from xlplug.model.hypervisor import HeldRights
+    from xlplug.plan import mapped_in_vain
     from xlplug.xen.ctrl import XenCtrl
     from xlplug.xen.store import XenStore
 
@@ -54,8 +56,11 @@ def _grant_living(options: GrantOptions, domain: Domid | str) -> int:
             if config.name != name:
                 text = f"{options.config} is for domain '{config.name}', but domain {info.domid} is '{name}'"
                 raise Refused(Problem(text, "give that domain's config"))
-        who = Who(info.domid, domains.stubdom_of(info.domid, store))
-        made = build(config, snapshot.take(xen, store, config), who, BY_HAND, map_legacy=options.map_legacy)
+        host, who = snapshot.take(xen, store, config), Who(info.domid, domains.stubdom_of(info.domid, store))
+        made = build(config, host, who, BY_HAND, map_legacy=options.map_legacy)
+        if not options.map_legacy and mapped_in_vain(made, xen.held().get(info.domid, HeldRights())):
+            say("the device model has the display already and could not map it: mapped here, as with --map-legacy")
+            made = build(config, host, who, BY_HAND, map_legacy=True)
         return _carry_out(made, xen, store, options)
 
 

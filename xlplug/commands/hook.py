@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """``xlplug hook status``: what ``xl create`` would run, here or for a config."""
 
+import os
 from collections.abc import Callable
 
 from xlplug.commands.common import print_lines
+from xlplug.dom0.running_xl import started
 from xlplug.hook.create import real_xl, wrapper
 from xlplug.hook.device_model import PRELOAD, is_ours, preload_library, real
 from xlplug.hook.install import first_xl, wrapper_of
 from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED, HostError, XlplugError
+
+#: Shells that remember where in PATH a command was, until "hash -r".
+_SHELLS = ("sh", "dash", "bash", "ash", "ksh", "mksh", "zsh")
 
 
 def status(config: str | None, extra: tuple[str, ...]) -> int:
@@ -25,6 +30,8 @@ def status(config: str | None, extra: tuple[str, ...]) -> int:
     ]
     if not hooked:
         lines.append("'xl create' is not hooked; run 'xlplug hook install', and put its folder first in PATH")
+    elif _older_than(first or ""):
+        lines.append("your shell is older than the hook; if it has run xl before, run: hash -r")
     print_lines(lines)
     if config is not None:
         _status_of(config, extra)
@@ -45,6 +52,16 @@ def _wrapper(front_end: str | None) -> tuple[str, str]:
     except XlplugError as error:
         return "", f"none: {error}"
     return path, path
+
+
+def _older_than(front_end: str) -> bool:
+    """Whether the shell that called us was there before the front end.  What it remembers of PATH cannot be read from outside."""
+    try:
+        with open(f"/proc/{os.getppid()}/comm", encoding="ascii", errors="replace") as file:
+            shell = file.read().strip() in _SHELLS
+        return shell and started(os.getppid()) < os.lstat(front_end).st_ctime
+    except (OSError, ValueError):
+        return False
 
 
 def _status_of(path: str, extra: tuple[str, ...]) -> None:

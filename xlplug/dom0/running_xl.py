@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from xlplug.config.xl_command_line import Create, parse_xl
 
-__all__ = ["Creator", "creates", "creators", "remains"]
+__all__ = ["Creator", "creates", "creators", "remains", "started"]
 
 
 class Creator(NamedTuple):
@@ -85,6 +85,15 @@ def _path(folder: str, path: str) -> str:
             names = [word[4:] for word in file.read().split(b"\0") if word.startswith(b"PWD=")]
         where = os.fsdecode(names[0]) if names else where
     return os.path.join(where, path)
+
+
+def started(pid: int) -> float:
+    """When a process was started, in seconds since the epoch.
+
+    Raises:
+        OSError, ValueError: there is no such process.
+    """
+    return _started(f"/proc/{pid}")
 
 
 def _started(folder: str) -> float:

@@ -264,21 +264,17 @@ def _preflight(config: DomainConfig, path: str, when: Occasion) -> None:
     device_model(config, path)
     from xlplug.dom0 import snapshot
     from xlplug.execute import grants
-    from xlplug.hook.device_view import require_vbios
     from xlplug.xen.ctrl import XenCtrl
     from xlplug.xen.store import XenStore
 
     with XenCtrl() as xen, XenStore() as store:
-        host = snapshot.take(xen, store, config)
-        made = rehearse(config, host, when)
+        made = rehearse(config, snapshot.take(xen, store, config), when)
         for text in made.warnings:
             sys.stderr.write(f"xlplug: warning: {text}\n")
         for text in made.notes if config.preload else ():
             sys.stderr.write(f"xlplug: note: {text}\n")
         if made.refusals:
             raise Refused(*made.refusals)
-        if not made.has_stubdom:
-            require_vbios(config, host, (assigned.device for assigned in made.devices))
         if made.steps:
             grants.require_sole_vga(made, xen, xen.held())
 
@@ -300,10 +296,21 @@ def device_model(config: DomainConfig, path: str) -> str:
 
 
 def rehearse(config: DomainConfig, host: "HostSnapshot", when: Occasion) -> "Plan":
-    """The plan as it is made before the domain exists; ``when`` is what `occasion` returned."""
+    """The plan as it is made before the domain exists; ``when`` is what `occasion` returned.
+
+    It is refused too when QEMU in dom0 will find no VBIOS.
+    """
+    from xlplug.hook.device_view import require_vbios
     from xlplug.plan import build
 
-    return build(config, host, occasion=when)
+    made = build(config, host, occasion=when)
+    if made.has_stubdom:
+        return made
+    try:
+        require_vbios(config, host, (assigned.device for assigned in made.devices))
+    except XlplugError as error:
+        return made._replace(refusals=(*made.refusals, error.problem))
+    return made
 
 
 def _overridden(data: bytes, program: str, config: DomainConfig) -> bytes:

@@ -52,12 +52,19 @@ def is_ours(path: str) -> bool:
 def default_path(version: tuple[int, int], folders: tuple[str, ...] = _FOLDERS) -> str:
     """The device model that libxl of this Xen starts by itself: a string built into the library.
 
+    From 4.21 that may be a name without a folder, which libxl looks up in PATH (tools/libs/light/libxl_dm.c,
+    libxl__domain_device_model); then the result is what it finds.
+
     Raises:
-        HostError: the library is not where libraries are, or has no such string.
+        HostError: the library is not where libraries are, or has no such string, or PATH has no such program.
     """
-    text = _built_in(version, folders, lambda text: text.startswith(b"/") and text.endswith(_PROGRAMS), b"qemu-system-")
+    part = b"qemu-system-"
+    text = _built_in(version, folders, lambda text: text.startswith(b"/") and text.endswith(_PROGRAMS), part)
     if text is not None:
         return text
+    text = _built_in(version, folders, lambda text: text in _PROGRAMS, part)
+    if text is not None:
+        return _in_path(text)
     raise HostError(
         f"{_library(version)} does not tell which device model it starts",
         hint="set device_model_override in the domain's config",
@@ -116,6 +123,17 @@ def real(override: str) -> str:
     from xlplug.xen.lib import running_version
 
     return executable(default_path(running_version()[:2]))
+
+
+def _in_path(name: str) -> str:
+    for folder in os.environ.get("PATH", os.defpath).split(":"):
+        path = f"{folder or '.'}/{name}"
+        if os.access(path, os.X_OK) and not os.path.isdir(path):
+            return path
+    raise HostError(
+        f"the device model {name} is not in PATH",
+        hint="install it, or set device_model_override in the domain's config",
+    )
 
 
 def preload_library(wrapper: str, folders: tuple[str, ...] = _PRELOAD_FOLDERS) -> str | None:

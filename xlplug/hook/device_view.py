@@ -16,6 +16,7 @@ where dom0's mounts are shared, as systemd makes them.
 
 import fcntl
 import os
+import struct
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -39,7 +40,10 @@ _CLONE_NEWNS = 0x20000
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_SLAVE = 0x2, 0x4, 0x8, 0x1000, 0x4000, 0x80000
 _SYS_MOUNT, _SYS_UNSHARE = 165, 272
 
-_FILE_HINT = 'name a file that holds this display\'s VBIOS, xlplug_rom="FILE" (see docs/igd.md), or set xlplug_rom=0'
+#: In place of a file's name: a ROM that does nothing.  A driver that takes what it needs from the OpRegion misses no VBIOS.
+EMPTY = "empty"
+
+_FILE_HINT = 'set xlplug_rom to a file that holds this display\'s VBIOS, or to "empty" for a guest that needs none; see docs/igd.md'
 
 
 class View(NamedTuple):
@@ -86,7 +90,9 @@ def view_of(config: DomainConfig, devices: Iterable[PciDevice], folder: str = "/
     if device is None or config.gfx_passthru is None or config.type != "hvm":
         return None
     vbios, source = None, ""
-    if isinstance(config.rom, str):
+    if config.rom == EMPTY:
+        vbios, source = _empty(device), "which does nothing"
+    elif isinstance(config.rom, str):
         vbios, source = _file(config.rom, device), config.rom
     elif config.rom:
         vbios, source = _shadow(f"{folder}/{DISPLAY}/rom", device), "from host memory"
@@ -94,9 +100,19 @@ def view_of(config: DomainConfig, devices: Iterable[PciDevice], folder: str = "/
     return View(vbios, hides, source) if vbios is not None or hides else None
 
 
+def _empty(device: PciDevice) -> bytes:
+    """An option ROM of 512 bytes whose initialisation returns at once.  Source: PCI Firmware Specification 3.0, 5.1."""
+    pcir = struct.pack("<4sHHHHB3sHHBB", b"PCIR", device.vendor, device.device, 0, 24, 0, b"\0\0\3", 1, 0, 0, 0x80)
+    rom = bytearray(b"\x55\xaa\x01\xcb".ljust(0x18, b"\0") + b"\x1c\0\0\0" + pcir).ljust(512, b"\0")  # cb: retf
+    rom[-1] = -sum(rom) & 0xFF
+    return bytes(rom)
+
+
 def _file(path: str, device: PciDevice) -> bytes:
     """The VBIOS from the administrator's file."""
     hint = "see docs/igd.md for where to get one"
+    if not os.path.isabs(path):  # when the guest reboots, xl's daemon is in "/"
+        raise ConfigError("xlplug_rom: not an absolute path", path=path, hint='write it from "/" on')
     try:
         with open(path, "rb") as file:
             data = file.read(_SHADOW_STOP - _SHADOW + 1)

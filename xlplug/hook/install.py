@@ -67,6 +67,8 @@ def _say_if_unused(layout: Layout) -> None:
         sys.stdout.write(
             f"not yet in use: {first or 'no xl'} comes first in PATH; put {layout.front_end.parent} before it\n"
         )
+    else:  # a shell that has run xl before remembers where that was
+        sys.stdout.write("in shells that are open, run: hash -r\n")
 
 
 def _put_in_place(layout: Layout, wanted: dict[Path, bytes], known: Manifest) -> None:

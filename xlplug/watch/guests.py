@@ -21,11 +21,11 @@ from xlplug.model.addr import Domid
 from xlplug.model.bdf import Bdf
 from xlplug.model.errors import XlplugError
 from xlplug.model.host import HostSnapshot
-from xlplug.model.hypervisor import DomainInfo, Hypervisor, Store
+from xlplug.model.hypervisor import DomainInfo, HeldRights, Hypervisor, Store
 from xlplug.model.occasion import RESTORING, RUNNING, STARTING, Occasion, Who
 from xlplug.model.rangeset import RangeSet
 from xlplug.model.steps import IOPORT
-from xlplug.plan import Plan, build
+from xlplug.plan import Plan, build, mapped_in_vain
 from xlplug.vga import VGA_PORT_SET, owns_legacy_vga
 from xlplug.watch.guard import GuardLostError, Pauser
 
@@ -39,10 +39,7 @@ _IGNORED = "ignored"
 
 _LATE_STARTING = STARTING.without_ram(RUNNING)
 _POLL = 1.0  # seconds: libxl writes its record without an event that we could wait for
-_LATE = (
-    "domain {} had the display before the grants were made; its VGA ranges are mapped now; "
-    "if it stays dark: xl reboot {}"
-)
+_LATE = "{} had the display before the grants were made; its VGA ranges are mapped now; if it stays dark: xl reboot {}"
 _PATIENCE = 60.0  # seconds, after which a domain without a configuration is called another toolstack's
 
 
@@ -151,9 +148,19 @@ class Watcher:
         except GuardLostError:
             raise
         except XlplugError as error:
-            self._say(ERROR, guest, str(error))
+            if not self._going(guest.domid):
+                self._say(ERROR, guest, str(error))
             return guest._replace(failed=True)
         return guest
+
+    def _going(self, domid: Domid) -> bool:
+        """Whether the domain is being destroyed, or gone.
+
+        libxl removes its own folder first, its devices' after that, and then has Xen destroy the domain (tools/libs/light/
+        libxl_domain.c, devices_destroy_cb): a journal written in between would stay.
+        """
+        info = self._world.xen.domain_info(domid)
+        return info is None or info.dying or not self._world.store.list(nodes.libxl(domid))
 
     def _record(self, guest: _Guest) -> DomainConfig | None:
         info = self._world.xen.domain_info(guest.domid)
@@ -200,20 +207,22 @@ class Watcher:
                 # Not before the pause: libxl may let it run at any moment.
                 info = world.xen.domain_info(holder)
                 ran = info is not None and info.cpu_time > 0
-                served = stubdom is not None and ran and _has_devices(stubdom, world.store)
-                plan = self._plan(
-                    guest, config, stubdom, when=self._occasion(guest, stubdom), map_legacy=self._map_legacy or served
-                )
+                when = self._occasion(guest, stubdom)
+                plan = self._plan(guest, config, stubdom, when=when, map_legacy=self._map_legacy)
+                late = self._in_vain(guest, plan) if stubdom is None else ran and _has_devices(stubdom, world.store)
+                if late:
+                    plan = self._plan(guest, config, stubdom, when=when, map_legacy=True)
                 self._grant(guest, plan)
         except GuardLostError:
             raise
         except XlplugError as error:
-            self._say(ERROR, guest, str(error))
+            if not self._going(guest.domid):
+                self._say(ERROR, guest, str(error))
             return built._replace(failed=True)
         finally:
             world.pauser.unpause(holder)
-        if served and _passes_vga(plan):
-            self._say(WARNING, guest, _LATE.format(stubdom, guest.domid))
+        if late and _passes_vga(plan):
+            self._say(WARNING, guest, _LATE.format(_device_model_in(stubdom), guest.domid))
         elif ran and stubdom is not None:
             self._say(
                 INFO, guest, f"domain {stubdom} ran before the grants were made, and had no PCI device yet: in time"
@@ -242,12 +251,15 @@ class Watcher:
         present = {_slot(entry.bdf) for entry in config.pci if entry.bdf is not None}
         served = present if guest.served is None else guest.served & present
         with world.lock():
+            if self._going(guest.domid):
+                return guest
             stubdom = stubdom_of(guest.domid, world.store)
             plan = self._plan(guest, config, stubdom, map_legacy=self._map_legacy)
             # A device model maps the VGA set when it is told of the device.  Without these rights it has tried in vain: they
             # were not there when one was plugged in, nor, where nobody has made any grant so far, in a stubdomain at all.
             plugged = any(owns_legacy_vga(a.device) and _slot(a.device.bdf) not in served for a in plan.devices)
-            late = stubdom is not None and config.wants_legacy and _passes_vga(plan) and not plugged
+            late = config.wants_legacy and _passes_vga(plan) and not plugged
+            late = late and (stubdom is not None or self._in_vain(guest, plan))
             late = late and not Journal(world.store, guest.domid).read().state
             if plugged or late:
                 plan = self._plan(guest, config, stubdom, map_legacy=True)
@@ -256,8 +268,11 @@ class Watcher:
             if config.wants_legacy:
                 self._grant(guest, plan)
                 if late:
-                    self._say(WARNING, guest, _LATE.format(stubdom, guest.domid))
+                    self._say(WARNING, guest, _LATE.format(_device_model_in(stubdom), guest.domid))
         return guest._replace(served=frozenset(served), failed=False)
+
+    def _in_vain(self, guest: _Guest, plan: Plan) -> bool:
+        return mapped_in_vain(plan, self._world.xen.held().get(guest.domid, HeldRights()))
 
     def _plan(
         self,
@@ -285,6 +300,10 @@ class Watcher:
             return
         self._said.add((guest.domid, text))
         self._world.log(priority, f"domain {guest.domid} ({guest.name}): {text}")
+
+
+def _device_model_in(stubdom: Domid | None) -> str:
+    return "the device model in dom0" if stubdom is None else f"domain {stubdom}"
 
 
 def _has_devices(stubdom: Domid, store: Store) -> bool:

@@ -26,8 +26,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.lab)
 
 
-def sh(*argv: str, timeout: int = 120) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(argv, capture_output=True, text=True, timeout=timeout)
+def patience(seconds: float) -> float:
+    """So many seconds of a quiet machine, on this one: what dom0 measured after booting (tests/lab/slowness.py)."""
+    return seconds * int(os.environ.get("XLPLUG_LAB_SLOWNESS", "100")) / 100
+
+
+def sh(*argv: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(argv, capture_output=True, text=True, timeout=patience(timeout))
 
 
 def xlplug(*argv: str) -> subprocess.CompletedProcess[str]:

@@ -14,7 +14,7 @@ from typing import IO, NamedTuple
 
 import pytest
 
-from tests.lab.dom0.conftest import dump, sh
+from tests.lab.dom0.conftest import dump, patience, sh
 from xlplug.model.hypervisor import HeldRights
 from xlplug.xen.qdump import parse_q
 
@@ -78,7 +78,12 @@ def xl(
     """``xl`` as an administrator types it, with the front end first in PATH or without it."""
     path = f"/usr/local/sbin:{STOCK}" if front_end else STOCK
     return subprocess.run(
-        ["xl", *argv], stdin=stdin, capture_output=True, text=True, timeout=180, env={**os.environ, "PATH": path, **env}
+        ["xl", *argv],
+        stdin=stdin,
+        capture_output=True,
+        text=True,
+        timeout=patience(180),
+        env={**os.environ, "PATH": path, **env},
     )
 
 
@@ -96,7 +101,7 @@ def domid_of(name: str) -> int | None:
 
 def until(true: Callable[[], object], seconds: float = 30) -> bool:
     """Wait for it, asking not more than half of the time: what we wait for needs the processor, too."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + patience(seconds)
     while (asked := time.monotonic()) < end:
         if true():
             return True

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.dom0.conftest import dump, journal, xlplug
-from tests.lab.dom0.vgaguest import CURSOR_HIGH, CURSOR_LOW, TEXT, Card, Guest, card, running
+from tests.lab.dom0.conftest import dump, journal, patience, sh, xlplug
+from tests.lab.dom0.vgaguest import CURSOR_HIGH, CURSOR_LOW, TEXT, Card, Guest, card, creating, running, seen
 from xlplug.hook.device_model import default_path
 from xlplug.model.rangeset import RangeSet
 from xlplug.xen.lib import running_version
@@ -109,3 +109,20 @@ def test_the_stubdomain_has_not_run_when_it_is_granted(tmp_path: Path, display: 
         for domid in (guest.domid, guest.stubdom):
             _, _, sets = dmesg.rpartition(f"Rangesets belonging to domain {domid}:")
             assert PORTS in sets.partition("Memory pages")[0]
+
+
+def test_by_hand_what_the_stubdomain_could_not_map_is_mapped(tmp_path: Path, display: Card) -> None:
+    """``xl create -p``, ``xlplug grant``, ``xl unpause``: by then the device model has had the display, and tried in vain."""
+    with creating(tmp_path, "hand", "-p") as (config, process):
+        assert process.wait(patience(120)) == 0, config.with_suffix(".stderr").read_text()
+        domid = sh("xl", "domid", "hand").stdout.strip()
+        done = xlplug("grant", domid, "--config", str(config))
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("the device model has the display already and could not map it: mapped here")
+        assert sh("xl", "unpause", domid).returncode == 0
+        guest = seen(config)
+        assert guest.said == ALIVE
+        assert (display.text, display.cursor) == (TEXT, (CURSOR_HIGH, CURSOR_LOW)), "in the card itself"
+        assert xlplug("grant", domid, "--config", str(config)).stdout.startswith("nothing to do: all ")
+        assert xlplug("revoke", domid).returncode == 0
+        assert str(dump()[guest.domid].ports) == "{ }"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.dom0.conftest import Guests, dump, journal, sh, xlplug
+from tests.lab.dom0.conftest import Guests, dump, journal, patience, sh, xlplug
 from tests.lab.dom0.hooked import busy, domid_of, until
 from tests.lab.dom0.test_physmap import pages_in
 from tests.lab.dom0.test_stubdom import ALIVE, DEAD, MEMORY, PORTS, display, granted  # noqa: F401 - a fixture
@@ -98,7 +98,7 @@ def test_through_the_watcher_the_display_works(daemon: Daemon, tmp_path: Path, d
     with creating(tmp_path, "watched") as (config, process):
         with busy(os.cpu_count() or 1):
             assert until(lambda: ran("watched"), 120), config.with_suffix(".stderr").read_text()
-        assert process.wait(120) == 0, config.with_suffix(".stderr").read_text()
+        assert process.wait(patience(120)) == 0, config.with_suffix(".stderr").read_text()
         guest = seen(config)
         granted(guest, display)
         in_time(daemon, guest)
@@ -165,7 +165,7 @@ def test_late_and_yet_in_time(daemon: Daemon, tmp_path: Path, display: Card) -> 
     with creating(tmp_path, "tardy", extra='vga="stdvga"\nxlplug_preload=1\n') as (config, process):
         assert until(lambda: ran(config.stem), 60)
         daemon.thaw()
-        assert process.wait(120) == 0
+        assert process.wait(patience(120)) == 0
         guest = seen(config)
         assert (guest.said, guest.log) == (ALIVE, [])
         assert daemon.says(
@@ -181,7 +181,7 @@ def test_too_late_is_made_right_and_said(daemon: Daemon, tmp_path: Path, display
     """QEMU has tried to map the VGA ranges without the rights.  The guest itself has not run."""
     daemon.freeze()
     with creating(tmp_path, "late", "-p") as (config, process):
-        assert process.wait(120) == 0
+        assert process.wait(patience(120)) == 0
         assert str(dump()[domid_of("late") or 0].ports) == "{ }"
         daemon.thaw()
         assert until(lambda: daemon.says("had the display before the grants were made")), daemon.lines()
@@ -207,7 +207,7 @@ def test_a_changed_config_is_refused_until_libxl_has_its_own_record(daemon: Daem
         assert journal(domid) == ""
         held = dump()
         assert str(held[domid].ports) == str(held[stubdom_of("changed")].ports) == "{ }"
-        assert process.wait(120) == 0
+        assert process.wait(patience(120)) == 0
         assert until(lambda: daemon.says("had the display before the grants were made")), daemon.lines()
         assert str(dump()[domid].ports) == PORTS
 

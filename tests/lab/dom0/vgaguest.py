@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.lab.dom0.conftest import BASE, IGD, VGA, sh
+from tests.lab.dom0.conftest import BASE, IGD, VGA, patience, sh
 
 #: What the lab builds (tests/lab/stubdom), mounted in dom0.  The serial devices are for the QEMU in dom0: libxl gives a
 #: stubdomain three consoles, and from 8.2 QEMU leaves one without a device unconnected, for which Linux then waits minutes.
@@ -138,7 +138,7 @@ def seen(config: Path, *, wait: bool = True) -> Guest:
     """The guest, once it has said everything."""
     domid = int(sh("xl", "domid", config.stem).stdout)
     stubdom = int(sh("xenstore-read", f"/local/domain/{domid}/image/device-model-domid").stdout)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + patience(30)
     prefix = f"(d{domid}) vgaguest: "  # no two domains of a boot have the same number
     while f"{prefix}end\n" not in (dmesg := sh("xl", "dmesg").stdout):
         if not wait:
@@ -147,8 +147,13 @@ def seen(config: Path, *, wait: bool = True) -> Guest:
         time.sleep(0.2)
     lines = [line.removeprefix(prefix) for line in dmesg.splitlines() if line.startswith(prefix)]
     said = {what: value for what, equals, value in (line.partition("=") for line in lines) if equals}
-    marks = (f"ioport_map:add: dom{domid} ", f"memory_map:add: d{domid} ")
-    mapped = [line.partition("map:")[2] for line in dmesg.splitlines() if any(mark in line for mark in marks)]
+    # Xen from 4.21 on calls a domain dN in both lines.
+    marks = (f"ioport_map:add: dom{domid} ", f"ioport_map:add: d{domid} ", f"memory_map:add: d{domid} ")
+    mapped = [
+        line.partition("map:")[2].replace(f" d{domid} gport", f" dom{domid} gport")
+        for line in dmesg.splitlines()
+        if any(mark in line for mark in marks)
+    ]
     return Guest(domid, stubdom, config, said, mapped, config.with_suffix(".stderr").read_text())
 
 
@@ -156,5 +161,5 @@ def seen(config: Path, *, wait: bool = True) -> Guest:
 def running(folder: Path, name: str, *, path: str | None = None, extra: str = "", wait: bool = True) -> Iterator[Guest]:
     """Create the guest, not paused, and wait until it has said everything."""
     with creating(folder, name, path=path, extra=extra) as (config, process):
-        assert process.wait(120) == 0, config.with_suffix(".stderr").read_text()
+        assert process.wait(patience(120)) == 0, config.with_suffix(".stderr").read_text()
         yield seen(config, wait=wait)

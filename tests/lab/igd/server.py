@@ -38,7 +38,8 @@ _IS_PCI = 2
 #: Registers of the display.  Source: Intel's Programmer's Reference Manual, volume 2, GGC, BDSM, ASLS.
 GGC, BDSM, ASLS = 0x50, 0x5C, 0xFC
 #: Not a register of any real display: dom0 sets the sub-class here (00: VGA, 80: other), which is then in the class code.
-SUBCLASS = 0xE0
+#: With GONE the server ends at once, as if the card had been pulled.
+SUBCLASS, GONE = 0xE0, 0xDE
 
 
 class Bar(NamedTuple):
@@ -121,6 +122,8 @@ class Display:
         for at, value in enumerate(data, offset):
             self.config[at] = (self.config[at] & ~self.mask[at]) | (value & self.mask[at])
         if offset <= SUBCLASS < offset + len(data):
+            if self.config[SUBCLASS] == GONE:
+                sys.exit("the display is gone")
             self.config[0x0A] = self.config[SUBCLASS]
         if offset == ASLS and len(data) == 4 and not self.loaded and any(data):
             self.loaded = True

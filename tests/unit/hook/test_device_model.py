@@ -98,3 +98,20 @@ def test_what_cannot_be_executed(tmp_path: Path, path: str) -> None:
     with pytest.raises(HostError, match=r"is missing or not executable; install it"):
         executable(str(tmp_path / path) if path else "")
     assert os.access(executable("/bin/sh"), os.X_OK)
+
+
+def test_a_name_without_a_folder_is_looked_up_in_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Xen 4.21 and later, configured with --with-system-qemu."""
+    (tmp_path / "libxenlight.so.4.23").write_bytes(b"qemu-system-i386 is\0qemu-system-i386\0")
+    monkeypatch.setenv("PATH", f"/none:{tmp_path}")
+    with pytest.raises(HostError, match="qemu-system-i386 is not in PATH; install it"):
+        default_path((4, 23), (str(tmp_path),))
+    (tmp_path / "qemu-system-i386").mkdir()
+    with pytest.raises(HostError, match="not in PATH"):
+        default_path((4, 23), (str(tmp_path),))
+    (tmp_path / "qemu-system-i386").rmdir()
+    (tmp_path / "qemu-system-i386").write_text("")
+    (tmp_path / "qemu-system-i386").chmod(0o755)
+    assert default_path((4, 23), (str(tmp_path),)) == f"{tmp_path}/qemu-system-i386"
+    (tmp_path / "libxenlight.so.4.23").write_bytes(b"qemu-system-i386\0/usr/bin/qemu-system-i386\0")
+    assert default_path((4, 23), (str(tmp_path),)) == "/usr/bin/qemu-system-i386", "a path is preferred"

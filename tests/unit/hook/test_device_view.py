@@ -133,7 +133,22 @@ def test_what_is_not_a_vbios(
     (sysfs / "0000:00:02.0" / "rom").write_bytes(data)
     with pytest.raises(HostError) as refused:
         view_of(igd, [display], str(sysfs))
-    assert str(refused.value).startswith(f"0000:00:02.0: no VBIOS for it in host memory ({fault}); name a file ")
+    assert str(refused.value).startswith(
+        f"0000:00:02.0: no VBIOS for it in host memory ({fault}); set xlplug_rom to a file "
+    )
+
+
+def test_an_empty_vbios_is_one(config: Config, display: PciDevice, sysfs: Path, tmp_path: Path) -> None:
+    """What is made up passes as a file, and Linux and QEMU would take it: its bytes add up to 0."""
+    text = 'gfx_passthru="igd"\npci=["00:02.0"]\n'
+    view = view_of(config(text + 'xlplug_rom="empty"\n'), [display], str(sysfs))
+    assert view is not None
+    assert view.vbios is not None
+    assert (len(view.vbios), sum(view.vbios) & 0xFF, view.vbios[3]) == (512, 0, 0xCB)
+    (tmp_path / "rom").write_bytes(view.vbios)
+    again = view_of(config(text + f'xlplug_rom="{tmp_path}/rom"\n'), [display], str(sysfs))
+    assert again is not None
+    assert again.vbios == view.vbios
 
 
 def test_what_cannot_be_read(config: Config, igd: DomainConfig, display: PciDevice, sysfs: Path) -> None:
@@ -142,6 +157,8 @@ def test_what_cannot_be_read(config: Config, igd: DomainConfig, display: PciDevi
         view_of(igd, [display], str(sysfs))
     with pytest.raises(ConfigError, match=r"^/none: xlplug_rom: No such file or directory; "):
         view_of(config('gfx_passthru="igd"\npci=["00:02.0"]\nxlplug_rom="/none"\n'), [display])
+    with pytest.raises(ConfigError, match=r"^rom.bin: xlplug_rom: not an absolute path; "):
+        view_of(config('gfx_passthru="igd"\npci=["00:02.0"]\nxlplug_rom="rom.bin"\n'), [display])
 
 
 def test_a_host_whose_vbios_is_known_is_not_touched_beforehand(

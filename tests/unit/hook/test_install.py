@@ -339,6 +339,20 @@ def test_status_of_a_config(tmp_path: Path) -> None:
         assert "cannot be read; give the path of an xl config" in done.stderr
 
 
+def test_a_shell_that_may_remember_the_real_xl(tmp_path: Path) -> None:
+    """It has looked xl up before the front end was there; only "hash -r" makes it look again."""
+    prefix, program = tmp_path / "prefix", f"{sys.executable} -m xlplug"
+    script = (
+        f"PATH={prefix}/sbin:$PATH; sleep 0.05; {program} hook install --prefix {prefix}; echo --; {program} hook status; "
+        f"echo --; sh -c '{program} hook status; :'"
+    )
+    done = subprocess.run(["sh", "-c", script], cwd=CHECKOUT, capture_output=True, text=True)
+    installed, old, new = done.stdout.split("--\n")
+    assert installed.endswith("in shells that are open, run: hash -r\n")
+    assert "your shell is older than the hook; if it has run xl before, run: hash -r\n" in old
+    assert "hash -r" not in new
+
+
 # an installed package
 
 

@@ -9,9 +9,10 @@ from xlplug.config.domain import DomainConfig
 from xlplug.model.addr import Domid
 from xlplug.model.bdf import Bdf
 from xlplug.model.host import HostSnapshot
+from xlplug.model.hypervisor import HeldRights
 from xlplug.model.occasion import BY_HAND, Who
 from xlplug.model.rangeset import RangeSet
-from xlplug.plan import Plan, build
+from xlplug.plan import Plan, build, mapped_in_vain
 
 Host = Callable[[str], HostSnapshot]
 Config = Callable[[str], DomainConfig]
@@ -291,3 +292,24 @@ def test_permission_calls_are_the_maximal_ranges(host: Host, config: Config) -> 
             for op in ("iomem_permission", "ioport_permission"):
                 ranges = [s.range for s in plan.steps if s.op == op and s.grantee == grantee]
                 assert len(RangeSet(ranges)) == len(ranges)
+
+
+@pytest.mark.parametrize(
+    ("owner", "ports", "text", "expected"),
+    [
+        (7, "{ }", IGD, True),
+        (7, "{ 3c0-3df }", IGD, True),
+        (7, "{ 3b0-3bb, 3c0-3df }", IGD, False),
+        (None, "{ }", IGD, False),
+        (8, "{ }", IGD, False),
+        (7, "{ }", 'pci=["00:02.0"]\nioports=["2f8-2ff"]\n', False),
+    ],
+)
+def test_whether_the_device_model_has_tried_in_vain(
+    host: Host, config: Config, owner: int | None, ports: str, text: str, expected: bool
+) -> None:
+    laptop = host("igd-laptop")
+    devices = tuple(d._replace(owner=owner and Domid(owner)) if d.bdf == Bdf(0, 0, 2, 0) else d for d in laptop.devices)
+    plan = build(config(text), laptop._replace(devices=devices), Who(Domid(7)), BY_HAND)
+    assert mapped_in_vain(plan, HeldRights(RangeSet.parse(ports))) is expected
+    assert not mapped_in_vain(build(config(text), laptop._replace(devices=devices)), HeldRights())

@@ -10,6 +10,7 @@ from xlplug.config.domain import DomainConfig
 from xlplug.dom0.find_config import Found
 from xlplug.execute import grants
 from xlplug.model.addr import Domid
+from xlplug.model.bdf import Bdf
 from xlplug.model.errors import XenError
 from xlplug.model.host import HostSnapshot
 from xlplug.model.hypervisor import DomainInfo
@@ -57,6 +58,7 @@ class Scene:
         self.xen.add_domain(DomainInfo(domid, hvm=hvm, paused=paused, nr_pages=1000, max_pages=1256, uuid=f"u{domid}"))
         self.store.write(f"/local/domain/{domid}/vm", f"/vm/u{domid}")
         self.store.write(f"/local/domain/{domid}/name", name)
+        self.store.write(f"/libxl/{domid}/type", "hvm" if hvm else "pv")
         if target:
             self.store.write(f"/local/domain/{domid}/target", str(target))
             self.store.write(f"/local/domain/{target}/image/device-model-domid", str(domid))
@@ -429,3 +431,66 @@ def test_a_number_that_is_used_again_is_another_domain(scene: Scene, config: Con
     scene.building["g"] = Found(config(IGD))
     scene.watcher.look()
     assert scene.events == ["pause 7", "unpause 7 { 3b0-3bb, 3c0-3df }"]
+
+
+def attached(scene: Scene, domid: int) -> None:
+    """The display belongs to the guest: its device model has been given it."""
+    devices = tuple(d._replace(owner=Domid(domid)) if d.bdf == Bdf(0, 0, 2, 0) else d for d in scene.host.devices)
+    scene.host = scene.host._replace(devices=devices)
+
+
+@pytest.mark.parametrize("stage", ["living", "being created"])
+def test_a_device_model_in_dom0_that_could_not_map(scene: Scene, config: Config, stage: str) -> None:
+    """Xen 4.23 refused QEMU: nobody had granted the ports before."""
+    scene.xen = scene.watcher._world.xen
+    attached(scene, 7)
+    scene.domain(7, paused=False)
+    if stage == "living":
+        scene.records[7] = config(IGD)
+    else:
+        scene.building["g"] = Found(config(IGD))
+    scene.watcher.look()
+    assert scene.xen.mapped(7)[1] == ((0x3B0, 0x3B0, 12), (0x3C0, 0x3C0, 32))
+    assert any("the device model in dom0 had the display before the grants were made" in t for t in scene.said(WARNING))
+
+
+def test_a_device_model_in_dom0_that_mapped_by_itself(scene: Scene, config: Config) -> None:
+    """Up to Xen 4.22 it can, and its guest then holds the ports."""
+    attached(scene, 7)
+    scene.domain(7, paused=False)
+    for ports in PORTS:
+        scene.xen.ioport_permission(7, ports.start, ports.nr, allow=True)
+    scene.records[7] = config(IGD)
+    scene.watcher.look()
+    assert scene.xen.mapped(7) == ({}, ())
+    assert scene.said(WARNING) == []
+
+
+def test_a_guest_that_is_being_destroyed_is_let_alone(scene: Scene, config: Config) -> None:
+    """libxl removes its folder first, then the devices; Xen's domain and libxl's record come last."""
+    scene.building["g"] = Found(config(IGD))
+    scene.domain(7)
+    scene.watcher.look()
+    scene.records[7] = config(IGD)
+    scene.watcher.look()
+    assert scene.store.read("/libxl/7/xlplug/state") == "applied"
+    lines = list(scene.lines)
+    scene.store.remove("/libxl/7")
+    scene.watcher.look({7})
+    assert scene.store.read("/libxl/7/xlplug/state") is None
+    assert scene.lines == lines
+
+
+def test_a_refusal_because_it_is_being_destroyed_is_no_error(
+    scene: Scene, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.domain(7, paused=False)
+    scene.records[7] = config(IGD)
+
+    def destroyed(config: DomainConfig) -> HostSnapshot:
+        scene.xen.add_domain(DomainInfo(7, hvm=True, dying=True, uuid="u7"))
+        return scene.host
+
+    scene.watcher._world = scene.watcher._world._replace(snapshot=destroyed)
+    scene.watcher.look()
+    assert scene.lines == []
