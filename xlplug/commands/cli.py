@@ -118,11 +118,12 @@ def revoke_(domid: str) -> None:
 
 @main.command("show")
 @click.argument("domid", required=False)
-def show_(domid: str | None) -> None:
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def show_(domid: str | None, form: str) -> None:
     """Compare what was granted with what Xen reports."""
     from xlplug.commands.show import show
 
-    _exit(show, domid)
+    _exit(show, domid, form)
 
 
 @main.command("abi")

@@ -10,9 +10,13 @@ from xlplug.dom0 import nodes
 from xlplug.execute.compare import Comparison
 from xlplug.model.errors import EXIT_DONE, Refused
 from xlplug.model.problem import Problem
+from xlplug.model.rangeset import RangeSet
 
 
-def show(text: str | None) -> int:
+SHOW_SCHEMA = "xlplug/show/1"
+
+
+def show(text: str | None, form: str = "text") -> int:
     """Ours, Xen's, and the difference, for one domain or for each that we granted anything."""
     from xlplug.execute.compare import compare
     from xlplug.xen.ctrl import XenCtrl
@@ -27,11 +31,40 @@ def show(text: str | None) -> int:
         else:
             names = [name for name in store.list(nodes.LIBXL) if name.isdecimal()]
             targets = sorted(int(name) for name in names if store.read(f"{nodes.journal(name)}/state"))
+        if form == "json":
+            import json
+
+            domains = [comparison_json(compare(target, xen, store)) for target in targets]
+            sys.stdout.write(json.dumps({"schema": SHOW_SCHEMA, "domains": domains}, indent=1) + "\n")
+            return EXIT_DONE
         for target in targets:
             sys.stdout.write(comparison_text(compare(target, xen, store)))
         if not targets:
             say("xlplug has granted nothing on this host")
     return EXIT_DONE
+
+
+def comparison_json(rows: Sequence[Comparison]) -> dict[str, object]:
+    """One domain of docs/show.schema.json; its rows are also its stubdomain's."""
+
+    def ranges(some: RangeSet) -> list[dict[str, int]]:
+        return [{"first": r.start, "count": r.nr} for r in some]
+
+    return {
+        "domid": rows[0].domid,
+        "state": rows[0].state or None,
+        "rows": [
+            {
+                "domid": row.domid,
+                "grantee": row.grantee,
+                "kind": row.kind,
+                "granted": ranges(row.ours),
+                "held": ranges(row.held),
+                "missing": ranges(row.missing),
+            }
+            for row in rows
+        ],
+    }
 
 
 def comparison_text(rows: Sequence[Comparison]) -> str:
