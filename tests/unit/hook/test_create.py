@@ -135,7 +135,7 @@ def test_help_behind_the_front_end_is_xls(host: Host) -> None:
 
 
 def test_help_of_our_own(host: Host) -> None:
-    assert "Do what xl create does" in host.run("create", "--help").stdout
+    assert "Run xl create, granting what the domain needs" in host.run("create", "--help").stdout
     assert not host.xl.ran
 
 

@@ -72,7 +72,7 @@ def test_the_link_runs_our_create_and_the_real_xl(package: Packaged, tmp_path: P
     real.write_text("#!/bin/sh\nexit 7\n")
     assert package.run("xl", "create", str(config), path=path).returncode == 7, "xl rejects it, so xl's status"
     status = package.run(str(package.home / "usr/bin/xlplug"), "hook", "status", path=path)
-    assert f"{package.link} (front end of xlplug)" in status.stdout
+    assert f"{package.link} (the front end of xlplug)" in status.stdout
     assert f"wrapper:      {package.home}/usr/lib/xlplug/device-model" in status.stdout
 
 
