@@ -73,7 +73,7 @@ def test_the_link_runs_our_create_and_the_real_xl(package: Packaged, tmp_path: P
     assert package.run("xl", "create", str(config), path=path).returncode == 7, "xl rejects it, so xl's status"
     status = package.run(str(package.home / "usr/bin/xlplug"), "hook", "status", path=path)
     assert f"{package.link} (the front end of xlplug)" in status.stdout
-    assert f"wrapper:      {package.home}/usr/lib/xlplug/device-model" in status.stdout
+    assert f"wrapper       {package.home}/usr/lib/xlplug/device-model" in status.stdout
 
 
 def test_another_program_at_that_place_is_left_alone(package: Packaged) -> None:
