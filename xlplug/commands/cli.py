@@ -5,11 +5,11 @@ import sys
 from collections.abc import Callable
 
 import click
-from click.shell_completion import CompletionItem
 
 from xlplug import __version__
 from xlplug.commands import common
 from xlplug.commands.click_group import Xlplug
+from xlplug.commands.completion import domains, domains_and_files, files
 from xlplug.hook import create, install
 
 __all__ = ["main"]
@@ -39,30 +39,6 @@ def _exit(command: Callable[..., int], *args: object) -> None:
     sys.exit(common.run(command, *args))
 
 
-def _domains(context: click.Context, parameter: click.Parameter, start: str) -> list[CompletionItem]:
-    """Numbers and names of the domains that run; none where xenstore does not answer."""
-    from xlplug.dom0.domains import guests
-    from xlplug.model.errors import XlplugError
-    from xlplug.xen.store import XenStore
-
-    try:
-        with XenStore() as store:
-            running = guests(store)
-    except XlplugError:
-        return []
-    numbers = [CompletionItem(str(domid), help=name) for domid, name in running]
-    names = [CompletionItem(name, help=f"domain {domid}") for domid, name in running if name]
-    return [item for item in (*numbers, *names) if item.value.startswith(start)]
-
-
-def _files(context: click.Context, parameter: click.Parameter, start: str) -> list[CompletionItem]:
-    return [CompletionItem(start, type="file")]
-
-
-def _domains_and_files(context: click.Context, parameter: click.Parameter, start: str) -> list[CompletionItem]:
-    return [*_domains(context, parameter, start), CompletionItem(start, type="file")]
-
-
 _map_legacy = click.option(
     "--map-legacy",
     is_flag=True,
@@ -76,15 +52,15 @@ _format = click.option(
 
 
 @main.command("grant")
-@click.argument("domain", metavar="DOMAIN")
+@click.argument("domain", shell_complete=domains, metavar="DOMAIN")
 @click.option(
     "--config",
-    shell_complete=_files,
+    shell_complete=files,
     metavar="FILE",
     help="The domain's xl config; else libxl's own record of it is used.",
 )
 @click.option(
-    "--recorded", shell_complete=_files, metavar="DIR", help="Work on a recorded domain, in memory; no Xen is needed."
+    "--recorded", shell_complete=files, metavar="DIR", help="Work on a recorded domain, in memory; no Xen is needed."
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan and change nothing.")
 @_format
@@ -101,11 +77,11 @@ def grant_(domain: str, config: str | None, recorded: str | None, dry_run: bool,
 
 
 @main.command("plan")
-@click.argument("config", shell_complete=_files, metavar="CONFIG")
+@click.argument("config", shell_complete=files, metavar="CONFIG")
 @click.argument("extra", metavar="[KEY=VALUE]...", nargs=-1)
-@click.option("--host", shell_complete=_files, metavar="FILE", help="A recorded host, instead of this one.")
-@click.option("--target", metavar="DOMID", help="The guest's domid, where it is known already.")
-@click.option("--stubdom", metavar="DOMID", help="The domid of the guest's stubdomain.")
+@click.option("--host", shell_complete=files, metavar="FILE", help="A recorded host, instead of this one.")
+@click.option("--target", shell_complete=domains, metavar="DOMID", help="The guest's domid, where it is known already.")
+@click.option("--stubdom", shell_complete=domains, metavar="DOMID", help="The domid of the guest's stubdomain.")
 @_format
 @_map_legacy
 def plan_(
@@ -124,7 +100,7 @@ def plan_(
 
 
 @main.command("revoke")
-@click.argument("domain", metavar="DOMAIN")
+@click.argument("domain", shell_complete=domains, metavar="DOMAIN")
 @_format
 def revoke_(domain: str, form: str) -> None:
     """Take back all that was granted to a domain and its stubdomain.
@@ -137,7 +113,7 @@ def revoke_(domain: str, form: str) -> None:
 
 
 @main.command("show")
-@click.argument("domain", metavar="[DOMAIN]", required=False)
+@click.argument("domain", shell_complete=domains, metavar="[DOMAIN]", required=False)
 @_format
 def show_(domain: str | None, form: str) -> None:
     """Compare what was granted with what Xen reports.
@@ -150,7 +126,7 @@ def show_(domain: str | None, form: str) -> None:
 
 
 @main.command("abi")
-@click.argument("program", shell_complete=_files, metavar="[QEMU]", required=False)
+@click.argument("program", shell_complete=files, metavar="[QEMU]", required=False)
 @_format
 def abi_(program: str | None, form: str) -> None:
     """Show which ABI-unstable functions a device model imports.
@@ -164,7 +140,7 @@ def abi_(program: str | None, form: str) -> None:
 
 
 @main.command("config")
-@click.argument("files", shell_complete=_files, metavar="FILE...", nargs=-1, required=True)
+@click.argument("files", shell_complete=files, metavar="FILE...", nargs=-1, required=True)
 def config_(files: tuple[str, ...]) -> None:
     """Parse xl configs as xl does; one JSON object a line."""
     from xlplug.commands.config import config
@@ -181,7 +157,7 @@ def record() -> None:
 @click.option(
     "-o",
     "--output",
-    shell_complete=_files,
+    shell_complete=files,
     metavar="FILE",
     default="-",
     show_default=True,
@@ -195,8 +171,8 @@ def record_host_(output: str) -> None:
 
 
 @record.command("domain")
-@click.argument("domain", metavar="DOMAIN")
-@click.option("-o", "--output", shell_complete=_files, metavar="DIR", required=True, help="The folder to write.")
+@click.argument("domain", shell_complete=domains, metavar="DOMAIN")
+@click.option("-o", "--output", shell_complete=files, metavar="DIR", required=True, help="The folder to write.")
 def record_domain_(domain: str, output: str) -> None:
     """Save a living domain, its host and its configuration."""
     from xlplug.commands.record import record_domain
@@ -205,7 +181,7 @@ def record_domain_(domain: str, output: str) -> None:
 
 
 @main.command("doctor")
-@click.argument("configs", shell_complete=_files, metavar="[CONFIG]...", nargs=-1)
+@click.argument("configs", shell_complete=files, metavar="[CONFIG]...", nargs=-1)
 @_format
 @click.option("--strict", is_flag=True, help="Count warnings as failures.")
 def doctor_(configs: tuple[str, ...], form: str, strict: bool) -> None:
@@ -220,7 +196,7 @@ def doctor_(configs: tuple[str, ...], form: str, strict: bool) -> None:
 
 @main.command("create", context_settings=_AS_XL)
 @click.argument(
-    "words", shell_complete=_files, metavar="CONFIG [KEY=VALUE]... [xl's options]", nargs=-1, type=click.UNPROCESSED
+    "words", shell_complete=files, metavar="CONFIG [KEY=VALUE]... [xl's options]", nargs=-1, type=click.UNPROCESSED
 )
 def create_(words: tuple[str, ...]) -> None:
     """Run xl create, granting what the domain needs.
@@ -232,16 +208,14 @@ def create_(words: tuple[str, ...]) -> None:
 
 
 @main.command("restore", context_settings=_AS_XL)
-@click.argument(
-    "words", shell_complete=_files, metavar="[CONFIG] FILE [xl's options]", nargs=-1, type=click.UNPROCESSED
-)
+@click.argument("words", shell_complete=files, metavar="[CONFIG] FILE [xl's options]", nargs=-1, type=click.UNPROCESSED)
 def restore(words: tuple[str, ...]) -> None:
     """Run xl restore, granting what the domain needs."""
     _exit(create.restore, words)
 
 
 @main.command("migrate-receive", context_settings=_AS_XL, hidden=True)
-@click.argument("words", shell_complete=_files, metavar="[xl's options]", nargs=-1, type=click.UNPROCESSED)
+@click.argument("words", shell_complete=files, metavar="[xl's options]", nargs=-1, type=click.UNPROCESSED)
 def receive(words: tuple[str, ...]) -> None:
     """Run xl migrate-receive, granting what the domain needs."""
     _exit(create.receive, words)
@@ -269,7 +243,7 @@ def hook_install(prefix: str) -> None:
 
 
 @hook.command("status")
-@click.argument("config", shell_complete=_files, metavar="[CONFIG]", required=False)
+@click.argument("config", shell_complete=files, metavar="[CONFIG]", required=False)
 @click.argument("extra", metavar="[KEY=VALUE]...", nargs=-1)
 def hook_status(config: str | None, extra: tuple[str, ...]) -> None:
     """Show what xl create would run, here or for a config."""
@@ -298,13 +272,13 @@ def watch(map_legacy: bool) -> None:
 
 
 @main.command("map")
-@click.argument("what", metavar="CONFIG|DOMID", shell_complete=_domains_and_files)
+@click.argument("what", metavar="CONFIG|DOMID", shell_complete=domains_and_files)
 @click.argument("extra", metavar="[KEY=VALUE]...", nargs=-1)
-@click.option("--host", shell_complete=_files, metavar="FILE", help="A recorded host, instead of this one.")
+@click.option("--host", shell_complete=files, metavar="FILE", help="A recorded host, instead of this one.")
 @click.option(
     "-o",
     "--output",
-    shell_complete=_files,
+    shell_complete=files,
     metavar="FILE",
     default="-",
     show_default=True,
@@ -324,7 +298,7 @@ def map_(what: str, extra: tuple[str, ...], host: str | None, output: str, form:
 
 
 @main.command("audit")
-@click.argument("folders", shell_complete=_files, metavar="DIR...", nargs=-1, required=True)
+@click.argument("folders", shell_complete=files, metavar="DIR...", nargs=-1, required=True)
 @click.option("--format", "form", type=click.Choice(["text", "json", "html"]), default="text", show_default=True)
 def audit_(folders: tuple[str, ...], form: str) -> None:
     """Judge recorded hosts and domains: which would start, and which not.
@@ -342,7 +316,7 @@ def audit_(folders: tuple[str, ...], form: str) -> None:
 @click.option(
     "-o",
     "--output",
-    shell_complete=_files,
+    shell_complete=files,
     metavar="FILE",
     default="-",
     show_default=True,
