@@ -11,7 +11,7 @@ packages="$packages scdoc man-db bash zsh fish"
 # For building the packages of Debian and RPM, and their linters.
 packages="$packages git dpkg-dev debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools python3-wheel"
 packages="$packages python3-cffi python3-click python3-pyudev lintian rpm rpmlint"
-packages="$packages chromium fonts-dejavu-core prometheus"
+packages="$packages chromium fonts-dejavu-core prometheus ansible-core python3-apt openssh-server openssh-client iproute2"
 missed=''
 failed=''
 
@@ -49,9 +49,12 @@ if [ "$what" != lab ]; then
 	[ -z "$skips" ] || miss "$skips"
 fi
 
-# The lab installs Debian's packages.
+# The lab installs Debian's packages, and runs an Ansible module with what Ansible brings for modules.
 if [ "$what" != unit ]; then
-	rm -rf build/deb
+	rm -rf build/deb build/ansible-core
+	mkdir -p build/ansible-core/ansible
+	cp -r /usr/lib/python3/dist-packages/ansible/__init__.py /usr/lib/python3/dist-packages/ansible/release.py \
+		/usr/lib/python3/dist-packages/ansible/module_utils build/ansible-core/ansible/ || failed="$failed ansible-core"
 	if NOCHECK=1 make --no-print-directory deb >build/deb.log 2>&1; then
 		echo 'tests: packages built'
 	else
@@ -61,7 +64,7 @@ if [ "$what" != unit ]; then
 fi
 
 if [ "$what" = all ]; then
-	build/venv/bin/python -m pytest tests/packages tests/pictures >build/packages.log 2>&1 || failed="$failed packages"
+	build/venv/bin/python -m pytest tests/packages tests/pictures tests/fleet >build/packages.log 2>&1 || failed="$failed packages"
 	cat build/packages.log
 	skips=$(grep '^SKIPPED' build/packages.log)
 	[ -z "$skips" ] || miss "$skips"

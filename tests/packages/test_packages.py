@@ -35,11 +35,20 @@ def run(*argv: str | Path, **env: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def commit() -> str:
+    return run("git", "rev-parse", "HEAD").strip()
+
+
+def tracked(commit: str, *folders: str) -> set[str]:
+    return set(run("git", "ls-tree", "-r", "--name-only", commit, *folders).split())
+
+
+@pytest.fixture(scope="module")
+def release(commit: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("dpkg-buildpackage", "rpmbuild", "scdoc", "git"):
         tool(name)
     out = tmp_path_factory.mktemp("release")
-    run("packaging/release.sh", out, PYTHON=sys.executable)
+    run("packaging/release.sh", out, commit, PYTHON=sys.executable)
     return out
 
 
@@ -65,34 +74,44 @@ def parts(paths: set[str], package: str) -> dict[str, set[str]]:
     }
 
 
-def test_every_form_has_the_same_content(release: Path) -> None:
+def test_every_form_has_the_same_content(release: Path, commit: str) -> None:
     with zipfile.ZipFile(next(release.glob("*.whl"))) as wheel:
         in_wheel = parts({f"/{name}" for name in wheel.namelist()}, "/xlplug/")
     in_deb = parts(deb_files(next(release.glob("xlplug_*_all.deb"))), "/dist-packages/xlplug/")
     in_rpm = parts(rpm_files(next(release.glob("xlplug-[0-9]*.noarch.rpm"))), "/site-packages/xlplug/")
     with tarfile.open(next(release.glob("*.tar.gz"))) as sdist:
         names = set(sdist.getnames())
-    tracked = set(run("git", "ls-files", "xlplug", "hooks").split())
-    expected = {p.removeprefix("xlplug/") for p in tracked if p.startswith("xlplug/") and Path(p).suffix}
-    expected |= {"_hooks/xl", "_hooks/xlplug", "_hooks/device-model", "_hooks/xlplug-watch.service", "py.typed"}
+    modules = tracked(commit, "xlplug")
+    expected = {p.removeprefix("xlplug/") for p in modules if p.startswith("xlplug/") and Path(p).suffix}
+    expected |= {"_hooks/xl", "_hooks/device-model", "_hooks/xlplug", "_hooks/xlplug-watch.service", "py.typed"}
     assert in_wheel["modules"] - {"py.typed"} == expected - {"py.typed"}
     assert in_deb == in_wheel
     assert in_rpm == in_wheel
     assert len(in_wheel["pages"]) > 12
     assert in_wheel["completion"] == {"xlplug", "_xlplug", "xlplug.fish"}
     top = f"xlplug-{xlplug.__version__}"
-    missing = {name for name in run("git", "ls-files").split() if f"{top}/{name}" not in names} - {"xlplug/_hooks"}
+    missing = {name for name in tracked(commit) if f"{top}/{name}" not in names} - {"xlplug/_hooks"}
     assert not missing, "the sdist lacks what git has"
     assert f"{top}/packaging/generated/man/xlplug.8" in names
 
 
-def test_a_release_is_the_same_bytes_elsewhere(release: Path, tmp_path: Path) -> None:
+def test_a_release_is_the_same_bytes_elsewhere(release: Path, commit: str, tmp_path: Path) -> None:
     clone, out = tmp_path / "another place", tmp_path / "out"
     run("git", "clone", "-q", ROOT, clone)
-    head = run("git", "rev-parse", "HEAD").strip()
-    run("git", "-C", clone, "checkout", "-q", head)
-    script = 'umask 077; cd "$1" && packaging/release.sh "$2"'
-    run("sh", "-c", script, "sh", clone, out, PYTHON=sys.executable, TZ="Asia/Tokyo", LC_ALL="C", HOME=str(tmp_path))
+    script = 'umask 077; cd "$1" && packaging/release.sh "$2" "$3"'
+    run(
+        "sh",
+        "-c",
+        script,
+        "sh",
+        clone,
+        out,
+        commit,
+        PYTHON=sys.executable,
+        TZ="Asia/Tokyo",
+        LC_ALL="C",
+        HOME=str(tmp_path),
+    )
     assert (out / "SHA256SUMS").read_text() == (release / "SHA256SUMS").read_text()
     names = {line.split()[1] for line in (out / "SHA256SUMS").read_text().splitlines()}
     assert {Path(name).suffix for name in names} >= {".deb", ".rpm", ".whl", ".gz", ".xz", ".dsc"}

@@ -101,3 +101,23 @@ def test_completion_completes(shell: str, tmp_path: Path) -> None:
         )
         done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, cwd=ROOT)
         assert done.stdout.strip() == "uninstall", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        ("xlplug plan exa", "file,exa"),
+        ("xlplug create exa", "file,exa"),
+        ("xlplug plan --host exa", "file,exa"),
+        ("xlplug map exa", "file,exa"),
+        ("xlplug grant 7 --dr", "plain,--dry-run"),
+        ("xlplug abi --format ", "plain,text\nplain,json"),
+    ],
+)
+def test_what_is_completed(words: str, answer: str) -> None:
+    """Numbers and names of domains are completed in the lab: tests/lab/dom0/test_package.py."""
+    env = {**os.environ, "_XLPLUG_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    done = subprocess.run(
+        [sys.executable, "-c", "from xlplug.__main__ import main; main()"], capture_output=True, text=True, env=env
+    )
+    assert done.stdout == answer + "\n", done.stderr

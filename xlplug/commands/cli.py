@@ -9,6 +9,7 @@ import click
 from xlplug import __version__
 from xlplug.commands import common
 from xlplug.commands.click_group import Xlplug
+from xlplug.commands.completion import domains, domains_and_files, files
 from xlplug.hook import create, install
 
 __all__ = ["main"]
@@ -51,9 +52,16 @@ _format = click.option(
 
 
 @main.command("grant")
-@click.argument("domain", metavar="DOMAIN")
-@click.option("--config", metavar="FILE", help="The domain's xl config; else libxl's own record of it is used.")
-@click.option("--recorded", metavar="DIR", help="Work on a recorded domain, in memory; no Xen is needed.")
+@click.argument("domain", shell_complete=domains, metavar="DOMAIN")
+@click.option(
+    "--config",
+    shell_complete=files,
+    metavar="FILE",
+    help="The domain's xl config; else libxl's own record of it is used.",
+)
+@click.option(
+    "--recorded", shell_complete=files, metavar="DIR", help="Work on a recorded domain, in memory; no Xen is needed."
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan and change nothing.")
 @_format
 @_map_legacy
@@ -69,11 +77,11 @@ def grant_(domain: str, config: str | None, recorded: str | None, dry_run: bool,
 
 
 @main.command("plan")
-@click.argument("config", metavar="CONFIG")
+@click.argument("config", shell_complete=files, metavar="CONFIG")
 @click.argument("extra", metavar="[KEY=VALUE]...", nargs=-1)
-@click.option("--host", metavar="FILE", help="A recorded host, instead of this one.")
-@click.option("--target", metavar="DOMID", help="The guest's domid, where it is known already.")
-@click.option("--stubdom", metavar="DOMID", help="The domid of the guest's stubdomain.")
+@click.option("--host", shell_complete=files, metavar="FILE", help="A recorded host, instead of this one.")
+@click.option("--target", shell_complete=domains, metavar="DOMID", help="The guest's domid, where it is known already.")
+@click.option("--stubdom", shell_complete=domains, metavar="DOMID", help="The domid of the guest's stubdomain.")
 @_format
 @_map_legacy
 def plan_(
@@ -92,7 +100,7 @@ def plan_(
 
 
 @main.command("revoke")
-@click.argument("domain", metavar="DOMAIN")
+@click.argument("domain", shell_complete=domains, metavar="DOMAIN")
 @_format
 def revoke_(domain: str, form: str) -> None:
     """Take back all that was granted to a domain and its stubdomain.
@@ -105,7 +113,7 @@ def revoke_(domain: str, form: str) -> None:
 
 
 @main.command("show")
-@click.argument("domain", metavar="[DOMAIN]", required=False)
+@click.argument("domain", shell_complete=domains, metavar="[DOMAIN]", required=False)
 @_format
 def show_(domain: str | None, form: str) -> None:
     """Compare what was granted with what Xen reports.
@@ -118,7 +126,7 @@ def show_(domain: str | None, form: str) -> None:
 
 
 @main.command("abi")
-@click.argument("program", metavar="[QEMU]", required=False)
+@click.argument("program", shell_complete=files, metavar="[QEMU]", required=False)
 @_format
 def abi_(program: str | None, form: str) -> None:
     """Show which ABI-unstable functions a device model imports.
@@ -132,7 +140,7 @@ def abi_(program: str | None, form: str) -> None:
 
 
 @main.command("config")
-@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@click.argument("files", shell_complete=files, metavar="FILE...", nargs=-1, required=True)
 def config_(files: tuple[str, ...]) -> None:
     """Parse xl configs as xl does; one JSON object a line."""
     from xlplug.commands.config import config
@@ -146,7 +154,15 @@ def record() -> None:
 
 
 @record.command("host")
-@click.option("-o", "--output", metavar="FILE", default="-", show_default=True, help="Where to; - is stdout.")
+@click.option(
+    "-o",
+    "--output",
+    shell_complete=files,
+    metavar="FILE",
+    default="-",
+    show_default=True,
+    help="Where to; - is stdout.",
+)
 def record_host_(output: str) -> None:
     """Save this host: PCI functions, memory map, firmware headers."""
     from xlplug.commands.record import record_host
@@ -155,8 +171,8 @@ def record_host_(output: str) -> None:
 
 
 @record.command("domain")
-@click.argument("domain", metavar="DOMAIN")
-@click.option("-o", "--output", metavar="DIR", required=True, help="The folder to write.")
+@click.argument("domain", shell_complete=domains, metavar="DOMAIN")
+@click.option("-o", "--output", shell_complete=files, metavar="DIR", required=True, help="The folder to write.")
 def record_domain_(domain: str, output: str) -> None:
     """Save a living domain, its host and its configuration."""
     from xlplug.commands.record import record_domain
@@ -165,7 +181,7 @@ def record_domain_(domain: str, output: str) -> None:
 
 
 @main.command("doctor")
-@click.argument("configs", metavar="[CONFIG]...", nargs=-1)
+@click.argument("configs", shell_complete=files, metavar="[CONFIG]...", nargs=-1)
 @_format
 @click.option("--strict", is_flag=True, help="Count warnings as failures.")
 def doctor_(configs: tuple[str, ...], form: str, strict: bool) -> None:
@@ -179,7 +195,9 @@ def doctor_(configs: tuple[str, ...], form: str, strict: bool) -> None:
 
 
 @main.command("create", context_settings=_AS_XL)
-@click.argument("words", metavar="CONFIG [KEY=VALUE]... [xl's options]", nargs=-1, type=click.UNPROCESSED)
+@click.argument(
+    "words", shell_complete=files, metavar="CONFIG [KEY=VALUE]... [xl's options]", nargs=-1, type=click.UNPROCESSED
+)
 def create_(words: tuple[str, ...]) -> None:
     """Run xl create, granting what the domain needs.
 
@@ -190,14 +208,14 @@ def create_(words: tuple[str, ...]) -> None:
 
 
 @main.command("restore", context_settings=_AS_XL)
-@click.argument("words", metavar="[CONFIG] FILE [xl's options]", nargs=-1, type=click.UNPROCESSED)
+@click.argument("words", shell_complete=files, metavar="[CONFIG] FILE [xl's options]", nargs=-1, type=click.UNPROCESSED)
 def restore(words: tuple[str, ...]) -> None:
     """Run xl restore, granting what the domain needs."""
     _exit(create.restore, words)
 
 
 @main.command("migrate-receive", context_settings=_AS_XL, hidden=True)
-@click.argument("words", metavar="[xl's options]", nargs=-1, type=click.UNPROCESSED)
+@click.argument("words", shell_complete=files, metavar="[xl's options]", nargs=-1, type=click.UNPROCESSED)
 def receive(words: tuple[str, ...]) -> None:
     """Run xl migrate-receive, granting what the domain needs."""
     _exit(create.receive, words)
@@ -225,7 +243,7 @@ def hook_install(prefix: str) -> None:
 
 
 @hook.command("status")
-@click.argument("config", metavar="[CONFIG]", required=False)
+@click.argument("config", shell_complete=files, metavar="[CONFIG]", required=False)
 @click.argument("extra", metavar="[KEY=VALUE]...", nargs=-1)
 def hook_status(config: str | None, extra: tuple[str, ...]) -> None:
     """Show what xl create would run, here or for a config."""
@@ -254,11 +272,17 @@ def watch(map_legacy: bool) -> None:
 
 
 @main.command("map")
-@click.argument("what", metavar="CONFIG|DOMID")
+@click.argument("what", metavar="CONFIG|DOMID", shell_complete=domains_and_files)
 @click.argument("extra", metavar="[KEY=VALUE]...", nargs=-1)
-@click.option("--host", metavar="FILE", help="A recorded host, instead of this one.")
+@click.option("--host", shell_complete=files, metavar="FILE", help="A recorded host, instead of this one.")
 @click.option(
-    "-o", "--output", metavar="FILE", default="-", show_default=True, help="FILE.svg or FILE.html; - is stdout."
+    "-o",
+    "--output",
+    shell_complete=files,
+    metavar="FILE",
+    default="-",
+    show_default=True,
+    help="FILE.svg or FILE.html; - is stdout.",
 )
 @click.option(
     "--format", "form", type=click.Choice(["text", "json", "svg", "html"]), help="Else by FILE's ending, or text."
@@ -274,7 +298,7 @@ def map_(what: str, extra: tuple[str, ...], host: str | None, output: str, form:
 
 
 @main.command("audit")
-@click.argument("folders", metavar="DIR...", nargs=-1, required=True)
+@click.argument("folders", shell_complete=files, metavar="DIR...", nargs=-1, required=True)
 @click.option("--format", "form", type=click.Choice(["text", "json", "html"]), default="text", show_default=True)
 def audit_(folders: tuple[str, ...], form: str) -> None:
     """Judge recorded hosts and domains: which would start, and which not.
@@ -289,7 +313,15 @@ def audit_(folders: tuple[str, ...], form: str) -> None:
 
 
 @main.command("metrics")
-@click.option("-o", "--output", metavar="FILE", default="-", show_default=True, help="Where to; - is stdout.")
+@click.option(
+    "-o",
+    "--output",
+    shell_complete=files,
+    metavar="FILE",
+    default="-",
+    show_default=True,
+    help="Where to; - is stdout.",
+)
 def metrics_(output: str) -> None:
     """Print grants, refusals and hook times for Prometheus.
 

@@ -10,6 +10,7 @@ from xlplug.model.hypervisor import DomainInfo, Store
 __all__ = [
     "device_model_arguments",
     "domain_config",
+    "guests",
     "libxl_json",
     "named",
     "stubdom_of",
@@ -39,6 +40,13 @@ def named(name: str, store: Store) -> Domid | None:
     numbers = [nodes.domid_in(each) for each in store.list(nodes.DOMAINS)]
     present = sorted(number for number in numbers if number is not None)
     return next((domid for domid in present if store.read(nodes.name(domid)) == name), None)
+
+
+def guests(store: Store) -> list[tuple[Domid, str]]:
+    """Number and name of every domain but dom0 and stubdomains, in the order of their numbers."""
+    numbers = [nodes.domid_in(each) for each in store.list(nodes.DOMAINS)]
+    found = sorted(number for number in numbers if number)
+    return [(domid, store.read(nodes.name(domid)) or "") for domid in found if not store.read(nodes.target(domid))]
 
 
 def target_and_stubdom(domid: int, store: Store) -> tuple[Domid, Domid | None]:

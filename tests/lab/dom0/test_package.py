@@ -119,6 +119,12 @@ def test_life_of_a_package(before: set[str], config: Path, tmp_path: Path) -> No
     assert LIBRARY in Path(f"/proc/{pid}/maps").read_text()
     assert "granted by xlplug" in ok("xlplug", "show", str(domid))
 
+    asked = ["_XLPLUG_COMPLETE=bash_complete", "COMP_WORDS=xlplug show ", "COMP_CWORD=2"]
+    assert {f"plain,{domid}", f"plain,{config.stem}"} <= set(ok("env", *asked, "xlplug").splitlines())
+    assert f'domain="{config.stem}",grantee="target",kind="ioport",state="granted"' in ok("xlplug", "metrics")
+    ok("xlplug", "map", str(domid), "-o", "/tmp/map.html")
+    assert ">granted" in Path("/tmp/map.html").read_text()
+
     # Upgraded under the guest, which then reboots: through the new wrapper, with the configuration of its creation.
     ok("apt-get", "-y", "install", newer("xlplug", tmp_path))
     assert ok("dpkg-query", "-W", "-f", "${Version}", "xlplug").endswith("+1")

@@ -8,7 +8,7 @@ import pytest
 
 import xlplug
 from xlplug.dom0 import nodes
-from xlplug.dom0.domains import stubdom_of, target_and_stubdom
+from xlplug.dom0.domains import guests, stubdom_of, target_and_stubdom
 from xlplug.xen.in_memory import MemStore
 
 ROOT = Path(xlplug.__file__).parent
@@ -55,3 +55,12 @@ def test_every_path_of_xenstore_is_in_one_module() -> None:
         and node.value.startswith(("/local/", "/libxl/", "/vm/"))
     ]
     assert not elsewhere
+
+
+def test_guests_are_not_dom0_and_not_stubdomains() -> None:
+    store = MemStore()
+    for domid, name in ((0, "Domain-0"), (12, "web"), (7, "gpu"), (8, "gpu-dm")):
+        store.write(f"/local/domain/{domid}/name", name)
+    store.write("/local/domain/8/target", "7")
+    store.write("/local/domain/9/memory", "")  # libxl has not named it yet
+    assert guests(store) == [(7, "gpu"), (9, ""), (12, "web")]
