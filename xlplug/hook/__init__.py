@@ -7,8 +7,11 @@ def main(argv: list[str]) -> None:
 
     Wrappers that ``xlplug hook install`` has copied import it from here, and a copy outlives an upgrade of the package.
     """
+    import gc
+
     from xlplug.model import lean_typing
 
+    gc.disable()  # this process becomes another program in a moment; looking for garbage takes a tenth of its time
     lean_typing.install()
     from xlplug.hook.wrapper import main as wrapper
 

@@ -263,7 +263,6 @@ def _preflight(config: DomainConfig, path: str, when: Occasion) -> None:
     """Everything that can be refused, before anything is created."""
     device_model(config, path)
     from xlplug.dom0 import snapshot
-    from xlplug.execute import grants
     from xlplug.xen.ctrl import XenCtrl
     from xlplug.xen.store import XenStore
 
@@ -275,8 +274,18 @@ def _preflight(config: DomainConfig, path: str, when: Occasion) -> None:
             sys.stderr.write(f"xlplug: note: {text}\n")
         if made.refusals:
             raise Refused(*made.refusals)
-        if made.steps:
+        if _takes_vga(made):
+            from xlplug.execute import grants
+
             grants.require_sole_vga(made, xen, xen.held())
+
+
+def _takes_vga(made: "Plan") -> bool:
+    """Whether the domain will hold legacy VGA ports: only then is Xen asked for its dump, which takes longest of all."""
+    from xlplug.model.steps import IOPORT
+    from xlplug.vga import VGA_PORT_SET
+
+    return any(step.kind == IOPORT and VGA_PORT_SET.overlaps(*step.range) for step in made.steps)
 
 
 def device_model(config: DomainConfig, path: str) -> str:
