@@ -37,20 +37,7 @@ def watch(*, map_legacy: bool) -> int:
         for line in recover(xen, store):
             _log(WARNING, line)
         monitor = Monitor()
-
-        def building(info: DomainInfo, name: str) -> Found | None:
-            return being_created(name, info.uuid, igd=passes_igd(domains.device_model_arguments(info.domid, store)))
-
-        def record(info: DomainInfo) -> DomainConfig | None:
-            return None if domains.libxl_json(info) is None else domains.domain_config(info)
-
-        def host_now(config: DomainConfig) -> HostSnapshot:
-            return snapshot.take(xen, store, config)
-
-        world = World(
-            xen, store, guard, store.watch, store.unwatch, building, record, host_now, lock.locked, _log
-        )  # fmt: skip
-        watcher = Watcher(world, map_legacy=map_legacy)
+        watcher = Watcher(_world(xen, store, guard), map_legacy=map_legacy)
         for path in ("@introduceDomain", "@releaseDomain", nodes.PCI_BACKEND):
             store.watch(path)
         watcher.look()
@@ -75,6 +62,21 @@ def watch(*, map_legacy: bool) -> int:
         finally:
             _notify("STOPPING=1")
     return EXIT_DONE
+
+
+def _world(xen: XenCtrl, store: XenStore, guard: Guard) -> World:
+    """What the watcher uses, on this machine."""
+
+    def building(info: DomainInfo, name: str) -> Found | None:
+        return being_created(name, info.uuid, igd=passes_igd(domains.device_model_arguments(info.domid, store)))
+
+    def record(info: DomainInfo) -> DomainConfig | None:
+        return None if domains.libxl_json(info) is None else domains.domain_config(info)
+
+    def host_now(config: DomainConfig) -> HostSnapshot:
+        return snapshot.take(xen, store, config)
+
+    return World(xen, store, guard, store.watch, store.unwatch, building, record, host_now, lock.locked, _log)
 
 
 def _signals() -> int:
