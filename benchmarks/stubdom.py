@@ -2,7 +2,7 @@
 """``make bench-lab``, second part: from a stubdomain's creation to its grants, by the wrapper and by the watcher.
 
 A thread at real-time priority asks Xen for the stubdomain and sees xenstore change.  dom0 idle, and kept busy; with
-stock xl alone, too, so that what either way adds to the stubdomain's start can be told.
+stock xl alone as well, to show what each of the two adds to the stubdomain's start.
 """
 
 import json

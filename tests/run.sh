@@ -6,7 +6,7 @@ set -u
 cd "$(dirname "$0")/.." || exit 1
 what=${1:-all}
 python=${PYTHON:-python3}
-packages='gcc libc6-dev libxen-dev umockdev shellcheck python3-venv mmdebstrap qemu-system-x86 busybox-static cpio binutils zstd'
+packages='gcc libc6-dev libxen-dev umockdev strace shellcheck python3-venv mmdebstrap qemu-system-x86 busybox-static cpio binutils zstd'
 packages="$packages scdoc man-db bash zsh fish"
 # For building the packages of Debian and RPM, and their linters.
 packages="$packages git dpkg-dev debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools python3-wheel"
@@ -40,7 +40,7 @@ install_packages
 make --no-print-directory PYTHON="$python" build/venv/.test || exit 1
 
 if [ "$what" != lab ]; then
-	[ "${CI:-}" = true ] && export XLPLUG_REQUIRE=abi,umockdev,lint,wheel,root,man,packages,pictures
+	[ "${CI:-}" = true ] && export XLPLUG_REQUIRE=abi,umockdev,strace,lint,wheel,root,man,packages,pictures
 	build/venv/bin/python -m pytest >build/unit.log 2>&1
 	status=$?
 	cat build/unit.log

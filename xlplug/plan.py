@@ -328,22 +328,17 @@ def _steps(
     steps: list[Step] = []
     for grantee in (STUBDOM, TARGET):
         for kind, op in ((IOMEM, IOMEM_PERMISSION), (IOPORT, IOPORT_PERMISSION)):
-            mine = [right for right in needs if right.grantee == grantee and right.kind == kind]
+            mine = sorted((r for r in needs if r.grantee == grantee and r.kind == kind), key=lambda right: right.range)
             libxl = RangeSet(g.range for g in by_libxl if g.grantee == grantee and g.kind == kind)
+            at = 0
             for span in RangeSet(right.range for right in mine):
-                inside = [r for r in mine if span.start <= r.range.start < span.stop]
-                steps.append(
-                    Step(
-                        op, grantee, who.domid(grantee), span.start, span.nr,
-                        reason=", ".join(dict.fromkeys(r.reason for r in inside)),
-                        device=inside[0].device,
-                        kept=libxl & RangeSet([span]),
-                    )
-                )  # fmt: skip
+                end = next((i for i in range(at, len(mine)) if mine[i].range.start >= span.stop), len(mine))
+                inside, at = mine[at:end], end
+                reason = ", ".join(dict.fromkeys(r.reason for r in inside))
+                kept, domid = libxl.within(*span), who.domid(grantee)
+                steps.append(Step(op, grantee, domid, span.start, span.nr, reason, inside[0].device, kept=kept))
+    ports = RangeSet(g.range for g in by_libxl if g.grantee == TARGET and g.kind == IOPORT)
     for mapping in mappings:
-        kept = RangeSet()
-        if mapping.op == IOPORT_MAPPING:
-            kept = RangeSet(g.range for g in by_libxl if g.grantee == TARGET and g.kind == IOPORT)
-            kept &= RangeSet([mapping.range])
+        kept = ports.within(*mapping.range) if mapping.op == IOPORT_MAPPING else RangeSet()
         steps.append(mapping._replace(domid=who.target, kept=kept))
     return tuple(sorted(steps, key=lambda step: (OPS.index(step.op), step.grantee, step.first)))

@@ -94,7 +94,7 @@ def test_planning_and_data_touch_no_machine() -> None:
         if layer(name) >= len(PURE):
             continue
         outside = {target.split(".")[0] for target in imports(path)} - {"xlplug"}
-        allowed = {"collections", "itertools", "typing", "re", "json", "errno"} | (
+        allowed = {"bisect", "collections", "itertools", "typing", "re", "json", "errno"} | (
             {"os"} if name == "model.errors" else {"getopt"} if name == "config.xl_command_line" else set()
         )
         outside -= {"html", "rich"} if name.startswith("picture.") else set()

@@ -74,7 +74,7 @@ def _of_domain(options: MapOptions) -> Picture:
         config = domains.domain_config(info)
         host = snapshot.take(xen, store, config)
         plan = build(config, host, Who(domid, domains.stubdom_of(domid, store)), BY_HAND)
-        held = [Held(c.grantee, c.kind, c.ours, c.held) for c in compare(domid, xen, store)]
+        held = [Held(c.grantee, c.kind, c.ours, c.held) for c in compare(domid, xen.held(), store)]
     return draw(plan, config, host, held)
 
 

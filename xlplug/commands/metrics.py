@@ -46,9 +46,11 @@ def collect(xen: Hypervisor, store: Store, counts: Mapping[str, float], *, hooke
     yield _metric("hook_installed", "gauge", "Whether xl create goes through xlplug (1) or not (0).", [({}, hooked)])
     states: dict[str, int] = {}
     ranges: list[_Sample] = []
-    for domid in _granted(store):
+    granted = _granted(store)
+    held = xen.held() if granted else {}
+    for domid in granted:
         name = store.read(nodes.name(domid)) or ""
-        for row in compare(domid, xen, store):
+        for row in compare(domid, held, store):
             states[row.state] = states.get(row.state, 0) + (row.domid == domid and row.kind == "iomem")
             for state, what in (("granted", row.ours), ("missing", row.missing)):
                 labels = {"domid": str(domid), "domain": name, "grantee": row.grantee, "kind": row.kind, "state": state}

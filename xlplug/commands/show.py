@@ -28,7 +28,8 @@ def show(text: str | None, form: str) -> int:
             numbers = [nodes.domid_in(name) for name in store.list(nodes.LIBXL)]
             present = sorted(number for number in numbers if number is not None)
             targets = [number for number in present if store.read(f"{nodes.journal(number)}/state")]
-        found = [(target, compare(target, xen, store)) for target in targets]
+        held = xen.held() if targets else {}
+        found = [(target, compare(target, held, store)) for target in targets]
     if form == "json":
         print_json(show_json(found))
         return EXIT_DONE

@@ -114,7 +114,11 @@ class DomainConfig(NamedTuple):
 
     @property
     def wants_legacy(self) -> bool:
-        """Whether a plan for it can have any step: everything else is libxl's and the device model's alone."""
+        """Whether a plan for it can have any step: everything else is libxl's and the device model's alone.
+
+        hooks/xl searches configs for the words that can make this true.  A new setting begins with ``xlplug_``, which is one of
+        them, or has to be added there and to tests/property/test_front_end.py.
+        """
         wanted = self.gfx_passthru is not None or self.map_legacy or self.preload or bool(self.ioports)
         return self.type == "hvm" and wanted
 

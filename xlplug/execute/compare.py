@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """What was granted by us against what Xen reports."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from xlplug.execute.journal import Journal
-from xlplug.model.hypervisor import HeldRights, Hypervisor, Store
+from xlplug.model.hypervisor import HeldRights, Store
 from xlplug.model.rangeset import RangeSet
 from xlplug.model.steps import IOMEM, IOPORT, PERMISSIONS, POPULATE_PHYSMAP
 
@@ -33,10 +34,12 @@ class Comparison(NamedTuple):
         return self.held - self.ours
 
 
-def compare(target: int, xen: Hypervisor, store: Store) -> tuple[Comparison, ...]:
-    """Ours against Xen's, for a target and whatever stubdomain its journal names."""
+def compare(target: int, held: Mapping[int, HeldRights], store: Store) -> tuple[Comparison, ...]:
+    """Ours against Xen's, for a target and the stubdomain that its journal names.
+
+    ``held`` is what Xen reports of all domains: it reports no less, so ask once for any number of targets.
+    """
     entry = Journal(store, target).read()
-    held = xen.held()
     grantees = {target: "target"} | {int(s.domid): s.grantee for s in entry.steps if s.domid is not None}
     found = []
     for domid, grantee in grantees.items():

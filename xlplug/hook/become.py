@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """Becoming another program as if Python had never run in this process.
 
-Python ignores two signals, and in the C locale sets LC_CTYPE (PEP 538); exec would hand both on.  Descriptors are not its
-concern: what Python opens is closed by exec (PEP 446).
+Python ignores two signals, and sets LC_CTYPE in the C locale (PEP 538); the next program would inherit both.  Descriptors need
+no care: exec closes what Python has opened (PEP 446).
 """
 
 import _signal as signal  # type: ignore[import-not-found] # its own functions; signal adds enums, which takes 3 ms
@@ -14,7 +14,9 @@ __all__ = ["become", "first_environment"]
 
 
 def become(path: str, argv: Sequence[str], changes: Mapping[str, str | None]) -> NoReturn:
-    """Exec ``path`` in the environment that this process was started with; ``changes`` sets variables, or drops (None).
+    """Exec ``path`` in the environment that this process was started with.
+
+    ``changes`` sets variables in it, or removes those whose value is None.
 
     Raises:
         OSError: it cannot be executed.
@@ -30,7 +32,7 @@ def become(path: str, argv: Sequence[str], changes: Mapping[str, str | None]) ->
 
 
 def first_environment() -> dict[bytes, bytes]:
-    """The environment at exec, which the kernel keeps; Python's own where there is no /proc."""
+    """The environment at our own exec, which the kernel keeps; Python's if /proc is not mounted."""
     try:
         with open("/proc/self/environ", "rb") as file:
             words = file.read().split(b"\0")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""``xlplug create``, ``restore`` and ``migrate-receive``: what xl does, with the grants arranged.
+"""``xlplug create``, ``restore`` and ``migrate-receive``: run xl, with our wrapper in place of the device model.
 
-A domain that needs nothing of us gets the real xl at once, with its command line unchanged.  Otherwise everything that can
-be refused is refused before anything is created, and xl is started with our wrapper as device model, which makes the
-grants when the domain exists (see hook.py).
+For a domain that needs no grants we become the real xl at once, with its command line unchanged.  For any other, everything
+that can be refused is refused now, before anything is created.  Then xl runs with our wrapper (wrapper.py) as the device model,
+and the wrapper makes the grants when the domain exists.
 """
 
 import fcntl
@@ -46,7 +46,7 @@ __all__ = [
 
 #: Set by the front end: the xl that it stands before, the options before the subcommand, and the wrapper beside it.
 REAL_XL, XL_OPTIONS, WRAPPER = "XLPLUG_XL", "XLPLUG_XL_OPTIONS", "XLPLUG_DEVICE_MODEL"
-_SENT = "the domain that is sent"  # in place of a path
+_SENT = "the incoming domain"  # in place of a path
 _WRAPPER_ENDS = "/xlplug/device-model"
 WRAPPERS = tuple(f"{prefix}/lib{_WRAPPER_ENDS}" for prefix in ("/usr/local", "/usr"))
 
@@ -100,30 +100,28 @@ def restore(words: Sequence[str]) -> int:
     config = parse(data, path)
     override = config.device_model_override or ""
     if asked.config is None and is_ours(override) != config.wants_legacy:
-        # Not hooked; or hooked for what libxl does not save (xlplug_map_legacy, xlplug_preload).
-        raise ConfigError(
-            "the saved domain does not hold what is to be granted", path=path, hint="run: xl restore CONFIG FILE"
-        )
+        # It was created without the hook, or hooked for a setting that libxl does not save (xlplug_map_legacy, xlplug_preload).
+        raise ConfigError("the saved domain does not say what to grant", path=path, hint="run: xl restore CONFIG FILE")
     if not config.wants_legacy:
         _become_xl("restore", words)
     program = wrapper()
     _preflight(config, path, CREATING.without_ram(RESTORING))
     if asked.config is None:
         _become_xl("restore", words, handover.offer(Handover(data, path, parsed=freeze(config))))
-    # xl restore takes no k=v words, so it gets the file with ours at its end, from a descriptor.
+    # xl restore takes no k=v words, so it reads the file, with ours appended, from a descriptor.
     fd = handover.keep(_overridden(data, program, config))
     words[words.index(asked.config)] = f"/proc/self/fd/{fd}"
     _become_xl("restore", words, handover.offer(Handover(data, path, (), override, freeze(config)), fd))
 
 
 def receive(words: Sequence[str]) -> int:
-    """``xl migrate-receive`` with these words; the domain comes on standard input.
+    """``xl migrate-receive`` with these words; the domain arrives on standard input.
 
     Raises:
         HostError: nothing has been received.
     """
     words = list(words)
-    real_xl()  # that it is there, before a process of ours waits for the sender
+    real_xl()  # raises if there is none, before a process of ours waits for the sender
     if not is_receive(words) or os.isatty(0):
         _become_xl("migrate-receive", words)
     reserved = handover.reserve()
@@ -132,7 +130,7 @@ def receive(words: Sequence[str]) -> int:
 
 
 def _open_pipe(path: str) -> int | None:
-    """A pipe, opened as xl opens it: its writer is waited for.  None for anything else, and for what xl cannot open either."""
+    """A pipe, opened as xl opens it, waiting for its writer; None for anything else, and where xl would fail to open it."""
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC) if stat.S_ISFIFO(os.stat(path).st_mode) else None
     except OSError:
@@ -140,16 +138,17 @@ def _open_pipe(path: str) -> int | None:
 
 
 def _incoming(source: int, reserved: int) -> int:
-    """What xl is to read in place of ``source``; ``reserved`` has the handover when xl has read the configuration."""
+    """What xl reads in place of ``source``.  ``reserved`` holds the handover by the time that xl has read the configuration."""
     from xlplug.hook.relay import relay
 
     return relay(source, lambda data: _arrived(data, reserved), reserved)
 
 
 def _arrived(data: bytes, reserved: int) -> bytes | None:
-    """Look at the head of a domain that is sent, as `create` looks at a config; what xl is to read of it, None for nothing.
+    """Look at the head of an incoming domain, as `create` looks at a config; return what xl shall read instead.
 
-    Whoever sends it may have no hook, or its wrapper elsewhere: the configuration gets the wrapper of this host.
+    None if xl shall read nothing.  The sending host may have no hook, or its wrapper at another path: the configuration is
+    given this host's wrapper.
     """
     head = parse_head(data)
     if head is None:
@@ -157,7 +156,7 @@ def _arrived(data: bytes, reserved: int) -> bytes | None:
     try:
         config = parse(head.config, _SENT)
     except ConfigError:
-        return data  # xl's to reject
+        return data  # xl will reject it
     override = config.device_model_override or ""
     hooked = is_ours(override) or override.endswith(_WRAPPER_ENDS)
     if not hooked and not config.wants_legacy:
@@ -223,7 +222,7 @@ def occasion(config: DomainConfig, program: str) -> Occasion:
 
 
 def _become_xl(subcommand: str, words: Sequence[str], offered: tuple[str, str] | None = None) -> NoReturn:
-    """Become xl, with a handover or without any: one for another domain may be in our environment."""
+    """Become xl with this handover, or with none: our environment may hold one that was made for another domain."""
     path = real_xl()
     options = os.environ.get(XL_OPTIONS, "").split()
     changes: dict[str, str | None] = dict.fromkeys((REAL_XL, XL_OPTIONS, WRAPPER, handover.VARIABLE))
@@ -238,7 +237,7 @@ def _become_xl(subcommand: str, words: Sequence[str], offered: tuple[str, str] |
 
 
 def _let_xl_reject(words: Sequence[str]) -> None:
-    """Let xl look at a config that we cannot read; when xl rejects it too, its words are all that is said."""
+    """Let xl judge a config that we cannot parse; if xl rejects it too, exit with xl's own message and status."""
     import signal
 
     path = real_xl()
@@ -260,10 +259,9 @@ def _let_xl_reject(words: Sequence[str]) -> None:
 
 
 def _preflight(config: DomainConfig, path: str, when: Occasion) -> None:
-    """Everything that can be refused, before anything is created."""
+    """Refuse all that can be refused before anything is created."""
     device_model(config, path)
     from xlplug.dom0 import snapshot
-    from xlplug.execute import grants
     from xlplug.xen.ctrl import XenCtrl
     from xlplug.xen.store import XenStore
 
@@ -275,8 +273,18 @@ def _preflight(config: DomainConfig, path: str, when: Occasion) -> None:
             sys.stderr.write(f"xlplug: note: {text}\n")
         if made.refusals:
             raise Refused(*made.refusals)
-        if made.steps:
+        if _takes_vga(made):
+            from xlplug.execute import grants
+
             grants.require_sole_vga(made, xen, xen.held())
+
+
+def _takes_vga(made: "Plan") -> bool:
+    """Whether the domain will hold legacy VGA ports: only then is Xen asked for its dump, which takes longest of all."""
+    from xlplug.model.steps import IOPORT
+    from xlplug.vga import VGA_PORT_SET
+
+    return any(step.kind == IOPORT and VGA_PORT_SET.overlaps(*step.range) for step in made.steps)
 
 
 def device_model(config: DomainConfig, path: str) -> str:

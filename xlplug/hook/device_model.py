@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The device model: which program it is, and what its command line, as libxl writes it, tells.
+"""The device model: which program it is, and what libxl's command line for it says.
 
 Source of the command line: tools/libs/light/libxl_dm.c, libxl__build_device_model_args_new.
 """
@@ -15,7 +15,7 @@ __all__ = [
     "preload_library", "real", "restores",
 ]  # fmt: skip
 
-#: In the second line of our wrapper and of our front end of xl, whatever they are called.
+#: Begins the second line of our wrapper and of our front end, by which they are recognised under any name.
 MARKER = b"# xlplug: "
 
 #: Our library for QEMU (hooks/preload).
@@ -28,7 +28,7 @@ _PROGRAMS = (b"qemu-system-i386", b"qemu-system-x86_64")
 
 
 def domid_of(arguments: list[str]) -> int | None:
-    """The domain that the device model is for; None for libxl's probe (4.20 and later), and for ``-help``."""
+    """The domain that the device model will serve; None when libxl only probes it (4.20 and later), and for ``-help``."""
     for option, value in pairwise(arguments):
         if option == "-xen-domid":
             return int(value) if value.isascii() and value.isdecimal() else None
@@ -36,7 +36,7 @@ def domid_of(arguments: list[str]) -> int | None:
 
 
 def restores(arguments: list[str]) -> bool:
-    """Whether QEMU is to go on with a saved guest, whose RAM is all there."""
+    """Whether QEMU will continue a saved guest, whose RAM is there already."""
     return "-incoming" in arguments
 
 
@@ -50,7 +50,7 @@ def is_ours(path: str) -> bool:
 
 
 def default_path(version: tuple[int, int], folders: tuple[str, ...] = _FOLDERS) -> str:
-    """The device model that libxl of this Xen starts by itself: a string built into the library.
+    """The device model that libxl of this Xen starts by default: a string built into the library.
 
     From 4.21 that may be a name without a folder, which libxl looks up in PATH (tools/libs/light/libxl_dm.c,
     libxl__domain_device_model); then the result is what it finds.
@@ -66,24 +66,24 @@ def default_path(version: tuple[int, int], folders: tuple[str, ...] = _FOLDERS) 
     if text is not None:
         return _in_path(text)
     raise HostError(
-        f"{_library(version)} does not tell which device model it starts",
+        f"{_library(version)} does not name the device model that it starts",
         hint="set device_model_override in the domain's config",
     )
 
 
 def firmware_folder(version: tuple[int, int], folders: tuple[str, ...] = _FOLDERS) -> str:
-    """Where libxl of this Xen looks for stubdomains that no configuration names: built into the library, too.
+    """Where libxl of this Xen looks for a stubdomain that the configuration does not name: built into the library as well.
 
     Source: tools/libs/light/libxl_paths.c, libxl__xenfirmwaredir_path; XEN_LIB_DIR/boot by tools/configure.ac.
 
     Raises:
-        HostError: the library is not where libraries are, or has no such string.
+        HostError: the library is not in a usual folder, or has no such string.
     """
     text = _built_in(version, folders, lambda text: text.startswith(b"/") and text.endswith(b"/boot"), b"/boot\0")
     if text is not None:
         return text
     raise HostError(
-        f"{_library(version)} does not tell where stubdomains are",
+        f"{_library(version)} does not name the folder for stubdomains",
         hint="set stubdomain_kernel and stubdomain_ramdisk in the domain's config",
     )
 
@@ -95,7 +95,7 @@ def _library(version: tuple[int, int]) -> str:
 def _built_in(
     version: tuple[int, int], folders: tuple[str, ...], fits: Callable[[bytes], bool], part: bytes
 ) -> str | None:
-    """The first string in the library that has ``part``, and fits."""
+    """The first string in the library that contains ``part`` and fits."""
     for folder in folders:
         try:
             with open(f"{folder}/{_library(version)}", "rb") as file:
@@ -112,11 +112,11 @@ def _built_in(
 
 
 def real(override: str) -> str:
-    """The program to become: a domain's own override, or libxl's default where that is "" or one of our wrappers.
+    """The program to become: the domain's own override, or libxl's default if that is "" or one of our wrappers.
 
     Raises:
-        HostError: it cannot be found, or not be executed.
-        XenUnavailableError: the default is wanted, and this is no Xen.
+        HostError: it is missing or not executable.
+        XenUnavailableError: it is libxl's default, and we are not running on Xen.
     """
     if override and not is_ours(override):
         return executable(override)
@@ -137,9 +137,9 @@ def _in_path(name: str) -> str:
 
 
 def preload_library(wrapper: str, folders: tuple[str, ...] = _PRELOAD_FOLDERS) -> str | None:
-    """Our library for a QEMU that ``wrapper`` starts: beside it, or where packages put it; None where it is not installed.
+    """Our library for a QEMU that ``wrapper`` starts, beside it or in a package's folder; None if it is not installed.
 
-    ld.so(8) takes spaces and colons in LD_PRELOAD for the end of a name, so it finds nothing below a folder with one.
+    Spaces and colons separate names in LD_PRELOAD (ld.so(8)), so a folder with either in its name is skipped.
     """
     for folder in (os.path.dirname(wrapper), *folders):
         path = f"{folder}/{PRELOAD}"
@@ -149,10 +149,10 @@ def preload_library(wrapper: str, folders: tuple[str, ...] = _PRELOAD_FOLDERS) -
 
 
 def executable(path: str) -> str:
-    """The path, when it can be executed.
+    """The same path, once it is known to be executable.
 
     Raises:
-        HostError: it cannot.
+        HostError: it is missing or not executable.
     """
     if not os.access(path, os.X_OK) or os.path.isdir(path):
         raise HostError(

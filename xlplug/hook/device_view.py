@@ -28,7 +28,7 @@ from xlplug.model.host import ROM_INDEX, HostSnapshot, PciDevice
 
 __all__ = ["DISPLAY", "View", "enter", "require_vbios", "view_of"]
 
-#: QEMU treats whatever is at this address as an Intel display.  Source: hw/xen/xen_pt.c, xen_pt_realize.
+#: QEMU treats any display at this address as Intel's.  Source: hw/xen/xen_pt.c, xen_pt_realize.
 DISPLAY = Bdf(0, 0, 2, 0)
 #: Where QEMU puts the VBIOS in the guest, and where the area for option ROMs of displays ends: PC/AT memory layout.
 _SHADOW, _SHADOW_STOP = 0xC0000, 0xE0000
@@ -206,7 +206,7 @@ def enter(view: View, folder: str = "/sys/bus/pci/devices") -> None:
 
 
 def _fill(path: str, real: str, view: View) -> None:
-    """Put into our folder whatever the real one has, and our own ``rom`` and ``resource``."""
+    """Put everything that the real folder has into ours, with our own ``rom`` and ``resource``."""
     for entry in os.scandir(real):
         mine = f"{path}/{entry.name}"
         if entry.name == "rom" and view.vbios is not None:

@@ -106,10 +106,10 @@ def _put_in_place(layout: Layout, wanted: dict[Path, bytes], known: Manifest) ->
 
 
 def uninstall(prefix: str) -> int:
-    """Remove what the manifest names, and the folders that become empty; 1 when a file had been changed and stays.
+    """Remove the files in the manifest and the folders that we made, if they are empty; 1 if a changed file was left.
 
     Raises:
-        HostError: nothing is installed there, or it cannot be removed.
+        HostError: nothing is installed there, or something cannot be removed.
     """
     layout = Layout(Path(os.path.abspath(prefix)))
     known = manifest.read(layout)
@@ -134,7 +134,7 @@ def uninstall(prefix: str) -> int:
     except OSError as error:
         raise HostError(f"{error.filename}: {error.strerror}", hint="run it as root") from error
     for folder in reversed(known.folders):
-        with contextlib.suppress(OSError):  # not empty: not ours alone
+        with contextlib.suppress(OSError):  # it has other files
             folder.rmdir()
     return code
 
@@ -156,10 +156,10 @@ def _template(name: str) -> bytes:
 
 
 def _script(name: str) -> bytes:
-    """A script of ours for the interpreter that runs now, which finds the package even where that is not installed.
+    """A script of hooks/ for the interpreter that is running, with the folders in which it will find the package.
 
     Raises:
-        HostError: the interpreter's path cannot stand in a first line (execve(2): no spaces, and 255 bytes).
+        HostError: the interpreter's path does not fit a script's first line (execve(2): no spaces, 255 bytes).
     """
     first = f"#!{sys.executable} -IS"
     if not sys.executable or len(first.encode()) > 255 or len(first.split()) != 2:
@@ -171,7 +171,7 @@ def _script(name: str) -> bytes:
 
 
 def _folders() -> list[str]:
-    """Where a script finds xlplug and the one module of others that it needs, without Python's search of site-packages."""
+    """The folders of xlplug and of cffi, the one other package that the hook needs."""
     from importlib.util import find_spec
 
     spec = find_spec("_cffi_backend")
@@ -182,7 +182,7 @@ def _folders() -> list[str]:
 
 
 def wrapper_of(front_end: str) -> str:
-    """The wrapper that an installed front end names.
+    """The wrapper that an installed front end uses.
 
     Raises:
         HostError: there is none.
@@ -211,7 +211,7 @@ def program_of(front_end: str) -> str:
 
 
 def _set_in(front_end: str, variable: str) -> str | None:
-    """What a front end sets a variable to."""
+    """The value that a front end gives to a variable."""
     import shlex
 
     for line in Path(front_end).read_text("utf-8", "surrogateescape").splitlines():
@@ -226,9 +226,9 @@ def prefix_of(front_end: str) -> str:
 
 
 def installed(prefix: str) -> dict[str, str]:
-    """How each file of the manifest below ``prefix`` is now: "", "missing", "changed" or "not executable".
+    """The state of each file in the manifest below ``prefix``: "" if it is intact, "missing", "changed", "not executable".
 
-    Empty where nothing is installed.
+    Empty if nothing is installed.
 
     Raises:
         HostError: the manifest or a file cannot be read, or the manifest names a file that is not ours.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""What ``xlplug hook install`` has put in place below a prefix, and whether it is still the same.
+"""What ``xlplug hook install`` has installed below a prefix, and whether it is still the same.
 
 ``PREFIX/lib/xlplug/manifest`` has one "sha256  path" a line, which ``sha256sum -c`` can check, and a comment for each folder
 that was made.
@@ -89,7 +89,7 @@ def text(wanted: dict[Path, bytes], known: Manifest, made: list[Path]) -> bytes:
 
 
 def changed(path: Path, digest: str) -> bool:
-    """Whether something else is at a path where a file with that digest was installed."""
+    """Whether the path now holds anything but the file with that digest."""
     try:
         return path.is_symlink() or digest_of(path.read_bytes()) != digest
     except IsADirectoryError:

@@ -43,7 +43,7 @@ def make(path: Path, front_end: str) -> None:
         HostError: something else is there, or it cannot be made.
     """
     if os.path.lexists(path) and not is_link(path):
-        raise HostError(f"{path} is there already and not xlplug's", hint="give another --prefix")
+        raise HostError(f"{path} exists and is not xlplug's", hint="give another --prefix")
     part = path.with_name(f"{path.name}.xlplug-new")
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""A saved domain that arrives through a pipe: its head is looked at, and changed, on its way to xl.
+"""A saved domain that arrives through a pipe: a process of ours reads its head, and may change it, on the way to xl.
 
-xl must be running by then: it greets the sender, who sends nothing before.  So xl gets a pipe of ours to read, and a process
-of ours passes everything on, first the head.
+This cannot be done before xl runs, because the sender waits for xl's greeting.  So xl gets our pipe to read from, and a
+process of ours writes into it: first the head, then the rest as it comes.
 """
 
 import errno
@@ -19,18 +19,18 @@ from xlplug.model.errors import HostError
 
 __all__ = ["relay"]
 
-_AT_ONCE = 1 << 20  # bytes; also /proc/sys/fs/pipe-max-size, as Linux has it by default
+_AT_ONCE = 1 << 20  # bytes; the default of /proc/sys/fs/pipe-max-size
 
 
 def relay(source: int, alter: Callable[[bytes], bytes | None], *needed: int) -> int:
-    """A descriptor from which everything can be read that is read from ``source``.
+    """A descriptor to read in place of ``source``; the data goes through ``alter`` on its way.
 
-    ``alter`` is called in a process of its own, with all that stands before libxl's stream, or with whatever came before the
-    end; it returns what xl is to read instead.  None: xl reads the end at once.  ``needed`` are the descriptors that it has;
-    all others are closed, as somebody may wait for their end.
+    ``alter`` runs in a process of its own.  It is given everything that precedes libxl's stream, or less if the sender stops
+    earlier, and returns what xl shall read instead; with None, xl reads end of file at once.  ``needed`` are the descriptors
+    that ``alter`` uses.  The process closes all others, because somebody may be waiting for them to be closed.
 
     Raises:
-        HostError: no process or no pipe can be made.
+        HostError: a process or a pipe cannot be made.
     """
     try:
         reading, writing = os.pipe2(os.O_CLOEXEC)
@@ -41,12 +41,15 @@ def relay(source: int, alter: Callable[[bytes], bytes | None], *needed: int) -> 
         ) from error
     if pid == 0:
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is for xl, too, and needs no words of ours
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches xl as well, which reports it
         try:
-            if os.fork() == 0:  # nobody's child, so that xl sees none that it does not know
+            # Fork twice.  The caller is about to become xl, and libxl warns of any child that ends and that it has not
+            # started (libxl_fork.c, "unknown child").  So the relay is a grandchild: its parent ends at once, init inherits
+            # it, and xl's waitpid never returns it.
+            if os.fork() == 0:
                 _close_all_but(0, 1, 2, source, writing, *needed)
                 _pass_on(source, writing, alter)
-        except BaseException:  # noqa: BLE001 - shown; and none of the caller's code may run here
+        except BaseException:  # noqa: BLE001 - it is printed, and the caller's own handlers must not run in this process
             sys.excepthook(*sys.exc_info())
         finally:
             sys.stderr.flush()
@@ -59,23 +62,23 @@ def relay(source: int, alter: Callable[[bytes], bytes | None], *needed: int) -> 
 def _close_all_but(*kept: int) -> None:
     for fd in [int(name) for name in os.listdir("/proc/self/fd")]:
         if fd not in kept:
-            with suppress(OSError):  # that of the listing itself
+            with suppress(OSError):  # the listing's own descriptor is closed already
                 os.close(fd)
 
 
 def _pass_on(source: int, to: int, alter: Callable[[bytes], bytes | None]) -> None:
     null = os.open(os.devnull, os.O_RDWR)
-    for fd in {0, 1} - {source}:  # standard output is the way back to the sender, and xl's alone
+    for fd in {0, 1} - {source}:  # standard output leads back to the sender, and only xl may write there
         os.dup2(null, fd)
     head = _read(source, to, HEADER_SIZE)
     head += _read(source, to, optional_length(head))
     altered = alter(head)
-    os.dup2(null, 2)  # ssh waits for all who could still write
+    os.dup2(null, 2)  # ssh ends only when nobody has its stderr open
     if altered is None:
         return
-    with suppress(OSError):  # else it is only slower
+    with suppress(OSError):  # a small pipe works as well, only slower
         fcntl.fcntl(to, fcntl.F_SETPIPE_SZ, _AT_ONCE)
-    with suppress(OSError):  # xl is gone, or the sender: each notices that by itself
+    with suppress(OSError):  # xl or the sender is gone; the other one will notice
         left = memoryview(altered)
         while left:
             left = left[os.write(to, left) :]
@@ -83,7 +86,7 @@ def _pass_on(source: int, to: int, alter: Callable[[bytes], bytes | None]) -> No
 
 
 def _ready(source: int, to: int) -> bool:
-    """Wait for something to read, or the end; False when nobody would read it: xl is gone, and the sender may not know."""
+    """Wait until ``source`` can be read or has ended; False if xl is gone, which the sender may not notice by itself."""
     poll = select.poll()
     poll.register(source, select.POLLIN)
     poll.register(to, 0)
@@ -91,7 +94,7 @@ def _ready(source: int, to: int) -> bool:
 
 
 def _read(source: int, to: int, length: int) -> bytes:
-    """So many bytes, fewer only at the end."""
+    """Exactly ``length`` bytes, or fewer at the end of the data."""
     data = b""
     while len(data) < length and _ready(source, to):
         with suppress(BlockingIOError):
@@ -119,4 +122,4 @@ def _copy(source: int, to: int) -> None:
         except OSError as error:
             if error.errno != errno.EINVAL or not splice:
                 raise
-            splice = False  # not every file can
+            splice = False  # not every kind of file supports it

@@ -3,7 +3,7 @@
 
 libxl starts it for a guest (``-xen-domid`` is the guest) and, for a guest with a stubdomain, to serve the stubdomain's
 consoles (``-xen-domid`` is the stubdomain, which is still paused and whose target is in xenstore).  It exits non-zero
-when the grants cannot be made; libxl then tears the domain down.
+when the grants cannot be made, and libxl then destroys the domain.
 """
 
 import _signal as signal  # type: ignore[import-not-found] # see become.py
@@ -39,7 +39,7 @@ _INCOMING = "--incoming"  # after the name while the domain arrives.  Source: to
 def main(argv: list[str]) -> NoReturn:
     """Run as the wrapper, with the command line of the device model."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) == signal.SIG_DFL:  # what is ignored stays so, here and in the device model
+        if signal.getsignal(number) == signal.SIG_DFL:  # an ignored signal stays ignored, here and in the device model
             signal.signal(number, _interrupt)
     try:
         program, library = _prepare(argv[1:], argv[0])
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> NoReturn:
         tally.add("wrapper", error.exit_code)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        _complain("interrupted; what was granted goes with the domain")
+        _complain("interrupted; the grants disappear with the domain")
     sys.exit(EXIT_FAILED)
 
 
@@ -64,7 +64,7 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 
 
 def _prepare(arguments: list[str], wrapper: str) -> tuple[str, str | None]:
-    """Grant whatever the domain needs; the device model to become, and the library to preload into it, if any."""
+    """Grant what the domain needs; return the device model to become, and the library to preload into it, if any."""
     offered = handover.take(os.environ)
     config = None if offered is None else from_handover(offered)
     program = real("" if offered is None else offered.device_model)
@@ -83,7 +83,7 @@ def _prepare(arguments: list[str], wrapper: str) -> tuple[str, str | None]:
 
 
 def _by_this_xl(offered: handover.Handover) -> bool:
-    """Whether the xl that started us is the one that this was handed to: our parent is a fork of it (libxl_exec.c)."""
+    """Whether this handover was made for the xl that started us: our parent is a fork of that xl (libxl_exec.c)."""
     from xlplug.dom0 import running_xl
 
     return running_xl.creates(os.getppid(), offered.path, offered.extra)
@@ -93,9 +93,9 @@ def _serve(
     domid: Domid, arguments: list[str], wrapper: str, config: "DomainConfig | None", xen: "XenCtrl", store: "XenStore",
     same_xl: Callable[[], bool] = lambda: False,
 ) -> str | None:  # fmt: skip
-    """Grant for the domain that the device model serves.  The library to preload.
+    """Grant to the domain that the device model serves; return the library to preload.
 
-    ``config`` is what was handed over, ``same_xl`` whether to the xl that makes this domain, and to none before it.
+    ``config`` is what was handed over.  ``same_xl`` finds out whether it was handed to the very xl that creates this domain.
     """
     from xlplug.dom0 import domains
 
@@ -106,9 +106,10 @@ def _serve(
     if config is None:
         config = _look_up(target, name, xen, igd=passes_igd(arguments)).config
     elif config.name not in _names(name, arguments) and not same_xl():
-        # Renamed; but a script that xl has started for one domain, and that creates another, hands the first one's on.
+        # The name alone proves nothing either way.  A domain may have been renamed, and still be the one.  And a script that
+        # xl runs for one domain may create another, which then inherits the first one's handover.
         raise ConfigError(
-            f"the config handed over is for '{config.name}'",
+            f"the config passed on is for domain '{config.name}'",
             path=f"domain {target} ({name})",
             hint="start it with 'xl create' through the xlplug front end (see 'xlplug hook status')",
         )
@@ -116,7 +117,7 @@ def _serve(
     if config.wants_legacy:
         made = _grant(config, Who(target, stubdom), _occasion(arguments, stubdom, library, xen), xen, store)
         tally.add("wrapper", EXIT_DONE, time.monotonic() - _BEGAN)
-        if stubdom is None:
+        if stubdom is None and made.devices:
             _show_display(config, made)
     return library
 
@@ -141,7 +142,7 @@ def _show_display(config: "DomainConfig", made: "Plan") -> None:
 
 
 def _names(name: str, arguments: list[str]) -> tuple[str, ...]:
-    """What the configuration of the domain of this name may call it."""
+    """The names that the configuration may have for a domain that is now called ``name``."""
     return (name, name.removesuffix(_INCOMING)) if restores(arguments) else (name,)
 
 
@@ -162,7 +163,7 @@ def _look_up(target: Domid, name: str, xen: "XenCtrl", *, igd: bool) -> Found:
     found = being_created(name, info.uuid, igd=igd)
     if found is None:
         raise ConfigError(
-            "no configuration was handed over, and neither libvirt nor a running 'xl create' has one",
+            "no configuration was passed on, and neither libvirt nor a running 'xl create' has one",
             path=f"domain {target} ({name})",
             hint="start it with 'xl create' through the xlplug front end (see 'xlplug hook status'), or after 'virsh define'",
         )
@@ -188,7 +189,10 @@ def _log(line: str) -> None:
 
 
 def _complain(text: str) -> None:
-    """To our log, and to where xl's user looks: our parent is a fork of xl (libxl_exec.c), with xl's own stderr."""
+    """Write the line to our log, and to the stderr of xl, where its user looks.
+
+    Our parent is a fork of xl (libxl_exec.c) and has that stderr.
+    """
     import select
 
     line = one_line(text)
@@ -197,9 +201,9 @@ def _complain(text: str) -> None:
     try:
         fd = _stderr_of(os.getppid())
     except OSError:
-        return  # nobody there; libxl's own message names the device model's log
+        return  # the parent is gone; libxl's own message names the device model's log
     try:
-        # It is xl's own, so it cannot be made non-blocking; a reader that has stopped must not stop us.
+        # The open file is shared with xl, so we must not make it non-blocking; and a reader that has stopped must not stop us.
         if not os.path.sameopenfile(fd, 2) and select.select([], [fd], [], 1)[1]:
             os.write(fd, line.encode())
     except OSError:
@@ -209,7 +213,7 @@ def _complain(text: str) -> None:
 
 
 def _stderr_of(pid: int) -> int:
-    """Shared with that process, so that in a file what it writes next comes behind ours; else opened again."""
+    """That process's stderr, shared with it if possible: in a file, what it writes next then follows our line."""
     try:
         return borrowed(pid, 2)
     except OSError:
@@ -220,10 +224,10 @@ _SYS_PIDFD_GETFD = 438  # Linux 5.6 and later, the same for every architecture
 
 
 def borrowed(pid: int, number: int) -> int:
-    """Another process's descriptor, as if inherited: what is written moves its offset too.  Closed by exec.
+    """A duplicate of another process's descriptor, which shares its file offset.  Exec closes it.
 
     Raises:
-        OSError: it has none of that number, or this is not allowed, or an old Linux.
+        OSError: the process has no such descriptor, or we may not have it, or Linux is older than 5.6.
     """
     from xlplug.xen.lib import ffi, libc
 

@@ -6,6 +6,7 @@ normal form: sorted, disjoint, and merged where ranges touch, which is what Xen'
 (xen/common/rangeset.c, rangeset_add_range).
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -132,6 +133,15 @@ class RangeSet:
             if at < stop:
                 left.append((at, stop))
         return RangeSet(left)
+
+    def within(self, start: int, stop: int) -> "RangeSet":
+        """The part of the set in ``[start, stop)``, found by bisection: for many questions to a large set."""
+        at = bisect_right(self.ranges, start, key=lambda r: r.stop)
+        found: list[tuple[int, int]] = []
+        while at < len(self.ranges) and self.ranges[at].start < stop:
+            found.append((max(start, self.ranges[at].start), min(stop, self.ranges[at].stop)))
+            at += 1
+        return RangeSet(found)
 
     def covers(self, start: int, stop: int) -> bool:
         """Whether every integer of ``[start, stop)`` is in the set."""

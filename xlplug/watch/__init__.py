@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The daemon that grants to domains made by other toolstacks."""
+"""The daemon that makes grants for domains that other toolstacks create."""

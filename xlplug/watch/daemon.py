@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""``xlplug watch``: waits for xenstore and libudev, and lets the `Watcher` look.
+"""``xlplug watch``: waits for events from xenstore and libudev, and has the `Watcher` look at each.
 
-For systemd: readiness by sd_notify(3), and priorities by prefix where stderr is the journal (sd-daemon(3)).
+It reports readiness to systemd (sd_notify(3)), and puts a priority before each line if stderr is the journal (sd-daemon(3)).
 """
 
 import os
@@ -29,28 +29,15 @@ def watch(*, map_legacy: bool) -> int:
     """Serve until SIGTERM, SIGINT or SIGHUP.
 
     Raises:
-        XenUnavailableError, StoreError: Xen or xenstored cannot be reached, or no more.
-        GuardLostError: the process that pauses was killed.
+        XenUnavailableError, StoreError: Xen or xenstored cannot be reached, or can no longer be reached.
+        GuardLostError: the process that pauses domains was killed.
     """
     asked_to_stop = _signals()
     with Guard() as guard, XenCtrl() as xen, XenStore() as store:
         for line in recover(xen, store):
             _log(WARNING, line)
         monitor = Monitor()
-
-        def building(info: DomainInfo, name: str) -> Found | None:
-            return being_created(name, info.uuid, igd=passes_igd(domains.device_model_arguments(info.domid, store)))
-
-        def record(info: DomainInfo) -> DomainConfig | None:
-            return None if domains.libxl_json(info) is None else domains.domain_config(info)
-
-        def host_now(config: DomainConfig) -> HostSnapshot:
-            return snapshot.take(xen, store, config)
-
-        world = World(
-            xen, store, guard, store.watch, store.unwatch, building, record, host_now, lock.locked, _log
-        )  # fmt: skip
-        watcher = Watcher(world, map_legacy=map_legacy)
+        watcher = Watcher(_world(xen, store, guard), map_legacy=map_legacy)
         for path in ("@introduceDomain", "@releaseDomain", nodes.PCI_BACKEND):
             store.watch(path)
         watcher.look()
@@ -77,8 +64,23 @@ def watch(*, map_legacy: bool) -> int:
     return EXIT_DONE
 
 
+def _world(xen: XenCtrl, store: XenStore, guard: Guard) -> World:
+    """What the watcher uses, on this machine."""
+
+    def building(info: DomainInfo, name: str) -> Found | None:
+        return being_created(name, info.uuid, igd=passes_igd(domains.device_model_arguments(info.domid, store)))
+
+    def record(info: DomainInfo) -> DomainConfig | None:
+        return None if domains.libxl_json(info) is None else domains.domain_config(info)
+
+    def host_now(config: DomainConfig) -> HostSnapshot:
+        return snapshot.take(xen, store, config)
+
+    return World(xen, store, guard, store.watch, store.unwatch, building, record, host_now, lock.locked, _log)
+
+
 def _signals() -> int:
-    """Signals only make a descriptor readable: a run is never cut off in the middle of a grant."""
+    """A descriptor that a signal makes readable, so that no signal interrupts a grant."""
     read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda number, frame: None)
@@ -87,7 +89,7 @@ def _signals() -> int:
 
 
 def _owner(path: str) -> int | None:
-    """The guest below whose node of pciback's something has changed."""
+    """The guest whose PCI backend node contains the path that has changed."""
     if not path.startswith(f"{nodes.PCI_BACKEND}/"):
         return None
     number = path[len(nodes.PCI_BACKEND) + 1 :].partition("/")[0]
@@ -100,7 +102,7 @@ def _log(priority: int, text: str) -> None:
 
 
 def _in_journal() -> bool:
-    """Whether stderr is the journal's stream, whose device and inode systemd puts into the environment."""
+    """Whether stderr is the journal: systemd puts the device and inode of its stream into the environment."""
     try:
         info = os.fstat(2)
     except OSError:
@@ -112,7 +114,7 @@ _IN_JOURNAL = _in_journal()
 
 
 def _notify(state: str) -> None:
-    """Tell the service manager, where there is one.  Source: sd_notify(3)."""
+    """Report to the service manager, if there is one.  Source: sd_notify(3)."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return

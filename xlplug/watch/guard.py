@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The process that pauses domains for ``xlplug watch`` and lets go of them, whatever becomes of the daemon.
+"""The process that pauses domains for ``xlplug watch``, and unpauses them however the daemon ends.
 
-A killed daemon must not leave a domain paused.  So a child pauses for it, and unpauses what it holds as soon as the pipe to
-the daemon closes, which the kernel does however the daemon ends.  Each pause is also written down in xenstore, for the case
-that both are killed at once (the whole service): the next daemon's `recover` lets go.
+A killed daemon must not leave a domain paused.  So a child of it does the pausing, and unpauses what it holds when its pipe to
+the daemon closes, which the kernel sees to.  In case both are killed at once, with the whole service, each pause is also
+recorded in xenstore, and the next daemon takes it back (`recover`).
 
-Pauses count (xen/common/domain.c, controller_pause_count): ours is one more beside libxl's own, and order does not matter.
+Xen counts pauses (xen/common/domain.c, controller_pause_count).  Ours adds to libxl's own, and the order does not matter.
 """
 
 import contextlib
@@ -27,13 +27,13 @@ _PAUSING, _PAUSED, _UNPAUSING = "pausing", "paused", "unpausing"
 
 
 class GuardLostError(XlplugError):
-    """The guard process has ended: nothing can be paused, and what it held must be recovered."""
+    """The guard process has ended: nothing can be paused, and `recover` must unpause what it held."""
 
     exit_code = EXIT_FAILED
 
 
 class Pauser(Protocol):
-    """What pausing needs of a hypervisor."""
+    """The two calls of a hypervisor that pausing needs."""
 
     def pause(self, domid: int) -> None:
         """Pause once more."""
@@ -45,7 +45,7 @@ class Pauser(Protocol):
 
 
 def recover(xen: Pauser, store: Store) -> list[str]:
-    """Let go of what an earlier guard held when it was killed too; one line for each domain."""
+    """Unpause what an earlier guard held when it was killed together with its daemon; one line for each domain."""
     lines = []
     for name in store.list(nodes.LIBXL):
         if not name.isdecimal():
@@ -64,14 +64,15 @@ def recover(xen: Pauser, store: Store) -> list[str]:
                     why = f"an earlier run was killed while it held it, and it cannot be unpaused: {error.message}"
                     lines.append(f"domain {domid}: {why}; {by_hand}")
         else:
-            # Killed between the note and the call.  Taking back a pause that is not ours would start the domain too early.
+            # It was killed between its record and the call, so we do not know whether it had paused the domain.  Taking back
+            # a pause that is libxl's would start the domain too early.
             lines.append(f"domain {domid}: an earlier run was killed while {state} it; {by_hand}")
         _forget(domid, store)
     return lines
 
 
 class Guard:
-    """The daemon's end of the pipe.  To be made before anything is opened: the child opens Xen for itself."""
+    """The daemon's end of the pipe.  Make it before opening anything else: the child opens Xen for itself."""
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
@@ -121,7 +122,7 @@ class Guard:
 
     def _ask(self, words: str) -> None:
         answer = ""
-        with contextlib.suppress(OSError):  # it is gone, and may have said why
+        with contextlib.suppress(OSError):  # the child is gone, but may have left a message
             self._pipe.sendall(f"{words}\n".encode())
         with contextlib.suppress(OSError):
             answer = self._answers.readline().rstrip("\n")
@@ -132,7 +133,7 @@ class Guard:
 
 
 def _child(pipe: socket.socket) -> NoReturn:
-    """Serve until the pipe closes, then let go of everything.  Signals that end the daemon must not end this first."""
+    """Serve until the pipe closes, then unpause everything.  The signals that end the daemon must not end this process."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     code = 1
@@ -154,10 +155,11 @@ def _child(pipe: socket.socket) -> NoReturn:
 
 
 def serve(lines: Iterable[str], pipe: socket.socket, xen: Pauser, store: Store) -> None:
-    """Answer each line; at the end of them, however it comes, unpause whatever is still held."""
+    """Answer each line until the pipe ends or breaks, then unpause all that is still held."""
     held: list[int] = []
     try:
-        # A daemon killed with an answer unread gives no end but ECONNRESET (unix(7)); what is no text is not from it.
+        # A daemon that was killed before it had read our answer shows as ECONNRESET, not as end of file (unix(7)).  Bytes that
+        # are not UTF-8 cannot come from the daemon, so we end as well.
         with contextlib.suppress(OSError, UnicodeDecodeError):
             for line in lines:
                 try:
@@ -181,7 +183,7 @@ def _answer(line: str, held: list[int], xen: Pauser, store: Store) -> str:
             if domid in held:
                 _unpause(domid, held, xen, store)
         elif domid in held:
-            return f"domain {domid} is paused already"  # one note cannot stand for two pauses
+            return f"domain {domid} is paused already"  # one record cannot stand for two pauses
         else:
             _pause(domid, held, xen, store)
     return "ok"
@@ -204,11 +206,10 @@ def _pause(domid: int, held: list[int], xen: Pauser, store: Store) -> None:
 
 
 def _unpause(domid: int, held: list[int], xen: Pauser, store: Store) -> None:
-    """Letting go matters more than the note of it."""
+    """Take our pause back.  That matters more than the record of it, whose errors are ignored."""
     with contextlib.suppress(StoreError):
-        if (
-            store.read(nodes.paused(domid)) is not None
-        ):  # else libxl has destroyed the domain, and its nodes are not to return
+        # If the record is gone, libxl has destroyed the domain, and its nodes must not be made again.
+        if store.read(nodes.paused(domid)) is not None:
             store.write(nodes.paused(domid), _UNPAUSING)
     try:
         xen.unpause(domid)
@@ -221,7 +222,7 @@ def _unpause(domid: int, held: list[int], xen: Pauser, store: Store) -> None:
 
 
 def _forget(domid: int, store: Store) -> None:
-    """Remove the note; also the domain's folder where our note alone had made it: libxl's is never empty."""
+    """Remove the record, and with it the domain's folder if nothing else is in it: libxl's own is never empty."""
     store.remove(nodes.paused(domid))
     if not store.list(nodes.libxl(domid)):
         store.remove(nodes.libxl(domid))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""What ``xlplug watch`` does about each domain.  Driven from outside: `look` after any event, `wait` says how long to wait.
+"""What ``xlplug watch`` does about each domain.  The daemon calls `look` after any event, and asks `wait` how long to wait.
 
-It goes by what is there now and not by what an event said, so that a lost event costs time and nothing else.  What has been
-granted is in the journal, so that nothing is done twice, whether by us or by the device model wrapper.
+Decisions depend on what is there now, not on what an event said, so that a lost event costs only time.  The journal holds
+what has been granted, so that nothing is done twice, by us or by the device model wrapper.
 """
 
 import time
@@ -33,18 +33,18 @@ __all__ = ["ERROR", "INFO", "WARNING", "Watcher", "World"]
 
 ERROR, WARNING, INFO = 3, 4, 6  #: priorities, as syslog(3) numbers them
 
-#: A guest's way: no configuration found yet; libxl builds it; grants made, or tried; libxl has a record of it.
+#: The stages of a guest: its configuration is not found yet; libxl builds it; grants were made, or tried; libxl has its record.
 _NEW, _BUILDING, _BUILT, _LIVING = "new", "building", "built", "living"
 _IGNORED = "ignored"
 
 _LATE_STARTING = STARTING.without_ram(RUNNING)
-_POLL = 1.0  # seconds: libxl writes its record without an event that we could wait for
+_POLL = 1.0  # seconds: there is no event to wait for when libxl writes its record
 _LATE = "{} had the display before the grants were made; its VGA ranges are mapped now; if it stays dark: xl reboot {}"
-_PATIENCE = 60.0  # seconds, after which a domain without a configuration is called another toolstack's
+_PATIENCE = 60.0  # seconds: a domain without a configuration after that is left to its own toolstack
 
 
 class World(NamedTuple):
-    """Everything that the watcher touches."""
+    """Everything outside that the watcher uses."""
 
     xen: Hypervisor
     store: Store
@@ -59,7 +59,7 @@ class World(NamedTuple):
 
 
 class _Guest(NamedTuple):
-    """A domain, and how far we are with it."""
+    """A domain, and the stage that it has reached."""
 
     domid: Domid
     uuid: str
@@ -68,7 +68,7 @@ class _Guest(NamedTuple):
     stage: str = _NEW
     config: DomainConfig = DomainConfig()
     leave_to_wrapper: bool = False
-    served: frozenset[str] | None = None  #: slots there when the device model started; None: not known, so all
+    served: frozenset[str] | None = None  #: slots present when the device model started; None: unknown, so all of them
     failed: bool = False
 
 
@@ -86,14 +86,14 @@ class Watcher:
         return _POLL if any(g.stage in (_NEW, _BUILDING, _BUILT) for g in self._guests.values()) else None
 
     def look(self, changed: Collection[int] = (), *, host_changed: bool = False) -> None:
-        """See what there is to do, and do it.
+        """Find out what there is to do, and do it.
 
-        ``changed`` are the domains whose PCI devices have changed; ``host_changed``: one of the host's functions has, so
-        that what was refused may be possible now.
+        ``changed`` are the domains whose PCI devices have changed.  ``host_changed`` means that a function of the host has
+        changed, so that what was refused before may be possible now.
 
         Raises:
-            StoreError: xenstore is gone.
-            GuardLostError: the guard is; see guard.py.
+            StoreError: xenstored is gone.
+            GuardLostError: the guard is gone; see guard.py.
         """
         present = {
             Domid(int(name)) for name in self._world.store.list(nodes.DOMAINS) if name.isdecimal() and name != "0"
@@ -107,10 +107,10 @@ class Watcher:
                 self._guests[domid] = self._advance(guest, changed=domid in changed, host_changed=host_changed)
 
     def _guest(self, domid: Domid) -> _Guest | None:
-        """The domain of this number, which may be another one than before; None where libxl has not got that far.
+        """The domain that has this number now; None while libxl has not written its name and uuid.
 
-        Xen says whether it is the same as before, much faster than xenstore: with hundreds of domains, one event must not
-        cost a thousand requests to xenstored.
+        Whether it is still the domain that we know, Xen answers much faster than xenstored: with hundreds of domains, an event
+        must not cost a thousand requests to xenstored.
         """
         guest = self._guests.get(domid)
         if guest is not None:
@@ -141,7 +141,7 @@ class Watcher:
             if guest.stage == _BUILDING:
                 guest = self._create(guest)
             if guest.stage == _BUILT and self._record(guest) is not None:
-                # A device may have been plugged in, or a guest that reboots have kept one, before there was a record.
+                # Before there was a record, a device may have been plugged in, or kept by a guest that reboots.
                 guest, changed = guest._replace(stage=_LIVING), True
             if guest.stage == _LIVING and (changed or (guest.failed and host_changed)):
                 guest = self._replug(guest)
@@ -185,7 +185,7 @@ class Watcher:
             return guest._replace(stage=_IGNORED)
         if found.config.stubdom:
             world.watch(nodes.device_model_domid(guest.domid))
-        # A stubdomain's guest is not left to the wrapper: not every libxl starts a device model for the stubdomain too.
+        # Behind a stubdomain we do not rely on the wrapper: not every libxl starts a device model for the stubdomain itself.
         wrapped = found.hooked and not found.config.stubdom
         return guest._replace(stage=_BUILDING, config=found.config, leave_to_wrapper=wrapped)
 
@@ -194,7 +194,7 @@ class Watcher:
         world, config = self._world, guest.config
         stubdom = stubdom_of(guest.domid, world.store)
         if config.stubdom and stubdom is None:
-            return guest  # the watch on its node will tell
+            return guest  # the watch on its node will fire
         world.unwatch(nodes.device_model_domid(guest.domid))
         slots = frozenset(_slot(entry.bdf) for entry in config.pci if entry.bdf is not None)
         built = guest._replace(stage=_BUILT, served=slots)
@@ -204,7 +204,7 @@ class Watcher:
         world.pauser.pause(holder)
         try:
             with world.lock():
-                # Not before the pause: libxl may let it run at any moment.
+                # Only after the pause: until then libxl may let it run at any moment.
                 info = world.xen.domain_info(holder)
                 ran = info is not None and info.cpu_time > 0
                 when = self._occasion(guest, stubdom)
@@ -233,7 +233,7 @@ class Watcher:
         return built
 
     def _occasion(self, guest: _Guest, stubdom: Domid | None) -> Occasion:
-        """Whether guest RAM can be populated, now that a stubdomain is paused; a device model in dom0 may have started."""
+        """Whether guest RAM can be populated: a stubdomain is paused by now, but a device model in dom0 may have started."""
         world = self._world
         if stubdom is None:
             return _LATE_STARTING
@@ -255,13 +255,9 @@ class Watcher:
                 return guest
             stubdom = stubdom_of(guest.domid, world.store)
             plan = self._plan(guest, config, stubdom, map_legacy=self._map_legacy)
-            # A device model maps the VGA set when it is told of the device.  Without these rights it has tried in vain: they
-            # were not there when one was plugged in, nor, where nobody has made any grant so far, in a stubdomain at all.
             plugged = any(owns_legacy_vga(a.device) and _slot(a.device.bdf) not in served for a in plan.devices)
-            late = config.wants_legacy and _passes_vga(plan) and not plugged
-            late = late and (stubdom is not None or self._in_vain(guest, plan))
-            late = late and not Journal(world.store, guest.domid).read().state
-            if plugged or late:
+            late = not plugged and config.wants_legacy and self._was_late(guest, plan, stubdom)
+            if plugged or late:  # see _was_late: we map in the device model's place
                 plan = self._plan(guest, config, stubdom, map_legacy=True)
             for step in grants.revoke_detached(plan, world.xen, world.store, lambda _: None):
                 self._say(INFO, guest, f"taken back, its device is gone: {step}")
@@ -271,7 +267,19 @@ class Watcher:
                     self._say(WARNING, guest, _LATE.format(_device_model_in(stubdom), guest.domid))
         return guest._replace(served=frozenset(served), failed=False)
 
+    def _was_late(self, guest: _Guest, plan: Plan, stubdom: Domid | None) -> bool:
+        """Whether the device model has tried to map the VGA set without the rights, and so in vain.
+
+        It tries when it learns of the device.  For a device that is plugged in later, the rights are never there at that time.
+        For one that was there at the start, they were missing if nobody has made a grant so far: behind a stubdomain always,
+        and in dom0 if Xen's own record shows that QEMU's attempt has failed.
+        """
+        if not _passes_vga(plan) or Journal(self._world.store, guest.domid).read().state:
+            return False
+        return stubdom is not None or self._in_vain(guest, plan)
+
     def _in_vain(self, guest: _Guest, plan: Plan) -> bool:
+        """Whether Xen's own record shows that QEMU in dom0 has tried to map the VGA set and failed."""
         return mapped_in_vain(plan, self._world.xen.held().get(guest.domid, HeldRights()))
 
     def _plan(
@@ -289,13 +297,13 @@ class Watcher:
     def _grant(self, guest: _Guest, plan: Plan) -> None:
         world = self._world
         done = grants.grant(plan, world.xen, world.store, lambda _: None).done
-        for warning in plan.warnings:  # what is refused is one line
+        for warning in plan.warnings:  # refusals are raised, as one line
             self._say(WARNING, guest, str(warning))
         for step in done:
             self._say(INFO, guest, str(step))
 
     def _say(self, priority: int, guest: _Guest, text: str) -> None:
-        """What is done each time it is done, what is wrong once."""
+        """Log what was done every time, and what is wrong only once."""
         if priority != INFO and (guest.domid, text) in self._said:
             return
         self._said.add((guest.domid, text))
@@ -307,7 +315,7 @@ def _device_model_in(stubdom: Domid | None) -> str:
 
 
 def _has_devices(stubdom: Domid, store: Store) -> bool:
-    """Whether libxl has given a stubdomain its devices, without which the device model in it is not told of the guest's.
+    """Whether libxl has given a stubdomain its devices; before that, the device model in it does not learn of the guest's.
 
     Source: tools/libs/light/libxl_pci.c, libxl__device_pci_add (the stubdomain comes first) and libxl__create_pci_backend.
     """
@@ -316,7 +324,7 @@ def _has_devices(stubdom: Domid, store: Store) -> bool:
 
 
 def _passes_vga(plan: Plan) -> bool:
-    """Whether the device model will map the VGA set for a display."""
+    """Whether the device model will map the VGA ranges for a display."""
     return any(s.kind == IOPORT and s.device is not None and VGA_PORT_SET & RangeSet([s.range]) for s in plan.steps)
 
 

@@ -203,13 +203,13 @@ def test_comparison(plan: Plan) -> None:
     grants.grant(plan, xen, store, quiet)
     xen.ioport_permission(7, 0x3C0, 0x20, allow=False)
     xen.iomem_permission(7, 0x500, 1, allow=True)
-    rows = {(r.domid, r.kind): r for r in compare(7, xen, store)}
+    rows = {(r.domid, r.kind): r for r in compare(7, xen.held(), store)}
     assert rows[7, "ioport"].missing == RangeSet([(0x3C0, 0x3E0)])
     assert rows[7, "iomem"].others == RangeSet([(0x500, 0x501)])
     assert not rows[8, "iomem"].missing
     again = grants.grant(plan, xen, store, quiet)
     assert [(s.domid, s.range) for s in again.done] == [(7, (0x3C0, 0x3E0))], "grant mends what show calls missing"
-    assert not any(r.missing for r in compare(7, xen, store))
+    assert not any(r.missing for r in compare(7, xen.held(), store))
     xen.ioport_permission(7, 0x3C0, 0x20, allow=False)
     xen.fail_call(0, errno.ENOMEM)
     with pytest.raises(ApplyError):

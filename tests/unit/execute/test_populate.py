@@ -196,7 +196,7 @@ def test_granted_told_once_and_taken_back(plan: Plan, version: tuple[int, int]) 
     assert xen.ram(7) & BLOCKS == BLOCKS
     assert store.read(f"{TOLD}/populated") == "3000-400f,4040-417f"
     assert store.read(f"{TOLD}/iomem") == "a0-bf,7a18d-7a18f"
-    shown = "\n".join(comparison_lines(compare(7, xen, store)))
+    shown = "\n".join(comparison_lines(compare(7, xen.held(), store)))
     assert ["physmap", "populated", "by", "xlplug", "{", "3000-400f,", "4040-417f", "}"] in map(
         str.split, shown.splitlines()
     )

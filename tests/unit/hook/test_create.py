@@ -382,7 +382,7 @@ def test_restore_of_what_was_not(host: Host, override: str, legacy: bool) -> Non
     """@: hooked for xlplug_map_legacy, which libxl does not keep."""
     host.config("save", saved(override.replace("@", str(host.wrapper)), legacy=legacy))
     line = refusal(host, "restore", "save")
-    assert line == "xlplug: save: the saved domain does not hold what is to be granted; run: xl restore CONFIG FILE"
+    assert line == "xlplug: save: the saved domain does not say what to grant; run: xl restore CONFIG FILE"
 
 
 # what comes through a pipe

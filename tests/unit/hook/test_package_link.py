@@ -80,7 +80,7 @@ def test_another_program_at_that_place_is_left_alone(package: Packaged) -> None:
     package.link.write_text("#!/bin/sh\n")
     done = package.hook("install")
     assert done.returncode == 1
-    assert "is there already and not xlplug's" in done.stderr
+    assert "exists and is not xlplug's" in done.stderr
     assert package.hook("uninstall").returncode == 1
     assert package.link.read_text() == "#!/bin/sh\n"
 

@@ -234,7 +234,7 @@ wrapper.main(["w", sys.argv[1]])
             process.send_signal(number)
             _, error = process.communicate(timeout=10)
             assert process.returncode == code
-            assert error == ("" if trap else "xlplug: interrupted; what was granted goes with the domain\n") or trap
+            assert error == ("" if trap else "xlplug: interrupted; the grants disappear with the domain\n") or trap
 
 
 @pytest.mark.parametrize(
@@ -334,14 +334,14 @@ def test_libvirts_domain_is_granted(world: Callable[..., World], monkeypatch: py
 
 def test_nobody_knows_the_config(world: Callable[..., World]) -> None:
     made = world(name="hook-nobody")
-    with pytest.raises(ConfigError, match=r"domain 7 \(hook-nobody\): no configuration was handed over, .*xl create"):
+    with pytest.raises(ConfigError, match=r"domain 7 \(hook-nobody\): no configuration was passed on, .*xl create"):
         made.serve(7, None)
     assert made.held(7) == "{ } { }"
 
 
 def test_a_handover_for_another_domain(world: Callable[..., World]) -> None:
     made = world(name="other")
-    with pytest.raises(ConfigError, match=r"domain 7 \(other\): the config handed over is for 'g'; start it"):
+    with pytest.raises(ConfigError, match=r"domain 7 \(other\): the config passed on is for domain 'g'; start it"):
         made.serve(7, LEGACY)
     assert made.held(7) == "{ } { }"
 
@@ -353,7 +353,7 @@ def test_a_domain_that_arrives_has_a_name_of_its_own(world: Callable[..., World]
     made.serve(7, LEGACY, [*ARGV, "-incoming", "fd:3"])
     assert made.held(7) == GUEST
     for other, arguments in (("g--incoming", ARGV), ("other--incoming", [*ARGV, "-incoming", "fd:3"]), ("", ARGV)):
-        with pytest.raises(ConfigError, match="the config handed over is for 'g'"):
+        with pytest.raises(ConfigError, match="the config passed on is for domain 'g'"):
             world(name=other).serve(7, LEGACY, arguments)
 
 

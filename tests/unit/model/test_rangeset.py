@@ -27,6 +27,7 @@ def test_laws_against_plain_sets() -> None:
         stop = start + 1 + rng.randrange(5)
         assert one.covers(start, stop) == (set(range(start, stop)) <= one_set)
         assert one.overlaps(start, stop) == bool(set(range(start, stop)) & one_set)
+        assert one.within(start, stop) == one & RangeSet([(start, stop)])
 
 
 def test_printing_is_xen_s() -> None:

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""What the hook costs, counted: modules that are loaded, processes that are started, files that are opened."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import _cffi_backend
+import pytest
+
+from tests.abi.oracle import require
+from xlplug.dom0.find_config import parse
+from xlplug.dom0.frozen import freeze
+from xlplug.dom0.handover import Handover, offer
+
+ROOT = Path(__file__).parents[3]
+CONFIG = b'name="g"\ntype="hvm"\nmemory=64\nioports=["2f8-2ff"]\n'
+#: Each of these takes longer than all that the hook does of its own.
+DEAR = {
+    "site",
+    "re",
+    "enum",
+    "signal",
+    "contextlib",
+    "json",
+    "getopt",
+    "subprocess",
+    "click",
+    "pyudev",
+    "importlib.metadata",
+}
+
+
+def script(folder: Path, name: str) -> Path:
+    """A script of hooks/ as ``xlplug hook install`` writes it for this interpreter."""
+    text = (ROOT / "hooks" / name).read_text().replace("#!/usr/bin/python3", f"#!{sys.executable}")
+    path = folder / name
+    path.write_text(text.replace("FOLDERS = []", f"FOLDERS = {[str(ROOT), os.path.dirname(_cffi_backend.__file__)]!r}"))
+    path.chmod(0o755)
+    return path
+
+
+def loaded(path: Path, *words: str, **options: object) -> set[str]:
+    """The modules that a script of ours loads on its way."""
+    command = [sys.executable, "-IS", "-X", "importtime", str(path), *words]
+    done = subprocess.run(command, cwd=path.parent, capture_output=True, text=True, **options)  # type: ignore[call-overload]
+    return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+
+
+def test_the_wrapper_loads_no_parser(tmp_path: Path) -> None:
+    """Up to where it finds no Xen here: everything but the plan and the grants, which load nothing of Python's own."""
+    name, value = offer(Handover(CONFIG, "g.cfg", (), "/bin/true", freeze(parse(CONFIG, "g.cfg"))))
+    fd = int(value.split(",")[0])
+    modules = loaded(script(tmp_path, "device-model"), "-xen-domid", "7", env={name: value}, pass_fds=(fd,))
+    os.close(fd)
+    assert "xlplug.xen.ctrl" in modules
+    assert modules & DEAR == set()
+    assert {name for name in modules if name.startswith("xlplug.config.")} == {"xlplug.config.domain"}
+
+
+def test_nor_do_the_plan_and_the_grants(tmp_path: Path) -> None:
+    code = tmp_path / "code.py"
+    code.write_text(
+        f"import sys; sys.path += {[str(ROOT), os.path.dirname(_cffi_backend.__file__)]!r}\n"
+        "from xlplug.model import lean_typing; lean_typing.install()\n"
+        "import xlplug.hook.wrapper, xlplug.plan, xlplug.execute.grants, xlplug.dom0.snapshot, xlplug.dom0.lock\n"
+        "import xlplug.dom0.domains, xlplug.dom0.firmware, xlplug.dom0.pci, xlplug.xen.store, xlplug.dom0.running_xl\n"
+    )
+    modules = loaded(code)
+    assert "xlplug.execute.grants" in modules
+    assert modules & DEAR - {"getopt"} == set()  # of running_xl, which only a renamed domain needs
+
+
+def test_the_front_end_loads_what_reads_a_config(tmp_path: Path) -> None:
+    (tmp_path / "off.cfg").write_bytes(CONFIG.replace(b'["2f8-2ff"]', b"[]"))
+    (tmp_path / "xl").symlink_to("/bin/true")
+    modules = loaded(script(tmp_path, "xlplug"), "create", "off.cfg", env={"PATH": str(tmp_path)})
+    assert "xlplug.config.language" in modules
+    assert modules & DEAR - {"re", "enum", "contextlib", "getopt"} == set()
+    assert not {name for name in modules if name.startswith(("xlplug.xen", "xlplug.plan", "xlplug.execute"))}
+
+
+def traced(folder: Path, calls: str, command: list[str], **options: object) -> list[str]:
+    strace = shutil.which("strace")
+    if strace is None:
+        require("strace", "strace is not installed")
+    log = folder / "strace.log"
+    words = [str(strace), "-f", "-qq", "-e", f"trace={calls}", "-e", "signal=none", "-o", str(log), *command]
+    subprocess.run(words, check=True, cwd=folder, **options)  # type: ignore[call-overload]
+    return log.read_text().splitlines()
+
+
+def test_a_creation_that_needs_nothing_starts_grep_and_nothing_else(tmp_path: Path) -> None:
+    front = tmp_path / "front" / "xl"
+    front.parent.mkdir()
+    shutil.copy(ROOT / "hooks" / "xl", front)
+    shutil.copy("/bin/true", tmp_path / "xl")
+    (tmp_path / "plain.cfg").write_bytes(CONFIG.replace(b"ioports", b"irqs"))
+    environment = {"PATH": f"{front.parent}:{tmp_path}:/usr/bin:/bin"}
+    lines = traced(tmp_path, "execve", [str(front), "create", "plain.cfg"], env=environment)
+    started = [line.partition('"')[2].partition('"')[0] for line in lines if line.endswith("= 0")]
+    assert [Path(path).name for path in started] == ["xl", "grep", "xl"]
+    assert started[2] == str(tmp_path / "xl")
+    reads = [line for line in traced(tmp_path, "read", [str(front), "list"], env=environment) if " = 1" in line]
+    assert len([line for line in reads if line.endswith("= 1")]) == 0, "byte by byte"
+
+
+@pytest.mark.parametrize(
+    ("vendor", "display", "memory"), [("0x8086", True, True), ("0x1002", True, False), ("0x8086", False, False)]
+)
+def test_only_what_is_assigned_is_read_and_memory_for_an_intel_display_only(
+    tmp_path: Path, vendor: str, display: bool, memory: bool
+) -> None:
+    devices = tmp_path / "devices"
+    for number in range(8):
+        folder = devices / f"0000:00:{number:02x}.0"
+        folder.mkdir(parents=True)
+        (folder / "vendor").write_text(f"{vendor}\n")
+        (folder / "device").write_text("0x1234\n")
+        (folder / "class").write_text("0x030000\n" if display else "0x020000\n")
+        (folder / "resource").write_text("0x0 0x0 0x0\n" * 7)
+        (folder / "config").write_bytes((b"\0" * 0xFC) + (0x7A18D018).to_bytes(4, "little"))
+    (tmp_path / "mem").write_bytes(b"")
+    code = tmp_path / "code.py"
+    code.write_text(
+        f"import sys; sys.path += {[str(ROOT)]!r}\n"
+        "from xlplug.dom0 import firmware, pci\nfrom xlplug.model.bdf import Bdf\nfrom xlplug.model.host import MemRegion\n"
+        f"devices, notes = pci.functions(((Bdf(0, 0, 2, 0), False),), None, {str(devices)!r})\n"
+        "assert len(devices) == 1 and not notes\n"
+        f"firmware.read_firmware(devices, (MemRegion(0x7A000000, 0x7B000000, 2),), {str(tmp_path / 'mem')!r})\n"
+    )
+    opened = traced(tmp_path, "openat", [sys.executable, "-IS", str(code)])
+    mine = [line.partition('"')[2].partition('"')[0] for line in opened if f'"{tmp_path}/' in line]
+    folders = {Path(path).parent.name for path in mine if path.startswith(str(devices))}
+    assert folders == {"0000:00:02.0"}
+    assert (str(tmp_path / "mem") in mine) == memory
