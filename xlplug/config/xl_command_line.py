@@ -38,7 +38,7 @@ class Restore(NamedTuple):
 
 
 def parse_create(words: list[str]) -> Create | None:
-    """The words after ``create``; None for whatever xl answers with its help or an error of its own."""
+    """The words after ``create``; None where xl answers with its help or an error."""
     import getopt
 
     path: str | None = None
@@ -67,7 +67,7 @@ def parse_create(words: list[str]) -> Create | None:
 
 
 def parse_restore(words: list[str]) -> Restore | None:
-    """The words after ``restore``; None for whatever xl answers with its help or an error of its own."""
+    """The words after ``restore``; None where xl answers with its help or an error."""
     import getopt
 
     try:
@@ -80,7 +80,7 @@ def parse_restore(words: list[str]) -> Restore | None:
 
 
 def is_receive(words: list[str]) -> bool:
-    """Whether these words after ``migrate-receive`` receive; xl answers any others with its help or an error of its own."""
+    """Whether these words after ``migrate-receive`` receive; xl answers any others with its help or an error."""
     import getopt
 
     try:

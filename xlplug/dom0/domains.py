@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""A live dom0: opens Xen, xenstore and the host, and finds what belongs to a domain.  No policy."""
+"""Finds what belongs to a domain in xenstore and among libxl's files.  No policy."""
 
 from xlplug.config.domain import DomainConfig
 from xlplug.dom0 import nodes

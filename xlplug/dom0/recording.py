@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """Hosts and domains as JSON: ``xlplug/host/1`` and ``xlplug/domain/1`` (docs/recording.md).
 
-Numbers are integers, byte strings hexadecimal text.  Reading is strict: a file that says something else than the schema
-is refused with the field's name.  Serial numbers and MACs never get in: config space is cut at 256 bytes, before PCIe's
+Numbers are integers, byte strings hexadecimal text.  Reading is strict: a file that does not follow the schema is refused
+with the field's name.  Serial numbers and MACs never get in: config space is cut at 256 bytes, before PCIe's
 serial number capability, and the data register of vital product data is blanked.
 """
 
@@ -165,7 +165,7 @@ def load_host(path: str) -> HostSnapshot:
     """A recorded host.
 
     Raises:
-        HostError: the file is absent, is no JSON, or does not follow the schema; names file and field.
+        HostError: the file is absent, is not JSON, or does not follow the schema; the error names file and field.
     """
     top = Field(_load(path), path, "")
     top.schema(HOST_SCHEMA)

@@ -66,7 +66,7 @@ def default_path(version: tuple[int, int], folders: tuple[str, ...] = _FOLDERS) 
     if text is not None:
         return _in_path(text)
     raise HostError(
-        f"{_library(version)} does not tell which device model it starts",
+        f"{_library(version)} does not name the device model that it starts",
         hint="set device_model_override in the domain's config",
     )
 
@@ -83,7 +83,7 @@ def firmware_folder(version: tuple[int, int], folders: tuple[str, ...] = _FOLDER
     if text is not None:
         return text
     raise HostError(
-        f"{_library(version)} does not tell where stubdomains are",
+        f"{_library(version)} does not name the folder of stubdomains",
         hint="set stubdomain_kernel and stubdomain_ramdisk in the domain's config",
     )
 

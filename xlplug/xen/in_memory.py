@@ -139,7 +139,7 @@ class MemXen:
             return
         failed = self._memory_mapping(domain, first_gfn, first_mfn, nr_mfns, add=add)
         if failed:
-            if add:  # libxenctrl then unmaps the whole range, whatever was there before; the errno is that of the last failure
+            if add:  # libxenctrl then unmaps the whole range, also what was mapped before; the errno is that of the last failure
                 failed = self._memory_mapping(domain, first_gfn, first_mfn, nr_mfns, add=False) or failed
             raise XenError(call, failed, detail)
 

@@ -34,7 +34,7 @@ def absent(wanted: str, folders: tuple[str, ...] | None = None) -> XenUnavailabl
 def foreign(wanted: str, running: str, maps: str = "/proc/self/maps") -> XenUnavailableError:
     """The running Xen's version stands on the loaded library, and Xen refuses its calls.
 
-    ``running`` is Xen's full version, such as "4.20.4"; ``maps`` tells which file was loaded.
+    ``running`` is Xen's full version, such as "4.20.4"; ``maps`` is a process's list of mappings: the loaded file is in it.
     """
     path = _loaded(maps)
     real = _own_version(path)
@@ -78,7 +78,7 @@ def _installed(folders: tuple[str, ...] | None) -> set[str]:
 
 
 def _loaded(maps: str) -> str:
-    """The file that was loaded, its links resolved; empty when that cannot be told."""
+    """The file that was loaded, its links resolved; empty when it is not known."""
     try:
         with open(maps, encoding="utf-8", errors="surrogateescape") as file:
             # Six columns, the last of them the path: proc(5).
