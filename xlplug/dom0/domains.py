@@ -42,7 +42,7 @@ def named(name: str, store: Store) -> Domid | None:
 
 
 def target_and_stubdom(domid: int, store: Store) -> tuple[Domid, Domid | None]:
-    """Whom a device model serves: a guest, or a stubdomain and through it the guest that is its target."""
+    """The guest that a device model serves, and the stubdomain that it runs in; ``domid`` is either of them."""
     target = nodes.domid_in(store.read(nodes.target(domid)))
     return (domid, None) if target is None else (target, domid)
 

@@ -93,7 +93,7 @@ def _pack(handover: Handover) -> bytes:
 
 
 def _write(fd: int, data: bytes) -> None:
-    """And seal it."""
+    """Write the bytes, and seal the descriptor."""
     try:
         rest = memoryview(data)
         while rest:
@@ -152,7 +152,7 @@ def peek(pid: int) -> Handover | None:
 
 
 def _read(fd: int) -> Handover | None:
-    """By position: the descriptor's offset is shared with every process that holds it."""
+    """Read by position: the descriptor's offset is shared with every process that holds it."""
     data = os.pread(fd, os.fstat(fd).st_size, 0)
     if not data:
         fcntl.fcntl(fd, fcntl.F_GET_SEALS)  # only a memfd has them

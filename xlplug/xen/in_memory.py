@@ -267,11 +267,11 @@ class MemXen:
         return {domid: HeldRights(d.ports, d.memory) for domid, d in self._domains.items()}
 
     def ram(self, domid: int) -> RangeSet:
-        """What Xen cannot be asked for: the gfns that are RAM."""
+        """The gfns that are RAM, which the real Xen does not report."""
         return self._domains[domid].ram
 
     def mapped(self, domid: int) -> tuple[dict[int, int], tuple[tuple[int, int, int], ...]]:
-        """What Xen cannot be asked for: gfn -> mfn, and (gport, port, count) of each port mapping."""
+        """gfn -> mfn, and (gport, port, count) of each port mapping, which the real Xen does not report."""
         domain = self._domains[domid]
         return dict(domain.mmio), tuple(domain.port_map)
 

@@ -66,7 +66,7 @@ def running_capabilities(sys_hypervisor: str = SYS_HYPERVISOR) -> str:
 
 
 def require_dom0(capabilities: str = _CAPABILITIES) -> None:
-    """Refuse early and plainly where no call could succeed.
+    """Refuse early where no call could succeed.
 
     Raises:
         XenUnavailableError: not root, or not in the control domain.
@@ -101,7 +101,7 @@ def _dlopen(soname: str, package: str) -> Any:  # noqa: ANN401 - cffi has no typ
 
 
 def load_ctrl(major: int, minor: int) -> CtrlLib:
-    """libxenctrl of exactly this Xen version, whichever that is, as long as it has every function that we call.
+    """libxenctrl of exactly this Xen version, whichever that is, if it has every function that we call.
 
     Raises:
         XenUnavailableError: it is not installed, with the Debian package's name and which others are; or it cannot be

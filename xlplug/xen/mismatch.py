@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Why the libxenctrl that is here does not serve the Xen that runs, in one line with both versions.
+"""Why the installed libxenctrl does not serve the running Xen, in one line with both versions.
 
 That it does not, `xlplug.xen.lib` and `xlplug.xen.ctrl` find out, by loading it and by harmless calls.
 """
@@ -50,7 +50,7 @@ def foreign(wanted: str, running: str, maps: str = "/proc/self/maps") -> XenUnav
 
 
 def incomplete(wanted: str, name: str) -> XenUnavailableError:
-    """The library has no function ``name``, or answers it in a form that is not known: a Xen after our time."""
+    """The library has no function ``name``, or answers in an unknown form: a Xen that is newer than this xlplug."""
     return XenUnavailableError(
         f"{name} of the running Xen's libxenctrl.so.{wanted} is not as this xlplug knows it",
         hint="use an xlplug that is newer than this Xen",

@@ -124,7 +124,7 @@ class XenStore(_Nodes, Handle):
             _absent("unwatch", path)
 
     def fileno(self) -> int:
-        """To be polled for reading, once something is watched."""
+        """The descriptor to poll for reading, once something is watched."""
         return self._lib.xs_fileno(self._handle)
 
     def changes(self) -> tuple[str, ...]:
