@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """Intel's OpRegion and the VBIOS shadow: what may be granted of each, and what must be refused.
 
-Policy only.  The headers were read by firmware.py and hostmem.py; nothing in them is believed here without a check,
+Policy only.  dom0/firmware.py has read the headers; nothing in them is believed here without a check,
 because a wrong page is a page of the host's memory in the guest's hands.
 """
 

@@ -126,7 +126,7 @@ def _sizes(config: DomainConfig) -> tuple[list[tuple[int, str]], str]:
     if config.device_model_version != "qemu-xen":
         return [], f"they are not known for device_model_version {config.device_model_version}"
     if config.rdm:
-        return [], "rdm= moves guest RAM, and the device model is not told"
+        return [], "rdm= moves guest RAM, and the device model does not know of that"
     found = []
     video, unknown = _video(config)
     found += video

@@ -27,7 +27,7 @@
  *     xlplug/DOMID/populated, xlplug/DOMID/iomem
  *         In xenstore, below the home of the domain that this process runs in (/local/domain/0 in dom0), read anew at each
  *         call.  DOMID is the guest's, decimal.  Inclusive ranges of frames, hexadecimal, joined by commas: f0000-f0fff,a0-a0.
- *         xlplug writes them (xlplug/publication.py); a stubdomain can only read them.
+ *         xlplug writes them (xlplug/execute/preload_nodes.py); a stubdomain can only read them.
  *
  * ENVIRONMENT
  *     LD_PRELOAD

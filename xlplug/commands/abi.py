@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """``xlplug abi``: print which ABI-unstable functions a device model imports, as text or JSON."""
 
-import sys
 from typing import Any
 
 from xlplug.abi.symbols import OWNERS, Report
+from xlplug.commands.common import print_json, print_lines
 from xlplug.commands.text import table
 from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED, HostError, printable
 
@@ -95,9 +95,7 @@ def abi(program: str | None, form: str) -> int:
         program = real("")
     report = look_into(program, running)
     if form == "json":
-        import json
-
-        sys.stdout.write(json.dumps(abi_json(report), indent=1) + "\n")
+        print_json(abi_json(report))
     else:
-        sys.stdout.write(abi_text(report))
+        print_lines(abi_text(report).splitlines())
     return EXIT_REFUSED if report.problems else EXIT_DONE

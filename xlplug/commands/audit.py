@@ -10,6 +10,7 @@ from typing import IO, NamedTuple
 
 from xlplug.audit.fleet import audit
 from xlplug.audit.judge import REFUSED, UNREADABLE, Verdict
+from xlplug.commands.common import print_lines
 from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED
 
 FORMATS = ("text", "json", "html")
@@ -58,12 +59,11 @@ def _text(verdicts: Iterator[Verdict], counts: "Counter[str]") -> None:
     host = None
     for verdict in verdicts:
         if verdict.host != host:
-            sys.stdout.write(f"host {verdict.host}\n")
+            print_lines([f"host {verdict.host}"])
             host = verdict.host
         later = "" if verdict.on_4_23 == "same" else f"  Xen 4.23: {verdict.on_4_23}"
-        sys.stdout.write(f"  {verdict.status:10}  {verdict.domain or '(no name)'}  {verdict.path}{later}\n")
-        for finding in verdict.findings:
-            sys.stdout.write(f"    {finding.kind}: {finding.problem}\n")
+        lines = [f"  {verdict.status:10}  {verdict.domain or '(no name)'}  {verdict.path}{later}"]
+        print_lines([*lines, *(f"    {finding.kind}: {finding.problem}" for finding in verdict.findings)])
     sys.stdout.write(_sums(counts) + "\n")
 
 

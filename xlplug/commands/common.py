@@ -152,7 +152,7 @@ def find_domain(domain: Domid | str, xen: "Hypervisor", store: "Store") -> "Doma
 
     Raises:
         UsageError: the name is dom0's.
-        Refused: there is no such guest.
+        Refused: it does not exist.
     """
     from xlplug.dom0 import domains
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """``xlplug doctor``: prints what must be true of this dom0, and whether it is, as text or JSON (docs/doctor.schema.json)."""
 
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from xlplug.commands.common import print_json, print_lines
 from xlplug.doctor.checks import examine
 from xlplug.doctor.finding import FAILURE, INFO, OK, WARNING, Finding, worst
 from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED, printable
@@ -29,11 +29,9 @@ def doctor(options: DoctorOptions) -> int:
 
     findings = examine(survey(options.configs))
     if options.format == "json":
-        import json
-
-        sys.stdout.write(json.dumps(as_json(findings), indent=1) + "\n")
+        print_json(as_json(findings))
     else:
-        sys.stdout.write(as_text(findings))
+        print_lines(as_text(findings).splitlines())
     return exit_code(findings, strict=options.strict)
 
 

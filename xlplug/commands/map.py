@@ -5,9 +5,9 @@ import os
 import sys
 from typing import NamedTuple
 
-from xlplug.commands.common import parse_domid, read_config, readable_xen, say
+from xlplug.commands.common import parse_domid, print_lines, read_config, readable_xen, say
 from xlplug.dom0.find_config import parse
-from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED, HostError, Refused
+from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED, HostError, Refused, printable
 from xlplug.model.occasion import AHEAD, BY_HAND, Who
 from xlplug.model.problem import Problem
 from xlplug.picture.spaces import Held, Picture, draw
@@ -29,6 +29,8 @@ def map_(options: MapOptions) -> int:
     """Draw the map of a configuration, or of a running domain; 1 when its plan is refused."""
     running = options.what.isdecimal() and not os.path.exists(options.what)
     picture = _of_domain(options) if running else _of_config(options)
+    # A name may hold anything; a terminal or a browser shows what is printable.
+    picture = picture._replace(title=printable(picture.title), subtitle=printable(picture.subtitle))
     form = options.format or os.path.splitext(options.output)[1].removeprefix(".").lower()
     if options.output == "-":
         _show(picture, form or "text")
@@ -84,7 +86,10 @@ def _show(picture: Picture, form: str) -> None:
 
         if coloured(picture):
             return
-    sys.stdout.write(_drawn(picture, form))
+    if form == "text":
+        print_lines(_drawn(picture, form).splitlines())
+    else:
+        sys.stdout.write(_drawn(picture, form))
 
 
 def _drawn(picture: Picture, form: str) -> str:

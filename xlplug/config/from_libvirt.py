@@ -3,8 +3,8 @@
 
 When libvirt's libxl driver starts a domain, nothing about it is on disk but its definition in /etc/libvirt/libxl; the
 status in /run/libvirt/libxl is written after libxl is done (libvirt, src/libxl/libxl_domain.c, libxlDomainStartPerform), and
-then holds the domains that were never defined.  libvirt has no setting for ``gfx_passthru``: the device model's command
-line tells (see `xlplug.config.domain.passes_igd`).
+then holds the domains that were never defined.  libvirt has no setting for ``gfx_passthru``: only the device model's
+command line shows it (see `xlplug.config.domain.passes_igd`).
 """
 
 from xlplug.config.domain import DomainConfig, PciAssignment

@@ -38,7 +38,7 @@ class Restore(NamedTuple):
 
 
 def parse_create(words: list[str]) -> Create | None:
-    """The words after ``create``; None for whatever xl answers with its help or an error of its own."""
+    """The words after ``create``; None where xl answers with its help or an error."""
     import getopt
 
     path: str | None = None
@@ -67,7 +67,7 @@ def parse_create(words: list[str]) -> Create | None:
 
 
 def parse_restore(words: list[str]) -> Restore | None:
-    """The words after ``restore``; None for whatever xl answers with its help or an error of its own."""
+    """The words after ``restore``; None where xl answers with its help or an error."""
     import getopt
 
     try:
@@ -80,7 +80,7 @@ def parse_restore(words: list[str]) -> Restore | None:
 
 
 def is_receive(words: list[str]) -> bool:
-    """Whether these words after ``migrate-receive`` receive; xl answers any others with its help or an error of its own."""
+    """Whether these words after ``migrate-receive`` receive; xl answers any others with its help or an error."""
     import getopt
 
     try:
@@ -93,7 +93,7 @@ def is_receive(words: list[str]) -> bool:
 def parse_xl(argv: list[str]) -> Create | None:
     """A process's whole command line (``xl -v create …``); None for another subcommand, program, or ``xl -N``.
 
-    xl takes any prefix of a subcommand that fits one only.
+    xl takes any beginning of a subcommand's name that fits no other.
     """
     if not argv or argv[0].rpartition("/")[2] != "xl":
         return None
@@ -106,5 +106,5 @@ def parse_xl(argv: list[str]) -> Create | None:
 
 
 def is_create(subcommand: str) -> bool:
-    """Whether xl takes the word for ``create``: "cr" and longer beginnings are nothing else's."""
+    """Whether xl takes the word for ``create``: "cr" and longer beginnings fit no other subcommand."""
     return len(subcommand) > 1 and "create".startswith(subcommand)

@@ -80,7 +80,7 @@ def store(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             FAILURE,
             "xenstored",
-            "it answers, but has no record of dom0",
+            "it answers, but does not know dom0",
             "run xen-init-dom0 (systemctl start xen-init-dom0)",
         )
     else:

@@ -69,7 +69,7 @@ def _fits(path: str, running: str) -> str | Missing:
 
 
 def _ran(path: str) -> Wrapper:
-    """Start the wrapper's interpreter as libxl would, and let it import what the wrapper does, no more.
+    """Start the wrapper's interpreter as libxl would, and only let it import what the wrapper does.
 
     Raises:
         HostError: it does not start, or does not find what it needs.

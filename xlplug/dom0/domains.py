@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""A live dom0: opens Xen, xenstore and the host, and finds what belongs to a domain.  No policy."""
+"""Finds what belongs to a domain in xenstore and among libxl's files.  No policy."""
 
 from xlplug.config.domain import DomainConfig
 from xlplug.dom0 import nodes
@@ -50,7 +50,7 @@ def guests(store: Store) -> list[tuple[Domid, str]]:
 
 
 def target_and_stubdom(domid: int, store: Store) -> tuple[Domid, Domid | None]:
-    """Whom a device model serves: a guest, or a stubdomain and through it the guest that is its target."""
+    """The guest that a device model serves, and the stubdomain that it runs in; ``domid`` is either of them."""
     target = nodes.domid_in(store.read(nodes.target(domid)))
     return (domid, None) if target is None else (target, domid)
 

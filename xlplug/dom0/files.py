@@ -16,7 +16,7 @@ MAX_BYTES = 64 << 20  #: xl reads a config whole, and the largest in use are som
 
 
 def open_regular(path: str) -> "BinaryIO | None":
-    """A regular file, opened; None for anything else: a pipe would be waited for, and what we read of it xl would miss.
+    """A regular file, opened; None for anything else: reading a pipe would block, and take from xl what we read.
 
     Raises:
         OSError: it cannot be opened.

@@ -102,7 +102,7 @@ def being_created(name: str, uuid: str, *, igd: bool) -> Found | None:
                 continue
             config = parse(data, creator.config, creator.create.extra)
         except ConfigError:
-            continue  # that of another domain: xl has accepted this one's
+            continue  # another domain's: xl has accepted this one's
         if config.name != name or not running_xl.remains(creator):
             continue
         if creator.config != "/dev/null" and _modified(creator.config) > creator.started + _SLACK:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """Reading firmware's headers out of the host's memory, through /dev/mem in dom0.
 
-Nothing is read but host-reserved memory according to the machine's own memory map, and the ROM area below 1 MiB:
-reading a device's registers could change the device.
+Only memory that the machine's memory map reserves is read, and the ROM area below 1 MiB: reading a device's registers
+could change the device.
 """
 
 import os

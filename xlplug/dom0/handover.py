@@ -2,8 +2,8 @@
 """Handing a configuration from ``xlplug create`` to the device model wrapper, through an unmodified xl.
 
 libxl starts the device model before it writes the configuration anywhere, and passes its own environment and open file
-descriptors on (libxl_exec.c).  So the configuration travels in a sealed memfd: it has no size limit, is on no disk, cannot
-change, lasts as long as xl's own daemon, which makes the domain anew when the guest reboots, and vanishes with it.
+descriptors on (libxl_exec.c).  So the configuration travels in a sealed memfd.  That has no size limit, is never on a disk, and
+cannot change.  xl's own daemon, which creates the domain again when the guest reboots, keeps it open, and it goes with that.
 
 Layout, NUL-terminated: magic, path, device model ("" for libxl's own), number of ``k=v`` words, the words, length of what has
 been parsed; then that, and the file.  The daemon of a domain that was created before an upgrade still has the layout of then,
@@ -19,9 +19,8 @@ from xlplug.model.errors import HostError
 
 __all__ = ["VARIABLE", "Handover", "fill", "keep", "naming", "offer", "peek", "reserve", "take"]
 
-VARIABLE = (
-    "XLPLUG_HANDOVER"  #: the environment variable that holds the descriptor's number, and those of `offer`'s others
-)
+#: The environment variable that holds the descriptor's number, and those of the other descriptors that `offer` was given.
+VARIABLE = "XLPLUG_HANDOVER"
 _MAGIC, _MAGIC_BEFORE = "xlplug-handover-2", "xlplug-handover-1"
 _FIRST_FD = 64  # out of the way of what xl and QEMU expect at small numbers
 
@@ -48,7 +47,7 @@ def offer(handover: Handover, *others: int) -> tuple[str, str]:
 
 
 def naming(*fds: int) -> tuple[str, str]:
-    """The environment variable to set, and its value, for a descriptor of ours and those to be closed with it."""
+    """The environment variable to set, and its value, for our descriptor and those to be closed with it."""
     return VARIABLE, ",".join(map(str, fds))
 
 
@@ -77,7 +76,7 @@ def fill(fd: int, handover: Handover) -> None:
 
 
 def keep(data: bytes) -> int:
-    """A descriptor that survives exec and from which these bytes can be read, for ever the same.
+    """A descriptor that survives exec and from which these bytes can be read; nobody can change them.
 
     Raises:
         HostError: no memory, or no descriptor.
@@ -94,7 +93,7 @@ def _pack(handover: Handover) -> bytes:
 
 
 def _write(fd: int, data: bytes) -> None:
-    """And seal it."""
+    """Write the bytes, and seal the descriptor."""
     try:
         rest = memoryview(data)
         while rest:
@@ -129,7 +128,7 @@ def take(environment: MutableMapping[str, str]) -> Handover | None:
         return _read(fds[0])
     except (OSError, ValueError, OverflowError) as error:
         raise HostError(
-            f"{VARIABLE}={number} is no handover of 'xlplug create'", hint="start the domain with 'xl create'"
+            f"{VARIABLE}={number} was not set by 'xlplug create'", hint="start the domain with 'xl create'"
         ) from error
 
 
@@ -153,7 +152,7 @@ def peek(pid: int) -> Handover | None:
 
 
 def _read(fd: int) -> Handover | None:
-    """By position: the descriptor's offset is shared with every process that holds it."""
+    """Read by position: the descriptor's offset is shared with every process that holds it."""
     data = os.pread(fd, os.fstat(fd).st_size, 0)
     if not data:
         fcntl.fcntl(fd, fcntl.F_GET_SEALS)  # only a memfd has them

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""A JSON value that knows its own name, so that a complaint about a recording can name the field."""
+"""A JSON value that knows its own name, so that an error about a recording can name the field."""
 
 from typing import NoReturn
 
@@ -11,7 +11,7 @@ _MAX = 1 << 64
 
 
 class Field:
-    """A JSON value that knows its name, so that a complaint can name it."""
+    """A JSON value, its name, and the file that it is from."""
 
     __slots__ = ("name", "path", "value")
 
@@ -69,7 +69,7 @@ class Field:
         try:
             return Bdf.parse(self.str())
         except ConfigError as error:
-            self.bad(f"is no PCI address ({error.message})")
+            self.bad(f"is not a PCI address ({error.message})")
 
     def bool_or_none(self) -> bool | None:
         if self.value is not None and not isinstance(self.value, bool):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """Hosts and domains as JSON: ``xlplug/host/1`` and ``xlplug/domain/1`` (docs/recording.md).
 
-Numbers are integers, byte strings hexadecimal text.  Reading is strict: a file that says something else than the schema
-is refused with the field's name.  Serial numbers and MACs never get in: config space is cut at 256 bytes, before PCIe's
+Numbers are integers, byte strings hexadecimal text.  Reading is strict: a file that does not follow the schema is refused
+with the field's name.  Serial numbers and MACs never get in: config space is cut at 256 bytes, before PCIe's
 serial number capability, and the data register of vital product data is blanked.
 """
 
@@ -100,17 +100,21 @@ def _without_serials(config: bytes) -> bytes:
 
 def dump_domain(domain: DomainRecording) -> str:
     """``domain.json``'s text."""
-    data = {"schema": DOMAIN_SCHEMA, "name": domain.name}
-    for key, info, rights in (
-        ("target", domain.target, domain.target_rights),
-        ("stubdom", domain.stubdom, domain.stubdom_rights),
-    ):
-        data[key] = info if info is None else {  # type: ignore[assignment]
-            **{name: value for name, value in info._asdict().items() if name != "cpu_time"},
-            "ports": [list(r) for r in rights.ports],
-            "memory": [list(r) for r in rights.memory],
-        }  # fmt: skip
+    data = {
+        "schema": DOMAIN_SCHEMA,
+        "name": domain.name,
+        "target": _domain_out(domain.target, domain.target_rights),
+        "stubdom": None if domain.stubdom is None else _domain_out(domain.stubdom, domain.stubdom_rights),
+    }
     return _text(data)
+
+
+def _domain_out(info: DomainInfo, rights: HeldRights) -> dict[str, Any]:
+    return {
+        **{name: value for name, value in info._asdict().items() if name != "cpu_time"},
+        "ports": [list(r) for r in rights.ports],
+        "memory": [list(r) for r in rights.memory],
+    }
 
 
 def write_domain(domain: DomainRecording, folder: str) -> None:
@@ -165,46 +169,44 @@ def load_host(path: str) -> HostSnapshot:
     """A recorded host.
 
     Raises:
-        HostError: the file is absent, is no JSON, or does not follow the schema; names file and field.
+        HostError: the file is absent, is not JSON, or does not follow the schema; the error names file and field.
     """
     top = Field(_load(path), path, "")
     top.schema(HOST_SCHEMA)
-    xen = top.get("xen")
-    version = xen.get("version").list() if xen.value is not None else []
-    opregion, vbios = top.get("opregion"), top.get("vbios")
-    libraries = top.get("libraries").dict()
+    opregion, vbios, xen = top.get("opregion"), top.get("vbios"), top.get("xen")
     devices = tuple(_device_in(d) for d in top.get("devices").list())
     if len({d.bdf for d in devices}) != len(devices):
         top.get("devices").bad("names a device twice")
-    if xen.value is not None and len(version) != 2:
-        xen.get("version").bad("is not [major, minor]")
-    memory = []
-    for region in top.get("memory").list():
-        memory.append(MemRegion(*(region.get(name).int() for name in MemRegion._fields)))
-        if memory[-1].start >= memory[-1].stop:
-            region.bad("ends before it starts")
     return HostSnapshot(
         name=top.get("name").str(),
         provenance=top.get("provenance").str(),
-        xen=None
-        if xen.value is None
-        else XenInfo((version[0].int(), version[1].int()), xen.get("text").str(), xen.get("capabilities").str()),
-        libraries=tuple((name, libraries[name].str()) for name in libraries),
+        xen=None if xen.value is None else _xen_in(xen),
+        libraries=tuple((name, path.str()) for name, path in top.get("libraries").dict().items()),
         notes=tuple(_note_in(note) for note in top.get("notes").list()),
-        memory=tuple(memory),
-        opregion=None
-        if opregion.value is None
-        else OpRegion(
-            maddr=opregion.get("maddr").int(),
-            signature=opregion.get("signature").hex(),
-            size=opregion.get("size").int(),
-            version=opregion.get("version").int(),
-            rvda=opregion.get("rvda").int(),
-            rvds=opregion.get("rvds").int(),
-        ),
+        memory=tuple(_region_in(region) for region in top.get("memory").list()),
+        opregion=None if opregion.value is None else _opregion_in(opregion),
         vbios=None if vbios.value is None else Vbios(*(vbios.get(name).int() for name in Vbios._fields)),
         devices=devices,
     )
+
+
+def _xen_in(field: Field) -> XenInfo:
+    version = field.get("version").list()
+    if len(version) != 2:
+        field.get("version").bad("is not [major, minor]")
+    return XenInfo((version[0].int(), version[1].int()), field.get("text").str(), field.get("capabilities").str())
+
+
+def _region_in(field: Field) -> MemRegion:
+    region = MemRegion(*(field.get(name).int() for name in MemRegion._fields))
+    if region.start >= region.stop:
+        field.bad("ends before it starts")
+    return region
+
+
+def _opregion_in(field: Field) -> OpRegion:
+    numbers = {name: field.get(name).int() for name in OpRegion._fields if name != "signature"}
+    return OpRegion(signature=field.get("signature").hex(), **numbers)
 
 
 def _note_in(field: Field) -> HostNote:

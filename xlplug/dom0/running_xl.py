@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """Finding the ``xl create`` that is making a domain: at that time its configuration is nowhere else.
 
-xl's own daemon, which makes the domain anew when the guest reboots, has the same command line.
+xl's own daemon, which creates the domain again when the guest reboots, has the same command line.
 """
 
 import os
@@ -26,7 +26,7 @@ class Creator(NamedTuple):
 def creators(proc: str = "/proc") -> Iterator[Creator]:
     """Every ``xl create`` of this user with a configuration file, the latest first.
 
-    Another user's process may be called anything, and must not tell root what to grant.
+    Another user's process may have any name, and must not decide what root grants.
     """
     found = []
     for pid in (int(name) for name in os.listdir(proc) if name.isdecimal()):
@@ -43,11 +43,11 @@ def creators(proc: str = "/proc") -> Iterator[Creator]:
 
 
 def remains(creator: Creator, proc: str = "/proc") -> bool:
-    """Whether it is still what it was, and what has been read of it can be believed.
+    """Whether it is still the same ``xl create``, so that what we read of it in /proc is valid.
 
-    Between fork and exec a child of xl looks like xl, and in the midst of exec its environment reads as empty, as that of a
-    process that has ended does.  Its command line reads as empty then too (Linux, fs/proc/base.c, env_end), and never again
-    as before.
+    Between fork and exec a child of xl has xl's command line, so it looks like xl.  While it is in exec, its environment reads
+    as empty, as if nothing had been handed over (Linux, fs/proc/base.c, env_end).  But then its command line reads as empty
+    too, and afterwards as that of another program.  So if the command line is unchanged, the environment was read before exec.
     """
     try:
         return _create(f"{proc}/{creator.pid}") == creator.create
@@ -56,7 +56,7 @@ def remains(creator: Creator, proc: str = "/proc") -> bool:
 
 
 def creates(pid: int, path: str, extra: tuple[str, ...], proc: str = "/proc") -> bool:
-    """Whether a process is the ``xl create`` of this config, and so of one domain only, whatever that is called by now.
+    """Whether a process is the ``xl create`` of this config, and so of one domain only, even if that has a new name by now.
 
     ``extra`` are the ``k=v`` words that were typed; ours may come behind them.
     """
@@ -80,7 +80,9 @@ def _path(folder: str, path: str) -> str:
     if path.startswith("/"):
         return path
     where = os.readlink(f"{folder}/cwd")
-    if where == "/":  # xl's daemon has gone there (daemon(3)); its environment still tells where it was called
+    if (
+        where == "/"
+    ):  # xl's daemon has gone there (daemon(3)); its environment still has the folder where it was started
         with open(f"{folder}/environ", "rb") as file:
             names = [word[4:] for word in file.read().split(b"\0") if word.startswith(b"PWD=")]
         where = os.fsdecode(names[0]) if names else where

@@ -43,7 +43,7 @@ def optional_length(header: bytes) -> int:
 
 
 def parse_head(data: bytes) -> Head | None:
-    """The header with its optional data; None when xl will refuse it, or there is no configuration."""
+    """The header with its optional data; None when xl will refuse it, or it has no configuration."""
     length = optional_length(data)
     if length < 4 or len(data) != _HEADER.size + length:
         return None

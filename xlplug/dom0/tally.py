@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """Counts of what the hook and ``grant`` did since the host was booted, for ``xlplug metrics``.
 
-One small file, locked while it is changed.  Counting never stops what is counted: whatever goes wrong here is ignored.
+One small file, locked while it is changed.  Counting never stops what is counted: every error here is ignored.
 """
 
 import os

@@ -29,11 +29,11 @@ class Monitor:
         self._monitor.start()
 
     def fileno(self) -> int:
-        """To be polled for reading."""
+        """The descriptor to poll for reading."""
         return int(self._monitor.fileno())
 
     def drain(self) -> list[tuple[str, str]]:
-        """What has happened since: (action, address) pairs."""
+        """What has happened since the last call: (action, address) pairs."""
         found = []
         while (device := self._monitor.poll(timeout=0)) is not None:
             found.append((str(device.action), str(device.sys_name)))

@@ -207,7 +207,7 @@ def revoke(domid: int, xen: Hypervisor, store: Store, log: Log) -> tuple[Step, .
         _tell(store, entry.dm, Domid(domid), in_use)
     left = take_back(steps, xen, log)
     if left:
-        raise RollbackError(f"domain {domid} was not revoked whole", left, hint="mend the cause and run it again")
+        raise RollbackError(f"domain {domid} was not revoked whole", left, hint="correct the cause and run it again")
     if in_use:
         journal.write(APPLIED, in_use, entry.dm)
     else:

@@ -8,7 +8,7 @@ finished or undone by the next one.  ``state`` is "applying", "applied" or "undo
 
 numbers in hexadecimal, ``-`` for none, ``kept`` as inclusive ranges joined by commas, ``before`` as three numbers joined by
 commas (see `Room`).  Reasons are not kept.  ``dm`` is the domain of the device model that is told what was done (see
-publication.py), where one is.
+preload_nodes.py), where one is.
 """
 
 from typing import NamedTuple

@@ -24,7 +24,7 @@ class Bdf(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Bdf":
-        """Read ``[SSSS:]BB:DD.F`` strictly, as sysfs prints it (the lenient reader of xl configs is pcispec.py).
+        """Read ``[SSSS:]BB:DD.F`` strictly, as sysfs prints it (config/pci_spec.py reads xl's configs, leniently).
 
         Raises:
             ConfigError: the text is anything else, or a part is out of its range.

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The whole exception tree: what can be shown to an administrator as one line.
+"""The whole exception tree: every error that an administrator sees as one line.
 
-Only errors live here.  A class says what the reader does next (edit the config, fix the host, look at Xen), carries
-the facts as fields so that callers can branch on them, and builds its sentence in ``__str__``.  ``ValueError`` and
-``TypeError`` stay for bugs and show a traceback.
+A class says what the reader does next (edit the config, fix the host, look at Xen), carries the facts as fields so that
+callers can branch on them, and builds its `Problem`.  ``ValueError`` and ``TypeError`` are for bugs and show a traceback.
 """
 
 import os
@@ -152,7 +151,7 @@ class RollbackError(XlplugError):
 
 
 def one_line(text: str) -> str:
-    """The text as a single line of ours that any stream takes."""
+    """The text as a single line that any stream takes, with our name before it."""
     return f"xlplug: {printable(' '.join(text.split()))}\n"
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Headers that firmware leaves in the host's memory: bytes in, values out.  Whether to believe them is igd.py's."""
+"""Headers that firmware leaves in the host's memory: bytes in, values out.  igd.py decides whether to believe them."""
 
 from xlplug.model.errors import HostError
 from xlplug.model.host import OpRegion, Vbios

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """What execution needs of a hypervisor and of xenstore, as protocols, and the values they speak in.
 
-Two classes satisfy each: the real one (xen/ctrl.py, xen/store.py) and the one in memory (memxen.py).  One contract test
+Two classes satisfy each: the real one (xen/ctrl.py, xen/store.py) and the one in memory (xen/in_memory.py).  One contract test
 suite runs on both.
 """
 
@@ -87,7 +87,7 @@ class Nodes(Protocol):
     """The nodes of xenstore: paths and text."""
 
     def read(self, path: str) -> str | None:
-        """A node's value, None when there is no such node."""
+        """A node's value, None when it does not exist."""
         ...
 
     def write(self, path: str, value: str) -> None:
@@ -95,7 +95,7 @@ class Nodes(Protocol):
         ...
 
     def list(self, path: str) -> "list[str]":
-        """Names of a node's children; none when there is no such node."""
+        """Names of a node's children; an empty list when it does not exist."""
         ...
 
     def remove(self, path: str) -> None:
@@ -119,7 +119,7 @@ class Store(Nodes, Protocol):
 
 
 def check_domid(call: str, domid: int) -> None:
-    """Refuse a number that is no ordinary domain's before it reaches Xen.
+    """Refuse a number that an ordinary domain cannot have, before it reaches Xen.
 
     Xen truncates domids to 16 bits: N + 0x10000 would act on N (seen on 4.14 to 4.20).
 

@@ -9,7 +9,7 @@ A test holds `NamedTuple` to the behaviour of the real one.
 """
 
 import sys
-from _collections import _tuplegetter  # type: ignore[import-not-found] # in C: what collections.namedtuple uses, too
+from _collections import _tuplegetter  # type: ignore[import-not-found] # in C: collections.namedtuple uses it as well
 from collections.abc import Callable, Iterable
 
 __all__ = ["install", "uninstall"]

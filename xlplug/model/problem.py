@@ -10,7 +10,7 @@ __all__ = ["Problem"]
 
 
 class Problem(NamedTuple):
-    """``what`` is wrong, and the ``advice`` that mends it; "" where there is nothing to do.  Prints as one line."""
+    """``what`` is wrong, and the ``advice``: what to do, "" where there is nothing to do.  Prints as one line."""
 
     what: str
     advice: str = ""

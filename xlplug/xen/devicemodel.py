@@ -43,7 +43,7 @@ class DeviceModel(Handle):
     """A handle on libxendevicemodel; a context manager, to be closed.
 
     Raises:
-        XenUnavailableError: the library is absent, or this is no place to call Xen from.
+        XenUnavailableError: the library is absent, or Xen cannot be called from here.
     """
 
     def __init__(self) -> None:

@@ -139,7 +139,7 @@ class MemXen:
             return
         failed = self._memory_mapping(domain, first_gfn, first_mfn, nr_mfns, add=add)
         if failed:
-            if add:  # libxenctrl then unmaps the whole range, whatever was there before; the errno is that of the last failure
+            if add:  # libxenctrl then unmaps the whole range, also what was mapped before; the errno is that of the last failure
                 failed = self._memory_mapping(domain, first_gfn, first_mfn, nr_mfns, add=False) or failed
             raise XenError(call, failed, detail)
 
@@ -267,11 +267,11 @@ class MemXen:
         return {domid: HeldRights(d.ports, d.memory) for domid, d in self._domains.items()}
 
     def ram(self, domid: int) -> RangeSet:
-        """What Xen cannot be asked for: the gfns that are RAM."""
+        """The gfns that are RAM, which the real Xen does not report."""
         return self._domains[domid].ram
 
     def mapped(self, domid: int) -> tuple[dict[int, int], tuple[tuple[int, int, int], ...]]:
-        """What Xen cannot be asked for: gfn -> mfn, and (gport, port, count) of each port mapping."""
+        """gfn -> mfn, and (gport, port, count) of each port mapping, which the real Xen does not report."""
         domain = self._domains[domid]
         return dict(domain.mmio), tuple(domain.port_map)
 

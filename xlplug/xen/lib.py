@@ -66,7 +66,7 @@ def running_capabilities(sys_hypervisor: str = SYS_HYPERVISOR) -> str:
 
 
 def require_dom0(capabilities: str = _CAPABILITIES) -> None:
-    """Refuse early and plainly where no call could succeed.
+    """Refuse early where no call could succeed.
 
     Raises:
         XenUnavailableError: not root, or not in the control domain.
@@ -94,14 +94,14 @@ def _dlopen(soname: str, package: str) -> Any:  # noqa: ANN401 - cffi has no typ
     try:
         return ffi.dlopen(soname)
     except OSError as error:
-        # The same words, after another soname, tell of a library that this one needs.
+        # The same words after another soname are about a library that this one needs.
         if f"{soname}: cannot open shared object file" not in str(error):
             raise XenUnavailableError(f"{soname} cannot be loaded: {error}", hint=f"reinstall {package}") from error
         return None
 
 
 def load_ctrl(major: int, minor: int) -> CtrlLib:
-    """libxenctrl of exactly this Xen version, whichever that is, as long as it has every function that we call.
+    """libxenctrl of exactly this Xen version, whichever that is, if it has every function that we call.
 
     Raises:
         XenUnavailableError: it is not installed, with the Debian package's name and which others are; or it cannot be
@@ -162,7 +162,7 @@ class Handle(ABC):
 class QuietLogger(Handle):
     """A libxentoollog logger that lets only critical messages through; a context manager.
 
-    libxenctrl's own logger writes lines of its own to stderr ("xc: error: …"); ours is the one line that users see.
+    libxenctrl's default logger writes to stderr ("xc: error: …"), beside the one line that we print.
     """
 
     def __init__(self) -> None:
@@ -179,7 +179,7 @@ class QuietLogger(Handle):
 
 
 def check(call: str, result: int, detail: Callable[[], str] | str = "", *, hint: str = "") -> int:
-    """``result`` when it is no failure; errno is read at once, before anything else can change it.
+    """``result`` unless the call failed; errno is read at once, before anything else can change it.
 
     Xen's libraries answer -1 with errno.  Anything below is -errno itself: errno then is of some earlier call.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Why the libxenctrl that is here does not serve the Xen that runs, in one line with both versions.
+"""Why the installed libxenctrl does not serve the running Xen, in one line with both versions.
 
 That it does not, `xlplug.xen.lib` and `xlplug.xen.ctrl` find out, by loading it and by harmless calls.
 """
@@ -34,7 +34,7 @@ def absent(wanted: str, folders: tuple[str, ...] | None = None) -> XenUnavailabl
 def foreign(wanted: str, running: str, maps: str = "/proc/self/maps") -> XenUnavailableError:
     """The running Xen's version stands on the loaded library, and Xen refuses its calls.
 
-    ``running`` is Xen's full version, such as "4.20.4"; ``maps`` tells which file was loaded.
+    ``running`` is Xen's full version, such as "4.20.4"; ``maps`` is a process's list of mappings: the loaded file is in it.
     """
     path = _loaded(maps)
     real = _own_version(path)
@@ -50,7 +50,7 @@ def foreign(wanted: str, running: str, maps: str = "/proc/self/maps") -> XenUnav
 
 
 def incomplete(wanted: str, name: str) -> XenUnavailableError:
-    """The library has no function ``name``, or answers it in a form that is not known: a Xen after our time."""
+    """The library has no function ``name``, or answers in an unknown form: a Xen that is newer than this xlplug."""
     return XenUnavailableError(
         f"{name} of the running Xen's libxenctrl.so.{wanted} is not as this xlplug knows it",
         hint="use an xlplug that is newer than this Xen",
@@ -78,7 +78,7 @@ def _installed(folders: tuple[str, ...] | None) -> set[str]:
 
 
 def _loaded(maps: str) -> str:
-    """The file that was loaded, its links resolved; empty when that cannot be told."""
+    """The file that was loaded, its links resolved; empty when it is not known."""
     try:
         with open(maps, encoding="utf-8", errors="surrogateescape") as file:
             # Six columns, the last of them the path: proc(5).

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 __all__ = ["CTRL_CALLS", "CData", "CtrlLib", "LibC", "PhysinfoLib", "StoreLib", "ToollogLib"]
 
-CData = Any  # cffi has one type for all C objects, and no stubs that tell them apart
+CData = Any  # cffi has one type for all C objects, and no stubs that distinguish them
 
 
 class CtrlLib(Protocol):

@@ -3,7 +3,7 @@
 
 Pure, and strict, because what a dump says is held decides what a revoke leaves in place.  Xen takes the console lock
 for each piece of a line, and while it dumps, it prints everything (console_start_log_everything), so that other CPUs'
-lines and whatever guests write to the Bochs debug port 0xe9 come in between, or tear a line in two.  Xen begins its own lines
+lines, and anything that guests write to the Bochs debug port 0xe9, come in between or tear a line in two.  Xen begins its own lines
 with "(XEN)" and a guest's with "(d5)": only the former count, and a dump that is torn is refused, never read in part.
 Source: xen/common/keyhandler.c, dump_domains; xen/common/rangeset.c, rangeset_printk; xen/drivers/char/console.c,
 vprintk_common and guest_printk.

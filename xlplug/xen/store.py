@@ -114,17 +114,17 @@ class XenStore(_Nodes, Handle):
         _fail("end", "a transaction", errno.EAGAIN)
 
     def watch(self, path: str) -> None:
-        """Ask to be told of changes at and below a path; the first is told at once.  ``@introduceDomain`` and the like too."""
+        """Ask for events on changes at and below a path, also ``@introduceDomain``; the first event comes at once."""
         if not self._lib.xs_watch(self._handle, path.encode(), path.encode()):
             _fail("watch", path, ffi.errno)
 
     def unwatch(self, path: str) -> None:
-        """Ask for it no more; nothing to do where it was not asked."""
+        """End a watch; nothing to do where there is none."""
         if not self._lib.xs_unwatch(self._handle, path.encode(), path.encode()):
             _absent("unwatch", path)
 
     def fileno(self) -> int:
-        """To be polled for reading, once something is watched."""
+        """The descriptor to poll for reading, once something is watched."""
         return self._lib.xs_fileno(self._handle)
 
     def changes(self) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ def test_an_igd_guest_s_own_rights_survive_grant_and_revoke(igd_guest: tuple[int
 def test_the_config_is_found_in_libxl_s_own_record(igd_guest: tuple[int, Path]) -> None:
     done = xlplug("grant", str(igd_guest[0]), "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith("dry run: 3 steps, nothing was changed\n")
+    assert done.stdout.endswith("dry run: nothing was changed\n")
     assert journal(igd_guest[0]) == ""
 
 

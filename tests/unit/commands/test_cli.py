@@ -2,6 +2,7 @@
 """The command line: real processes, on recorded hosts, right and wrong."""
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -106,6 +107,22 @@ def test_plan_text_is_the_golden_one(request: pytest.FixtureRequest) -> None:
     done = xlplug("plan", EXAMPLE, "--host", str(HOSTS / "igd-laptop.json"))
     golden = ROOT / "tests" / "recorded" / "plans" / "igd-laptop.txt"
     assert done.stdout == golden.read_text(), f"if the change is meant: xlplug plan … >{golden}"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii:strict", "latin-1:strict"])
+def test_names_that_no_terminal_should_see(tmp_path: Path, encoding: str) -> None:
+    """Escape sequences, right-to-left marks, bytes that are not UTF-8, in a config's name and path: no traceback, no colour."""
+    path = tmp_path / os.fsdecode(b"g\xff\x1b[2J.cfg")
+    path.write_bytes(b'name="g\xff\x1b[31m\xe2\x80\xae"\ntype="hvm"\n')
+    host = str(HOSTS / "igd-laptop.json")
+    env = {**os.environ, "PYTHONIOENCODING": encoding}
+    for words in (["plan", str(path), "--host", host], ["map", str(path), "--host", host], ["doctor", str(path)],
+                  ["hook", "status", str(path)], ["plan", f"{path}.none"]):  # fmt: skip
+        done = subprocess.run([sys.executable, "-m", "xlplug", *words], cwd=ROOT, capture_output=True, env=env)
+        said = done.stdout + done.stderr
+        assert b"Traceback" not in said, said.decode(errors="replace")
+        assert b"\x1b" not in said
+        assert b"\xe2\x80\xae" not in said
 
 
 def test_extra_settings_are_appended() -> None:

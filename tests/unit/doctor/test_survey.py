@@ -313,7 +313,7 @@ GONE = XenUnavailableError("libx is not installed", hint="install it")
             lambda d: d.store.remove("/local/domain/0/domid"),
             "xenstored",
             FAILURE,
-            "it answers, but has no record of dom0",
+            "it answers, but does not know dom0",
             None,
         ),
         (

@@ -22,8 +22,9 @@ from xlplug.dom0.recording import (
 from xlplug.igd import opregion_pages
 from xlplug.model.bdf import Bdf
 from xlplug.model.errors import HostError
-from xlplug.model.host import HostSnapshot, PciDevice
+from xlplug.model.host import OPREGION, VBIOS, HostNote, HostSnapshot, PciDevice
 from xlplug.model.hypervisor import DomainInfo, HeldRights
+from xlplug.model.problem import Problem
 from xlplug.model.rangeset import RangeSet
 
 HOSTS = sorted((RECORDED / "hosts").glob("*.json"))
@@ -91,6 +92,26 @@ def test_what_is_no_recording(tmp_path: Path, data: bytes) -> None:
     path.write_bytes(data)
     with pytest.raises(HostError):
         load_host(str(path))
+
+
+def test_notes_of_older_recordings_keep_their_meaning(tmp_path: Path) -> None:
+    """They were one sentence each; which part of the host they are about was in the words."""
+    data = json.loads((RECORDED / "hosts" / "amd-apu.json").read_text())
+    data["notes"] = [
+        "OpRegion header not read: /dev/mem: Permission denied; run xlplug as root in dom0",
+        "something else",
+    ]
+    path = tmp_path / "host.json"
+    path.write_text(json.dumps(data))
+    host = load_host(str(path))
+    assert host.why_unread(OPREGION) == Problem(data["notes"][0])
+    assert host.why_unread(VBIOS).what == "its header was not read"
+    noted = host._replace(
+        notes=(HostNote("0000:00:02.0", Problem("PCI function 0000:00:02.0 cannot be read", "look")),)
+    )
+    path.write_text(dump_host(noted))
+    jsonschema.validate(json.loads(path.read_text()), SCHEMA)
+    assert load_host(str(path)).notes == noted.notes
 
 
 def test_serial_numbers_do_not_get_in() -> None:

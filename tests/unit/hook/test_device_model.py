@@ -64,7 +64,7 @@ def test_our_programs_are_known_by_their_second_line(tmp_path: Path) -> None:
 def test_default_path(tmp_path: Path, content: bytes, expected: str | None) -> None:
     (tmp_path / "libxenlight.so.4.17").write_bytes(content)
     if expected is None:
-        with pytest.raises(HostError, match=r"libxenlight.so.4.17 does not tell .*; set device_model_override"):
+        with pytest.raises(HostError, match=r"libxenlight.so.4.17 does not name .*; set device_model_override"):
             default_path((4, 17), (str(tmp_path),))
     else:
         assert default_path((4, 17), ("/nowhere", str(tmp_path))) == expected
