@@ -8,10 +8,10 @@ from xlplug.dom0.find_config import parse
 from xlplug.execute.grants import Outcome
 from xlplug.model.addr import Domid
 from xlplug.model.errors import EXIT_DONE, ConfigError, NotOnXenError, Refused
-from xlplug.model.hypervisor import Hypervisor, Store
+from xlplug.model.hypervisor import HeldRights, Hypervisor, Store
 from xlplug.model.occasion import BY_HAND, Who
 from xlplug.model.problem import Problem
-from xlplug.plan import Plan, build
+from xlplug.plan import Plan, build, mapped_in_vain
 
 GRANT_SCHEMA = "xlplug/grant/1"
 
@@ -40,8 +40,6 @@ def grant(options: GrantOptions) -> int:
 
 def _grant_living(options: GrantOptions, domain: Domid | str) -> int:
     from xlplug.dom0 import domains, lock, nodes, snapshot
-    from xlplug.model.hypervisor import HeldRights
-    from xlplug.plan import mapped_in_vain
     from xlplug.xen.ctrl import XenCtrl
     from xlplug.xen.store import XenStore
 
@@ -59,7 +57,8 @@ def _grant_living(options: GrantOptions, domain: Domid | str) -> int:
         host, who = snapshot.take(xen, store, config), Who(info.domid, domains.stubdom_of(info.domid, store))
         made = build(config, host, who, BY_HAND, map_legacy=options.map_legacy)
         if not options.map_legacy and mapped_in_vain(made, xen.held().get(info.domid, HeldRights())):
-            say("the device model has the display already and could not map it: mapped here, as with --map-legacy")
+            what = "the device model has the display already and could not map it"
+            warn([Problem(what, "mapped here, as with --map-legacy")])
             made = build(config, host, who, BY_HAND, map_legacy=True)
         return _carry_out(made, xen, store, options)
 

@@ -22,6 +22,8 @@ ROOM = (0x7FFF0000, 0x7FFF0000 + firmware.ROOM)
 #: Where the OpRegion is when the machine has booted; and at the start of a page, the third page behind it not reserved.
 UNALIGNED, LAST = ROOM[0] + firmware.OFFSET, ROOM[1] - firmware.SIZE
 VBIOS_AT = 0xC0000
+#: Where xlplug notes the address of the OpRegion that it has seen since boot, which may not change then.
+PIN = Path("/run/xlplug/opregion")
 QEMU_11 = "qemu-11"  # what the wrapper for the newest QEMU is called
 
 #: What QEMU's log says, or xl, when it does not work, and how docs/igd.md puts it.
@@ -74,17 +76,19 @@ def register(name: str, value: int | None = None) -> int:
 
 @contextmanager
 def opregion(data: bytes, address: int = UNALIGNED) -> Iterator[None]:
-    """The machine with this OpRegion at this address; as it was before, afterwards."""
+    """A machine that has booted with this OpRegion at this address; as it was before, afterwards."""
     with host_memory() as memory:
         start, count = ROOM[0], firmware.ROOM
         before, asls = memory.read(start, count), register("fc.l")
         memory.write(address, data)
         register("fc.l", address)
+        PIN.unlink(missing_ok=True)
         try:
             yield
         finally:
             register("fc.l", asls)
             memory.write(start, before)
+            PIN.unlink(missing_ok=True)
 
 
 @contextmanager
