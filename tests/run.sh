@@ -6,7 +6,8 @@ set -u
 cd "$(dirname "$0")/.." || exit 1
 what=${1:-all}
 python=${PYTHON:-python3}
-packages='gcc libc6-dev libxen-dev umockdev strace shellcheck python3-venv mmdebstrap qemu-system-x86 busybox-static cpio binutils zstd'
+packages='gcc libc6-dev libxen-dev libseccomp-dev umockdev strace shellcheck python3-venv mmdebstrap qemu-system-x86'
+packages="$packages busybox-static cpio binutils zstd"
 packages="$packages scdoc man-db bash zsh fish"
 # For building the packages of Debian and RPM, and their linters.
 packages="$packages git dpkg-dev debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools python3-wheel"
@@ -73,11 +74,12 @@ fi
 if [ "$what" != unit ]; then
 	if reason=$(build/venv/bin/python -m tests.lab check 2>&1); then
 		jobs=''
-		for part in hook stubdom watch rest igd; do
+		for part in hook stubdom watch delegate rest igd; do
 			for release in ${LAB_RELEASES:-bookworm trixie bullseye}; do
 				case $release:$part in
 				bullseye:rest) jobs="$jobs bullseye:smoke" ;;
 				bullseye:igd) jobs="$jobs bullseye:igd-smoke" ;;
+				bullseye:delegate) jobs="$jobs bullseye:delegate-smoke" ;;
 				bullseye:*) ;;
 				*) jobs="$jobs $release:$part" ;;
 				esac

@@ -11,6 +11,7 @@ imports from its own floor and from those above it in this list (tests/unit/test
     xen       Xen's libraries, and the hypervisor in memory
     dom0      what is read from this dom0: devices, firmware, domains, configurations
     execute   carrying out steps, taking them back, the journal
+    delegate  whose BARs a device model must map, and a device model on stable libraries
     hook      what runs for xl create: front end, device model wrapper, installation
     abi       which ABI-unstable functions a device model imports
     audit     what would become of recorded domains, host by host

@@ -4,6 +4,7 @@
 import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -27,17 +28,55 @@ LIBRARIES = {
             "offsetof(struct xen_dm_op_modified_memory_extent, first_pfn) == 8",
         ],
     ),
+    "xenforeignmemory": (["xenctrl.h", "xenforeignmemory.h"], ["sizeof(xen_pfn_t) == 8", "XENMEM_resource_ioreq_server == 0",
+        "XENMEM_resource_ioreq_server_frame_ioreq(0) == 1"]),
+    "xenevtchn": (["xenevtchn.h"], ["sizeof(evtchn_port_t) == 4", "sizeof(xenevtchn_port_or_error_t) == 4"]),
+    "xentoolcore": (["xentoolcore.h"], []),
+    "seccomp": (["seccomp.h"], ["sizeof(struct scmp_arg_cmp) == 24", "offsetof(struct scmp_arg_cmp, op) == 4",
+        "offsetof(struct scmp_arg_cmp, datum_a) == 8", "SCMP_CMP_EQ == 4", "sizeof(scmp_filter_ctx) == 8"]),
 }  # fmt: skip
+
+
+def test_the_ioreq_page_is_as_we_read_it() -> None:
+    """xlplug/xen/ioreq.py takes it apart at these offsets; the bit fields are looked at by setting them."""
+    facts = ["sizeof(ioreq_t) == 32", "STATE_IOREQ_READY == 1", "STATE_IOREQ_INPROCESS == 2", "STATE_IORESP_READY == 3",
+             "IOREQ_TYPE_PIO == 0", "IOREQ_TYPE_COPY == 1", "IOREQ_TYPE_PCI_CONFIG == 2", "IOREQ_TYPE_TIMEOFFSET == 7",
+             "IOREQ_TYPE_INVALIDATE == 8", "IOREQ_READ == 1", "HVM_IOREQSRV_BUFIOREQ_OFF == 0"]  # fmt: skip
+    places = {"addr": 0, "data": 8, "count": 16, "size": 20, "vp_eport": 24, "type": 31}
+    facts += [f"offsetof(ioreq_t, {name}) == {offset}" for name, offset in places.items()]
+    flags = {".state = 15": 0x0F, ".data_is_ptr = 1": 0x10, ".dir = 1": 0x20, ".df = 1": 0x40}
+    facts += [f"((union look){{ {{ {field} }} }}).bytes[30] == {value}" for field, value in flags.items()]
+    checks = "".join(f'if (!({fact})) return puts("{fact}");\n' for fact in facts)
+    union = "union look { ioreq_t request; unsigned char bytes[32]; };"
+    done = run_with(
+        ["stdio.h", "xenctrl.h", "xen/hvm/ioreq.h", "xen/hvm/dm_op.h"],
+        f"{union} int main(void) {{ {checks} return 0; }}",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def compile_with(headers: list[str], text: str) -> subprocess.CompletedProcess[str]:
     if shutil.which("gcc") is None or not Path("/usr/include/xenctrl.h").exists():
         require("abi", "gcc and libxen-dev are not installed")
+    if "seccomp.h" in headers and not Path("/usr/include/seccomp.h").exists():
+        require("abi", "libseccomp-dev is not installed")
     includes = "".join(f"#include <{h}>\n" for h in ["stdint.h", "stdbool.h", "stddef.h", *headers])
     source = f"#define XC_WANT_COMPAT_MAP_FOREIGN_API\n#define __XEN_TOOLS__ 1\n{includes}{text}\n"
     return subprocess.run(
         ["gcc", "-std=gnu11", "-Werror", "-fsyntax-only", "-x", "c", "-"], input=source, capture_output=True, text=True
     )
+
+
+def run_with(headers: list[str], text: str) -> subprocess.CompletedProcess[str]:
+    """Compile a program, and run it; what the compiler complains of is the result, too."""
+    if shutil.which("gcc") is None or not Path("/usr/include/xenctrl.h").exists():
+        require("abi", "gcc and libxen-dev are not installed")
+    includes = "".join(f"#include <{h}>\n" for h in ["stdint.h", "stdbool.h", "stddef.h", *headers])
+    with tempfile.TemporaryDirectory() as folder:
+        source = f"#define __XEN_TOOLS__ 1\n{includes}{text}\n"
+        argv = ["gcc", "-std=gnu11", "-x", "c", "-", "-o", f"{folder}/a"]
+        done = subprocess.run(argv, input=source, capture_output=True, text=True)
+        return done if done.returncode else subprocess.run([f"{folder}/a"], capture_output=True, text=True)
 
 
 def declarations(name: str) -> str:

@@ -11,12 +11,13 @@ import sys
 from pathlib import Path
 
 from tests.lab import stubdom, tree, vm
+from tests.lab.devices import with_devices
 from tests.lab.igd import machine
 from tests.lab.igd.emulator import emulator
 
 EX_UNAVAILABLE, EX_SOFTWARE = 69, 70  # sysexits.h
 CUT_OFF = 124  # timeout(1)
-MACHINES = {"standard": vm.standard, "igd": machine.with_igd}
+MACHINES = {"standard": vm.standard, "igd": machine.with_igd, "devices": with_devices}
 
 
 def main() -> int:
@@ -87,7 +88,15 @@ def _in_test(out: Path) -> str:
 def _pytest(machine: str, args: list[str]) -> list[str]:
     """pytest's command line; all tests for the machine unless ``args`` name some."""
     named = any((vm.REPO / arg.split("::")[0]).exists() for arg in args)
-    paths = [] if named else {"standard": ["tests/lab/dom0", "tests/contract"], "igd": ["tests/lab/igd/dom0"]}[machine]
+    paths = (
+        []
+        if named
+        else {
+            "standard": ["tests/lab/dom0", "tests/contract"],
+            "igd": ["tests/lab/igd/dom0"],
+            "devices": ["tests/lab/dom0"],
+        }[machine]
+    )
     options = [
         "-p",
         "no:cacheprovider",

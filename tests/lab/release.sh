@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 # release.sh RELEASE:PART PYTHON: a part of a release's lab run for tests/run.sh, its output in one piece, its status in a file.
 # Parts, because a good deal of the time is libxl waiting, and so that none takes more than eight minutes alone: "hook",
-# "watch" and "stubdom" are named after their tests, "igd" has a machine of its own, and "rest" is everything else.
-# "smoke" and "igd-smoke" are for the oldest release: what may differ there, in a minute.
+# "watch" and "stubdom" are named after their tests, "igd" and "delegate" have machines of their own, and "rest" is everything
+# else.
+# "smoke", "igd-smoke" and "delegate-smoke" are for the oldest release: what may differ there, in a minute.
 set -u
 release=${1%:*}
 part=${1#*:}
@@ -13,11 +14,15 @@ echo 70 >"$job.status"
 hook='test_hook test_preload'
 watch='test_watch'
 stubdom='test_stubdom test_watch_stubdom'
+delegate='test_delegate test_delegate_bindings test_delegate_death test_delegate_guests test_delegate_rights'
 machine=standard
 files=''
 set --
 case $part in
-smoke) set -- -m smoke ;;
+smoke)
+	set -- -m smoke
+	for test in $delegate; do set -- "$@" "--ignore=tests/lab/dom0/$test.py"; done
+	;;
 igd) machine=igd ;;
 igd-smoke)
 	machine=igd
@@ -25,8 +30,17 @@ igd-smoke)
 	;;
 hook) files=$hook ;;
 watch) files=$watch ;;
+delegate)
+	machine=devices
+	files=$delegate
+	;;
+delegate-smoke)
+	machine=devices
+	set -- -m smoke
+	files=$delegate
+	;;
 stubdom) files=$stubdom ;;
-rest) for test in $hook $watch $stubdom; do set -- "$@" "--ignore=tests/lab/dom0/$test.py"; done ;;
+rest) for test in $hook $watch $stubdom $delegate; do set -- "$@" "--ignore=tests/lab/dom0/$test.py"; done ;;
 *)
 	echo "lab: no part '$part'" >&2
 	exit 2

@@ -23,6 +23,7 @@ NAMES = [
     b"ioports",
     b"xlplug_map_legacy",
     b"xlplug_preload",
+    b"xlplug_delegate",
     b"device_model_args",
     b"device_model_args_hvm",
 ]
@@ -32,6 +33,7 @@ LINES = [
     b'{}=["-machine","igd-passthru=on"]', b'{}=["-machine","pc,igd-passthru=on,x"]', b'{}=["-machine","igd\\7 1-passthru=on"]',
     b'{}=["-machine","igd\\07-passthru=on"]', b'{}=["-machine", "\\101igd-passthru=on"]', b'{}=["-machine"]', b"#{}=1",
     b'x="{}=1"', b"{}\t=\t1 # c", b"x=1;{}=1;y=2", b"{} \\\n=1", b"x='{'", b"x='\\\\'", b"x=1", b"# {", b"x=1\r",
+    b'{}=["03:00.0"]', b'xlplug_delegate=["03:00.0,vslot=1d"]', b'xlplug_delegate=["03:00.0"]', b"xlplug_delegate=['04:00.1']",
 ]  # fmt: skip
 KINDS = [b'type="hvm"', b"type='hvm'", b"type='h'", b'type=""', b'builder="hvm"', b'type="hvm"', b'type="pv"']
 ARGUMENTS = ["memory=64", "x='a b'", "gfx_passthru=1", "gfx_passthru=0", 'ioports=["2f8"]', "ioports += ['2f8']",

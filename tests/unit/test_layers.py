@@ -10,7 +10,7 @@ from pathlib import Path
 import xlplug
 
 ROOT = Path(xlplug.__file__).parent
-LAYERS = "model config policy picture xen dom0 execute hook abi audit watch doctor commands".split()
+LAYERS = "model config policy picture xen dom0 execute delegate hook abi audit watch doctor commands".split()
 PURE = LAYERS[: LAYERS.index("xen")]
 OWNERS = {
     "pyudev": {"dom0.udev"},

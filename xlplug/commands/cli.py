@@ -330,3 +330,31 @@ def metrics_(output: str) -> None:
     from xlplug.commands.metrics import metrics
 
     _exit(metrics, output)
+
+
+@main.command("dm")
+@click.argument("domain", metavar="DOMAIN")
+@click.argument("devices", metavar="BDF[,vslot=NN]...", nargs=-1, required=True)
+@click.option("--vslot", metavar="NN", help="The slot at which the guest sees the device; else a free one.")
+def dm_(domain: str, devices: tuple[str, ...], vslot: str | None) -> None:
+    """Be the device model of PCI functions of a running guest.
+
+    Serves their config space and BARs through Xen's stable libraries alone:
+    no interrupts, no DMA. Runs until it is stopped, or the guest ends.
+    """
+    from xlplug.commands.dm import DmOptions, dm
+
+    _exit(dm, DmOptions(domain, devices, vslot))
+
+
+@main.command("verify")
+@click.argument("domain", metavar="DOMAIN")
+@_format
+def verify_(domain: str, form: str) -> None:
+    """Compare a guest's BARs with what Xen and the host have.
+
+    Status 1 when something is missing, or goes beyond what is recorded.
+    """
+    from xlplug.commands.verify import VerifyOptions, verify_command
+
+    _exit(verify_command, VerifyOptions(domain, form))

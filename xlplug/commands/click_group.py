@@ -32,6 +32,10 @@ TASKS = {
         "restore": "xlplug restore domain.save",
         "watch": "xlplug watch --map-legacy",
     },
+    "Delegate": {
+        "dm": "xlplug dm gpu 03:00.0,vslot=1d",
+        "verify": "xlplug verify gpu",
+    },
     "Check": {
         "doctor": "xlplug doctor domain.cfg",
         "abi": "xlplug abi /usr/bin/qemu-system-i386",

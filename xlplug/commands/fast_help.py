@@ -37,6 +37,10 @@ Hook:
   restore  Run xl restore, granting what the domain needs.
   watch    Grant to domains as they appear, for stacks without the hook.
 
+Delegate:
+  dm       Be the device model of PCI functions of a running guest.
+  verify   Compare a guest's BARs with what Xen and the host have.
+
 Check:
   doctor   Check this dom0, and configs: what is wrong, and what to do.
   abi      Show which ABI-unstable functions a device model imports.

@@ -60,7 +60,12 @@ def _grant_living(options: GrantOptions, domain: Domid | str) -> int:
             what = "the device model has the display already and could not map it"
             warn([Problem(what, "mapped here, as with --map-legacy")])
             made = build(config, host, who, BY_HAND, map_legacy=True)
-        return _carry_out(made, xen, store, options)
+        code = _carry_out(made, xen, store, options)
+        if not options.dry_run:
+            from xlplug.delegate import record
+
+            record.note_device_model(store, who, info.uuid, (assigned.device for assigned in made.devices))
+        return code
 
 
 def _grant_recorded(options: GrantOptions, domain: Domid | str) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+from xlplug.config.delegated import Spec
 from xlplug.model.bdf import Bdf
 from xlplug.model.problem import Problem
 from xlplug.model.rangeset import Range
@@ -20,6 +21,7 @@ __all__ = [
     "VIDEORAM",
     "default_videoram",
     "with_args",
+    "DELEGATE_KEY",
     "HIDE_ROM_LINE_KEY",
     "MAP_LEGACY_KEY",
     "PRELOAD_KEY",
@@ -35,6 +37,7 @@ MAP_LEGACY_KEY = "xlplug_map_legacy"  #: 1: map the VGA set ourselves, for devic
 PRELOAD_KEY = "xlplug_preload"  #: 1: the device model runs with our preload library, so its RAM is ours to populate
 
 ROM_KEY = "xlplug_rom"  #: a file: the display's VBIOS; 0: QEMU reads the host's by itself; default: we read it for QEMU
+DELEGATE_KEY = "xlplug_delegate"  #: a list of "BDF[,vslot=NN]": functions that our own device model serves (xlplug dm)
 HIDE_ROM_LINE_KEY = "xlplug_hide_rom_line"  #: 0: QEMU sees the ROM's line in sysfs, at which QEMU 10 aborts
 
 #: Video RAM in MiB: (default, minimum) by emulated card.  Source: libxl_create.c, LIBXL_VGA_INTERFACE_TYPE cases.
@@ -110,16 +113,18 @@ class DomainConfig(NamedTuple):
     preload: bool = False
     rom: str | bool = True
     hide_rom_line: bool = True
+    delegate: tuple[Spec, ...] = ()
     warnings: tuple[Problem, ...] = ()
 
     @property
     def wants_legacy(self) -> bool:
-        """Whether a plan for it can have any step: everything else is libxl's and the device model's alone.
+        """Whether there is anything for us to do: everything else is libxl's and the device model's alone.
 
         hooks/xl searches configs for the words that can make this true.  A new setting begins with ``xlplug_``, which is one of
         them, or has to be added there and to tests/property/test_front_end.py.
         """
-        wanted = self.gfx_passthru is not None or self.map_legacy or self.preload or bool(self.ioports)
+        asked = bool(self.ioports or self.delegate)
+        wanted = self.gfx_passthru is not None or self.map_legacy or self.preload or asked
         return self.type == "hvm" and wanted
 
 

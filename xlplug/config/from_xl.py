@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """An xl configuration's settings as a `DomainConfig`, with libxl's defaults."""
 
+from xlplug.config.delegated import Spec, parse_spec, place
 from xlplug.config.domain import (
     DEFAULT_MAXMEM,
+    DELEGATE_KEY,
     HIDE_ROM_LINE_KEY,
     MAP_LEGACY_KEY,
     MAX_MIB,
@@ -89,6 +91,7 @@ class _Reader:
             map_legacy=self.flag(MAP_LEGACY_KEY),
             preload=self.flag(PRELOAD_KEY),
             rom=self.rom(),
+            delegate=self.delegate(kind),
             hide_rom_line=self.settings.get_long(HIDE_ROM_LINE_KEY) != 0,
             warnings=tuple(self.settings.warnings),
         )
@@ -149,6 +152,25 @@ class _Reader:
     def rom(self) -> str | bool:
         number = self.settings.get_long(ROM_KEY, dont_warn=True)
         return self.string(ROM_KEY) or True if number is None else number != 0
+
+    def delegate(self, kind: str) -> tuple[Spec, ...]:
+        found = []
+        passed = {entry.bdf for entry in self.pci()}
+        for text in self.strings(DELEGATE_KEY):
+            if kind != "hvm":
+                raise self.bad(DELEGATE_KEY, text, "remove it, and run 'xlplug dm' once the guest is there")
+            try:
+                spec = parse_spec(text)
+            except ConfigError as error:
+                raise self.bad(DELEGATE_KEY, text, f"{error.message}; {error.hint}") from error
+            if spec.host in passed:
+                raise self.bad(DELEGATE_KEY, text, "remove the device here or in pci: only one of them can map it")
+            found.append(spec)
+        try:
+            place(found, ())
+        except ConfigError as error:
+            raise self.bad(DELEGATE_KEY, error.message, error.hint) from error
+        return tuple(found)
 
     def pci(self) -> tuple[PciAssignment, ...]:
         permissive, seize = self.flag("pci_permissive"), self.flag("pci_seize")

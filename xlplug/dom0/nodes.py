@@ -11,6 +11,7 @@ __all__ = [
     "LIBXL",
     "PCI_BACKEND",
     "device_model_domid",
+    "devices",
     "domain",
     "domid_in",
     "journal",
@@ -69,6 +70,11 @@ def libxl(domid: int) -> str:
 def journal(domid: int | str) -> str:
     """What xlplug has granted to a domain (execute/journal.py)."""
     return f"{LIBXL}/{domid}/xlplug"
+
+
+def devices(domid: int) -> str:
+    """Which BARs a domain has, and who must map them (delegate/record.py).  Not below `journal`, which is replaced as a whole."""
+    return f"{LIBXL}/{domid}/xlplug-devices"
 
 
 def paused(domid: int) -> str:

@@ -116,6 +116,10 @@ def _serve(
     library = preload_library(wrapper) if config.preload and stubdom is None else None
     if config.wants_legacy:
         made = _grant(config, Who(target, stubdom), _occasion(arguments, stubdom, library, xen), xen, store)
+        if config.delegate:
+            from xlplug.hook import delegate
+
+            delegate.start(target, config.delegate)
         tally.add("wrapper", EXIT_DONE, time.monotonic() - _BEGAN)
         if stubdom is None and made.devices:
             _show_display(config, made)
@@ -171,6 +175,7 @@ def _look_up(target: Domid, name: str, xen: "XenCtrl", *, igd: bool) -> Found:
 
 
 def _grant(config: "DomainConfig", who: Who, occasion: Occasion, xen: "XenCtrl", store: "XenStore") -> "Plan":
+    from xlplug.delegate import record
     from xlplug.dom0 import snapshot
     from xlplug.execute import grants
     from xlplug.plan import build
@@ -180,6 +185,8 @@ def _grant(config: "DomainConfig", who: Who, occasion: Occasion, xen: "XenCtrl",
     for text in made.warnings:
         sys.stderr.write(f"xlplug: warning: {text}\n")
     grants.grant(made, xen, store, _log)
+    info = xen.domain_info(who.target or 0)
+    record.note_device_model(store, who, info.uuid if info else "", (assigned.device for assigned in made.devices))
     sys.stderr.flush()
     return made
 

@@ -22,6 +22,11 @@ class Bdf(NamedTuple):
     def __str__(self) -> str:
         return f"{self.segment:04x}:{self.bus:02x}:{self.device:02x}.{self.function:x}"
 
+    @property
+    def sbdf(self) -> int:
+        """The 32-bit number of Xen's interfaces: segment<<16 | bus<<8 | device<<3 | function."""
+        return self.segment << 16 | self.bus << 8 | self.device << 3 | self.function
+
     @classmethod
     def parse(cls, text: str) -> "Bdf":
         """Read ``[SSSS:]BB:DD.F`` strictly, as sysfs prints it (config/pci_spec.py reads xl's configs, leniently).

@@ -13,7 +13,7 @@ from xlplug.model.addr import DOMID_FIRST_RESERVED
 from xlplug.model.errors import XenError
 from xlplug.model.rangeset import RangeSet
 
-__all__ = ["DomainInfo", "HeldRights", "Hypervisor", "Nodes", "Store", "check_domid"]
+__all__ = ["DomainInfo", "HeldRights", "Hypervisor", "IoreqServerInfo", "Nodes", "Store", "check_domid"]
 
 T = TypeVar("T")
 
@@ -37,6 +37,18 @@ class HeldRights(NamedTuple):
 
     ports: RangeSet = RangeSet()
     memory: RangeSet = RangeSet()
+
+
+class IoreqServerInfo(NamedTuple):
+    """What one ioreq server claims, from the same dump: functions as sbdf, guest physical bytes, ports.
+
+    Whether it is enabled, and which process serves it, Xen does not say.
+    """
+
+    id: int
+    pci: RangeSet = RangeSet()
+    memory: RangeSet = RangeSet()
+    ports: RangeSet = RangeSet()
 
 
 class Hypervisor(Protocol):

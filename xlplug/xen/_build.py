@@ -9,7 +9,9 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 #: In this order: a later file may use an earlier one's types.
-LIBRARIES = ("xentoollog", "xenctrl", "xendevicemodel", "xenstore")
+LIBRARIES = (
+    "xentoollog", "xenctrl", "xendevicemodel", "xenstore", "xenforeignmemory", "xenevtchn", "xentoolcore", "seccomp",
+)  # fmt: skip
 
 
 def generate(target: Path) -> None:

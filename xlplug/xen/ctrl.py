@@ -6,13 +6,13 @@ wrong: whichever runs, its library is loaded, and then tried before anything is 
 """
 
 import errno
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Callable, Sequence
+from typing import TypeVar, cast
 
 from xlplug.model.addr import DOMID_FIRST_RESERVED
 from xlplug.model.errors import XenError, XenUnavailableError
 from xlplug.model.host import MemRegion
-from xlplug.model.hypervisor import DomainInfo, HeldRights, check_domid
+from xlplug.model.hypervisor import DomainInfo, HeldRights, IoreqServerInfo, check_domid
 from xlplug.model.rangeset import Range
 from xlplug.xen import mismatch
 from xlplug.xen.lib import (
@@ -28,9 +28,11 @@ from xlplug.xen.lib import (
     running_version,
 )
 from xlplug.xen.protocols import PhysinfoLib
-from xlplug.xen.qdump import parse_q
+from xlplug.xen.qdump import parse_q, parse_servers
 
 __all__ = ["XenCtrl"]
+
+T = TypeVar("T")
 
 #: xen_domctl_getdomaininfo.flags.  Source: xen/include/public/domctl.h, XEN_DOMINF_*.
 _DYING, _HVM, _SHUTDOWN, _PAUSED = 1, 2, 4, 8
@@ -251,9 +253,16 @@ class XenCtrl(Handle):
             XenError: ENODATA when the console ring was too small for the dump; EAGAIN when other output tore it, again
                 and again.
         """
+        return self._dumped(parse_q)
+
+    def ioreq_servers(self) -> dict[int, tuple[IoreqServerInfo, ...]]:
+        """Every domain's ioreq servers, from the same dump; the same errors."""
+        return self._dumped(parse_servers)
+
+    def _dumped(self, parse: Callable[[str], dict[int, T]]) -> dict[int, T]:
         for _ in range(_DUMP_TRIES):
             try:
-                found = parse_q(self._dump())
+                found = parse(self._dump())
             except ValueError:
                 continue
             if 0 not in found:

@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """libxendevicemodel: the stable interface through which a device model serves its guest.
 
-No command of xlplug calls it: what depends on the guest is left to the device model.  It is here for programs that use
-this package, and for the tests.  Every entry point of interface 1.4 is here, under its C name without the prefix; the two
-of 1.4 (Xen 4.15) are looked up when called.
+Granting calls none of these; `xlplug.delegate` does.  Every entry point of interface 1.4 is here, under its C name without the
+prefix; the two of 1.4 (Xen 4.15) are looked up when called.  One is not to be had by its name:
+xendevicemodel_set_ioreq_server_state.  `DeviceModel.set_server_state` takes the server's mapped page in place of an id.
 """
 
-from typing import Any
+import errno
 
 from xlplug.model.errors import XenUnavailableError
 from xlplug.model.hypervisor import check_domid
-from xlplug.xen.lib import Handle, QuietLogger, check, ffi, has, load_stable
+from xlplug.xen.foreignmemory import IoreqPage
+from xlplug.xen.lib import StableHandle, check, ffi, has
 
-__all__ = ["OPERATIONS", "DeviceModel"]
+__all__ = ["BUFIOREQ_OFF", "OPERATIONS", "DeviceModel"]
+
+#: HVM_IOREQSRV_BUFIOREQ_OFF: no page for writes that need no answer.  Source: xen/include/public/hvm/dm_op.h.
+BUFIOREQ_OFF = 0
 
 #: Operations whose arguments are all plain numbers, and their names after the domid.
 #: Source: tools/include/xendevicemodel.h.  Ranges are inclusive at both ends there, and so are they here.
@@ -23,7 +27,6 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
     "map_pcidev_to_ioreq_server": ("id", "segment", "bus", "device", "function"),
     "unmap_pcidev_from_ioreq_server": ("id", "segment", "bus", "device", "function"),
     "destroy_ioreq_server": ("id",),
-    "set_ioreq_server_state": ("id", "enabled"),
     "set_pci_intx_level": ("segment", "bus", "device", "intx", "level"),
     "set_isa_irq_level": ("irq", "level"),
     "set_irq_level": ("irq", "level"),
@@ -39,7 +42,26 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
 }
 
 
-class DeviceModel(Handle):
+#: What an errno means in an ioreq server's calls, as seen on Xen 4.14 to 4.20.  By call and errno, then by errno.
+_SERVER_HINTS = {
+    ("create", errno.EPERM): "only another domain's server can be made, and not dom0's",
+    ("create", errno.EINVAL): "the domain is being destroyed, or is not an HVM or PVH guest",
+    ("create", errno.ENOSPC): "a domain has room for 8 ioreq servers, the device model's included; stop one",
+    ("map_io_range", errno.EINVAL): "the range ends before it begins",
+    ("map_io_range", errno.EEXIST): "the server has a range there already; unmap that one first",
+    ("map_io_range", errno.ENOMEM): "a server has room for 256 ranges of a kind",
+    ("map_pcidev", errno.EEXIST): "the server has this function already",
+    ("map_pcidev", errno.EINVAL): "a device is at most 1f, a function at most 7",
+    ("unmap", errno.ENOENT): "not all of it is mapped, or the server is gone",
+}
+_ERRNO_HINTS = {
+    errno.ENOENT: "the domain has no such ioreq server, or is being destroyed",
+    errno.EPERM: "the server belongs to another domain, or this handle is restricted to another one",
+    errno.ESRCH: "no such domain; see 'xl list'",
+}
+
+
+class DeviceModel(StableHandle):
     """A handle on libxendevicemodel; a context manager, to be closed.
 
     Raises:
@@ -47,25 +69,14 @@ class DeviceModel(Handle):
     """
 
     def __init__(self) -> None:
-        self._lib: Any = load_stable("xendevicemodel")
-        self._quiet = QuietLogger()
-        self._handle = self._lib.xendevicemodel_open(ffi.cast("struct xentoollog_logger *", self._quiet.logger), 0)
-        if not self._handle:
-            self._quiet.close()
-            raise XenUnavailableError("libxendevicemodel cannot reach Xen", hint="run it as root in dom0")
-
-    def close(self) -> None:
-        """Close the handle; doing it again does nothing."""
-        if self._handle:
-            self._lib.xendevicemodel_close(self._handle)
-            self._handle = ffi.NULL
-            self._quiet.close()
+        super().__init__("xendevicemodel")
 
     def call(self, operation: str, domid: int, **arguments: int) -> None:
         """One of `OPERATIONS`, its arguments by name.
 
         Raises:
-            XenError: Xen refused; ESRCH for no such domain, EPERM where the caller does not serve it.
+            XenError: Xen refused; ESRCH for no such domain, EPERM where the caller does not serve it.  The table for ioreq
+                servers is in docs/bindings.md.
             XenUnavailableError: the installed library is older than the operation (interface 1.4 came with Xen 4.15).
             TypeError: other arguments than the operation takes.
         """
@@ -74,17 +85,33 @@ class DeviceModel(Handle):
             raise TypeError(f"{operation} takes {', '.join(names) or 'nothing'}")
         self._call(operation, domid, *(arguments[name] for name in names))
 
-    def create_ioreq_server(self, domid: int, *, handle_bufioreq: int) -> int:
-        """A new ioreq server's id; ``handle_bufioreq`` as HVM_IOREQSRV_BUFIOREQ_* (0 off, 1 legacy, 2 atomic)."""
+    def create_ioreq_server(self, domid: int, *, handle_bufioreq: int = BUFIOREQ_OFF) -> int:
+        """A new ioreq server's id, the lowest that is free; it is disabled.
+
+        ``handle_bufioreq`` is one of HVM_IOREQSRV_BUFIOREQ_* (0 off, 1 legacy, 2 atomic).
+        """
         out = ffi.new("ioservid_t *")
         self._call("create_ioreq_server", domid, handle_bufioreq, out)
         return int(out[0])
 
-    def get_ioreq_server_info(self, domid: int, server: int) -> tuple[int, int, int]:
-        """(gfn of the ioreq page, gfn of the buffered one, port of its event channel)."""
-        gfn, buffered, port = ffi.new("xen_pfn_t *"), ffi.new("xen_pfn_t *"), ffi.new("evtchn_port_t *")
-        self._call("get_ioreq_server_info", domid, server, gfn, buffered, port)
-        return int(gfn[0]), int(buffered[0]), int(port[0])
+    def set_server_state(self, page: IoreqPage, *, enabled: bool) -> None:
+        """Have Xen send requests to the server whose page this is, or no longer.  The same state again is not an error.
+
+        Raises:
+            ValueError: the page is not mapped any more.
+        """
+        if not page.mapped:
+            raise ValueError("the server's page is not mapped")
+        self._call("set_ioreq_server_state", page.domid, page.server, int(enabled))
+
+    def get_ioreq_server_info(self, domid: int, server: int) -> int:
+        """The event channel port of buffered requests.
+
+        Not the gfns of its pages: asked for these, Xen puts the pages into the guest, and `ForeignMemory.ioreq_page` is EPERM.
+        """
+        port = ffi.new("evtchn_port_t *")
+        self._call("get_ioreq_server_info", domid, server, ffi.NULL, ffi.NULL, port)
+        return int(port[0])
 
     def track_dirty_vram(self, domid: int, first_pfn: int, nr: int) -> bytes:
         """A bit for each page written since the last call, least significant first; ``nr`` 0 stops tracking."""
@@ -113,4 +140,19 @@ class DeviceModel(Handle):
                 f"the installed libxendevicemodel has no {name}", hint="it came with Xen 4.15; use a newer Xen"
             )
         shown = " ".join(str(a) for a in arguments if isinstance(a, int))
-        check(name, getattr(self._lib, name)(self._handle, domid, *arguments), f"domid={domid} {shown}".strip)
+        result = getattr(self._lib, name)(self._handle, domid, *arguments)
+        if result < 0:
+            number = ffi.errno
+            hint = _hint(operation, number)
+            ffi.errno = number
+            check(name, result, f"domid={domid} {shown}".strip(), hint=hint)
+
+
+def _hint(operation: str, number: int) -> str:
+    """What to do about an errno of an ioreq server's call; "" leaves it to `check`."""
+    if "ioreq_server" not in operation:
+        return ""
+    for (prefix, known), hint in _SERVER_HINTS.items():
+        if operation.startswith(prefix) and number == known:
+            return hint
+    return _ERRNO_HINTS.get(number, "")

@@ -27,6 +27,7 @@ __all__ = [
     "load_stable",
     "Handle",
     "QuietLogger",
+    "StableHandle",
     "require_dom0",
     "running_capabilities",
     "running_version",
@@ -86,6 +87,10 @@ _STABLE = {
     "xenstore": (("libxenstore.so.4", "libxenstore4"), ("libxenstore.so.3.0", "libxenstore3.0")),
     "xendevicemodel": (("libxendevicemodel.so.1", "libxendevicemodel1"),),
     "xentoollog": (("libxentoollog.so.1", "libxentoollog1"),),
+    "xenforeignmemory": (("libxenforeignmemory.so.1", "libxenforeignmemory1"),),
+    "xenevtchn": (("libxenevtchn.so.1", "libxenevtchn1"),),
+    "xentoolcore": (("libxentoolcore.so.1", "libxentoolcore1"),),
+    "seccomp": (("libseccomp.so.2", "libseccomp2"),),  # of no Xen, and as stable
 }
 
 
@@ -127,7 +132,7 @@ def has(library: Any, name: str) -> bool:  # noqa: ANN401 - cffi has no types
 
 
 def load_stable(name: str) -> Any:  # noqa: ANN401 - cffi has no types
-    """One of the libraries with a stable interface: "xenstore", "xendevicemodel" or "xentoollog"."""
+    """One of the libraries with a stable interface, by its name in `_STABLE`."""
     choices = _STABLE[name]
     for soname, package in choices:
         library = _dlopen(soname, package)
@@ -176,6 +181,39 @@ class QuietLogger(Handle):
         if self.logger:
             self._lib.xtl_logger_destroy(ffi.cast("struct xentoollog_logger *", self.logger))
             self.logger = ffi.NULL
+
+
+class StableHandle(Handle):
+    """A handle of a stable library, opened with the two arguments that all of them take: a logger, and no flags.
+
+    ``name`` is the library's, and the prefix of its functions; ``module`` the kernel's that serves it.
+
+    Raises:
+        XenUnavailableError: the library is absent, or this is not a place to call Xen from.
+    """
+
+    def __init__(self, name: str, module: str = "xen-privcmd") -> None:
+        self._lib: Any = load_stable(name)
+        self._quiet = QuietLogger()
+        self._close = getattr(self._lib, f"{name}_close")
+        opener = getattr(self._lib, f"{name}_open")
+        self._handle = opener(ffi.cast("struct xentoollog_logger *", self._quiet.logger), 0)
+        if not self._handle:
+            number = ffi.errno
+            self._quiet.close()
+            hint = f"load the driver: modprobe {module}" if number == errno.ENOENT else "run it as root in dom0"
+            raise XenUnavailableError(f"lib{name} cannot reach Xen ({_errno_name(number)})", hint=hint)
+
+    def close(self) -> None:
+        """Close the handle; doing it again does nothing."""
+        if self._handle:
+            self._close(self._handle)
+            self._handle = ffi.NULL
+            self._quiet.close()
+
+
+def _errno_name(number: int) -> str:
+    return errno.errorcode.get(number, str(number))
 
 
 def check(call: str, result: int, detail: Callable[[], str] | str = "", *, hint: str = "") -> int:

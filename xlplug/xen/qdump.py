@@ -9,10 +9,12 @@ Source: xen/common/keyhandler.c, dump_domains; xen/common/rangeset.c, rangeset_p
 vprintk_common and guest_printk.
 """
 
-from xlplug.model.hypervisor import HeldRights
+import re
+
+from xlplug.model.hypervisor import HeldRights, IoreqServerInfo
 from xlplug.model.rangeset import RangeSet
 
-__all__ = ["parse_q"]
+__all__ = ["parse_q", "parse_servers"]
 
 _PREFIX = "(XEN) "
 _BEGINS = "'q' pressed"
@@ -20,6 +22,9 @@ _GENERAL = "General information for domain "
 _DOMAIN = "Rangesets belonging to domain "
 _DOMAIN_ENDS = "Memory pages belonging to domain "
 _PORTS, _MEMORY = "I/O Ports", "I/O Memory"
+#: What a server claims: functions as sbdf, guest bytes, ports.  Source: xen/common/ioreq.c, ioreq_server_alloc_rangesets.
+_SERVER = re.compile(r"\s*ioreq_server (\d+) (pci|memory|port)\s+(\{.*)")
+_SERVER_SETS = {"pci", "memory", "port"}
 
 
 def parse_q(text: str) -> dict[int, HeldRights]:
@@ -28,32 +33,75 @@ def parse_q(text: str) -> dict[int, HeldRights]:
     Raises:
         ValueError: other output tore the dump; ask Xen for another.
     """
+    found: dict[int, HeldRights] = {}
+    for domid, lines in _sections(text).items():
+        rights: dict[str, RangeSet] = {}
+        for line in lines:
+            if _PORTS in line or _MEMORY in line:
+                name, brace, rest = line.strip().partition("{")
+                if name.rstrip() not in (_PORTS, _MEMORY):
+                    raise ValueError(f"torn dump: {line!r}")
+                rights[name.rstrip()] = _set(brace + rest, line)
+        if len(rights) != 2:  # Xen makes both sets with the domain and prints them even when they are empty
+            raise ValueError(f"torn dump: domain {domid} has {', '.join(rights) or 'neither set'}")
+        found[domid] = HeldRights(rights[_PORTS], rights[_MEMORY])
+    return found
+
+
+def parse_servers(text: str) -> dict[int, tuple[IoreqServerInfo, ...]]:
+    """The ioreq servers by domid from the last dump in ``text``, in order of their ids.
+
+    Raises:
+        ValueError: other output tore the dump; ask Xen for another.
+    """
+    found: dict[int, tuple[IoreqServerInfo, ...]] = {}
+    for domid, lines in _sections(text).items():
+        servers: dict[int, dict[str, RangeSet]] = {}
+        for line in lines:
+            if "ioreq_server" not in line:
+                continue
+            match = _SERVER.fullmatch(line)
+            if match is None:
+                raise ValueError(f"torn dump: {line!r}")
+            servers.setdefault(int(match[1]), {})[match[2]] = _set(match[3], line)
+        for number, sets in servers.items():
+            if set(sets) != _SERVER_SETS:
+                raise ValueError(f"torn dump: ioreq server {number} of domain {domid} has {', '.join(sets)} only")
+        found[domid] = tuple(
+            IoreqServerInfo(number, sets["pci"], sets["memory"], sets["port"])
+            for number, sets in sorted(servers.items())
+        )
+    return found
+
+
+def _set(text: str, line: str) -> RangeSet:
+    if not text.endswith("}"):
+        raise ValueError(f"torn dump: {line!r}")
+    return RangeSet.parse(text)
+
+
+def _sections(text: str) -> dict[int, list[str]]:
+    """The lines about each domain's rangesets in the last dump."""
     lines = [_xens_own(line) for line in text.splitlines()]
     begins = max((i for i, line in enumerate(lines) if line.startswith(_BEGINS)), default=len(lines))
-    found: dict[int, dict[str, RangeSet]] = {}
+    found: dict[int, list[str]] = {}
     announced: set[str] = set()
-    current: dict[str, RangeSet] | None = None
+    current: list[str] | None = None
     for line in lines[begins:]:
         if _DOMAIN in line:
             number = line.removeprefix(_DOMAIN).removesuffix(":")
             if not number.isdecimal() or int(number) in found:
                 raise ValueError(f"torn dump: {line!r}")
-            current = found.setdefault(int(number), {})
+            current = found.setdefault(int(number), [])
         elif _GENERAL in line:
             announced.add(line.removeprefix(_GENERAL).removesuffix(":"))
         elif _DOMAIN_ENDS in line:
             current = None
-        elif current is not None and (_PORTS in line or _MEMORY in line):
-            name, brace, rest = line.strip().partition("{")
-            if name.rstrip() not in (_PORTS, _MEMORY) or not rest.endswith("}"):
-                raise ValueError(f"torn dump: {line!r}")
-            current[name.rstrip()] = RangeSet.parse(brace + rest)
+        elif current is not None:
+            current.append(line)
     if announced != {str(domid) for domid in found}:
         raise ValueError(f"torn dump: domains {sorted(announced)} begin, {sorted(found)} have sets")
-    for domid, rights in found.items():
-        if len(rights) != 2:  # Xen makes both sets with the domain and prints them even when they are empty
-            raise ValueError(f"torn dump: domain {domid} has {', '.join(rights) or 'neither set'}")
-    return {domid: HeldRights(rights[_PORTS], rights[_MEMORY]) for domid, rights in found.items()}
+    return found
 
 
 def _xens_own(line: str) -> str:

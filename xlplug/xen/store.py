@@ -14,6 +14,7 @@ __all__ = ["XenStore"]
 
 T = TypeVar("T")
 
+_PERM_NONE, _PERM_READ = 0, 1  # Source: tools/include/xenstore_lib.h, enum xs_perm_type
 _XBT_NULL = 0  # no transaction.  Source: tools/include/xenstore.h
 #: A transaction is tried this often when others change what it has read; each try takes less than a millisecond.
 _TRIES = 1000
@@ -112,6 +113,15 @@ class XenStore(_Nodes, Handle):
             if ffi.errno != errno.EAGAIN:
                 _fail("end", "a transaction", ffi.errno)
         _fail("end", "a transaction", errno.EAGAIN)
+
+    def let_read(self, path: str, domid: int) -> None:
+        """Let a domain read a node, and what is made below it later; dom0 owns it and alone writes it.
+
+        Source: docs/misc/xenstore.txt, SET_PERMS: the first entry is the owner, and what all others may do.
+        """
+        permissions = ffi.new("struct xs_permissions[2]", [(0, _PERM_NONE), (domid, _PERM_READ)])
+        if not self._lib.xs_set_permissions(self._handle, _XBT_NULL, path.encode(), permissions, 2):
+            _fail("let another domain read", path, ffi.errno)
 
     def watch(self, path: str) -> None:
         """Ask for events on changes at and below a path, also ``@introduceDomain``; the first event comes at once."""

@@ -80,8 +80,16 @@ class MemStore(_MemNodes):
 
     def __init__(self) -> None:
         super().__init__({})
+        self.readers: dict[str, int] = {}
         self._count = 0  # of changes
         self._changed: dict[str, int] = {}  # the last change of each node, and of its list of children
+
+    def let_read(self, path: str, domid: int) -> None:
+        """As `xlplug.xen.store.XenStore.let_read`; ``readers`` has who may."""
+        _check_path("let another domain read", path)
+        if path not in self.nodes:
+            raise StoreError(f"xenstore: cannot let another domain read {path}: ENOENT")
+        self.readers[path] = domid
 
     def atomically(self, change: Callable[[Nodes], T]) -> T:
         for _ in range(_TRIES):

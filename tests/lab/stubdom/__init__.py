@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Builds the lab's Linux stubdomain and its test guest: a PV kernel, a ramdisk with QEMU, and vgaguest.S, assembled.
+"""Builds the lab's Linux stubdomain and its test guest: a PV kernel, a ramdisk with QEMU, and two guests, assembled.
 
 And our preload library for the release's QEMU, which the stubdomain's ramdisk and dom0 both have.
 
@@ -21,6 +21,7 @@ from tests.lab.tree import BUSYBOX, BuildError, Tree, copy_modules
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 PRELOAD = "libxlplug-preload.so"
+GUESTS = ("vgaguest", "puppet")
 _MODULES = (
     "xen-privcmd", "xenfs", "xen-evtchn", "xen-gntdev", "xen-gntalloc", "xen-pcifront", "xen-blkfront",
 )  # fmt: skip
@@ -36,7 +37,7 @@ _SETUP_SECTORS, _PAYLOAD = 0x1F1, 0x248
 
 
 def get(tree: Tree) -> Path:
-    """The folder with ``kernel``, ``ramdisk``, ``vgaguest`` and the preload library, from the cache or built now (some seconds).
+    """The folder with ``kernel``, ``ramdisk``, the guests and the preload library, from the cache or built now (some seconds).
 
     Raises:
         BuildError: with the end of what the failing command said.
@@ -60,6 +61,7 @@ def get(tree: Tree) -> Path:
             _kernel(tree, part)
             _ramdisk(tree, part)
             _guest(part)
+            _linux(tree, part)
             part.rename(home)
     return home
 
@@ -125,8 +127,31 @@ def _ramdisk(tree: Tree, part: Path) -> None:
     shutil.rmtree(stage)
 
 
+def _linux(tree: Tree, part: Path) -> None:
+    """Debian's kernel for an HVM guest, and a ramdisk in which linuxguest.sh is everything."""
+    shutil.copy(tree.kernel, part / "vmlinuz")
+    stage = part / "stage"
+    (stage / "bin").mkdir(parents=True)
+    shutil.copy(BUSYBOX, stage / "bin" / "busybox")
+    shutil.copy(HERE / "linuxguest.sh", stage / "init")
+    (stage / "init").chmod(0o755)
+    (part / "linuxguest").write_bytes(_run("sh", "-c", "find . | cpio -o -H newc --quiet", cwd=stage))
+    shutil.rmtree(stage)
+
+
 def _guest(part: Path) -> None:
-    """An ELF file that Xen's domain builder loads where it would load hvmloader."""
-    _run("as", "--32", "-o", part / "vgaguest.o", HERE / "vgaguest.S")
-    _run("ld", "-m", "elf_i386", "-Ttext=0x100000", "-N", "-o", part / "vgaguest", part / "vgaguest.o")
-    (part / "vgaguest.o").unlink()
+    """ELF files that Xen's domain builder loads where it would load hvmloader, or a PVH guest's kernel."""
+    for name in GUESTS:
+        _run("as", "--32", "-o", part / f"{name}.o", HERE / f"{name}.S")
+        _run(
+            "ld",
+            "-m",
+            "elf_i386",
+            "-Ttext=0x100000",
+            "--section-start=.note.Xen=0x110000",
+            "-N",
+            "-o",
+            part / name,
+            part / f"{name}.o",
+        )
+        (part / f"{name}.o").unlink()

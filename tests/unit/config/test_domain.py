@@ -251,3 +251,37 @@ def test_qemu_alone_is_told_of_a_display_by_libvirt() -> None:
     """As libxl keeps what ``<xen:commandline>`` says."""
     config = from_libxl({"c_info": {"type": "hvm"}, "b_info": {"extra": ["-machine", "igd-passthru=on"]}})
     assert (config.gfx_passthru, config.igd_by_args, config.wants_legacy) == ("igd", True, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "specs"),
+    [
+        ('xlplug_delegate=["03:00.0"]', ["0000:03:00.0"]),
+        (
+            'xlplug_delegate=["03:00.0,vslot=1d", "04:00.1,vslot=1d.1"]',
+            ["0000:03:00.0,vslot=1d.0", "0000:04:00.1,vslot=1d.1"],
+        ),
+        ("xlplug_delegate=[]", []),
+    ],
+)
+def test_delegated_functions(text: str, specs: list[str]) -> None:
+    config = view(f'type="hvm"\n{text}\n')
+    assert [str(spec) for spec in config.delegate] == specs
+    assert config.wants_legacy == bool(specs)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ('type="hvm"\nxlplug_delegate=["03:00"]', "'03:00' is not a PCI address"),
+        ('type="hvm"\nxlplug_delegate=["03:00.0","03:00.0"]', "is named twice"),
+        ('type="hvm"\nxlplug_delegate=["03:00.0,vslot=1d","04:00.0,vslot=1d"]', "two functions at 1d.0"),
+        ('type="hvm"\npci=["03:00.0"]\nxlplug_delegate=["03:00.0"]', "remove the device here or in pci"),
+        ('type="pvh"\nxlplug_delegate=["03:00.0"]', "run 'xlplug dm' once the guest is there"),
+    ],
+)
+def test_delegated_functions_that_cannot_be(text: str, complaint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        view(f"{text}\n")
+    assert complaint in str(caught.value)
+    assert "xlplug_delegate" in str(caught.value)

@@ -148,3 +148,15 @@ def test_check_tells_the_right_errno(result: int, left: int, told: int) -> None:
     assert caught.value.errno == told
     assert str(caught.value).startswith(f"xc_call domid=7: {errno.errorcode[told]} (")
     assert str(caught.value).endswith("; do this")
+
+
+def test_what_an_ioreq_server_s_errors_advise() -> None:
+    from xlplug.xen.devicemodel import _hint
+
+    assert "room for 8 ioreq servers" in _hint("create_ioreq_server", errno.ENOSPC)
+    assert "room for 256 ranges" in _hint("map_io_range_to_ioreq_server", errno.ENOMEM)
+    assert "this function already" in _hint("map_pcidev_to_ioreq_server", errno.EEXIST)
+    assert "not all of it is mapped" in _hint("unmap_io_range_from_ioreq_server", errno.ENOENT)
+    assert "no such ioreq server, or is being destroyed" in _hint("destroy_ioreq_server", errno.ENOENT)
+    assert "belongs to another domain" in _hint("set_ioreq_server_state", errno.EPERM)
+    assert _hint("set_isa_irq_level", errno.EPERM) == ""

@@ -8,7 +8,7 @@ import pytest
 from xlplug.model.hypervisor import DomainInfo, HeldRights
 from xlplug.model.rangeset import RangeSet
 from xlplug.xen.in_memory import MemXen, dom0_rights
-from xlplug.xen.qdump import parse_q
+from xlplug.xen.qdump import parse_q, parse_servers
 
 BEGIN = "(XEN) 'q' pressed -> dumping domain info (now = 11419308653)\n"
 PORTS, MEMORY = "{ 3b0-3bb, 3c0-3df }", "{ a0-bf, febf0 }"
@@ -109,3 +109,51 @@ def test_other_output_anywhere_is_harmless_or_refused(other: str) -> None:
         except ValueError:
             refused += 1
     assert refused
+
+
+SERVERS = """\
+(XEN) 'q' pressed -> dumping domain info (now = 1)
+(XEN) General information for domain 3:
+(XEN) Rangesets belonging to domain 3:
+(XEN)     ioreq_server 1 pci { 80, 88-89 }
+(XEN)     ioreq_server 1 memory { f0000000-f00fffff, 800000000-800ffffff }
+(XEN)     ioreq_server 1 port { }
+(XEN)     ioreq_server 0 pci { 0, 8-9 }
+(XEN)     ioreq_server 0 memory { a0000-bffff }
+(XEN)     ioreq_server 0 port { 0-1f, cf8-cff }
+(XEN)     Interrupts { }
+(XEN)     I/O Memory { a0-bf }
+(XEN)     I/O Ports  { }
+(XEN) Memory pages belonging to domain 3:
+(XEN) General information for domain 0:
+(XEN) Rangesets belonging to domain 0:
+(XEN)     I/O Memory { }
+(XEN)     I/O Ports  { }
+(XEN) Memory pages belonging to domain 0:
+"""
+
+
+def test_ioreq_servers_in_bytes_and_in_order() -> None:
+    found = parse_servers(SERVERS)
+    assert [server.id for server in found[3]] == [0, 1]
+    assert str(found[3][1].pci) == "{ 80, 88-89 }"
+    assert found[3][1].memory == RangeSet([(0xF0000000, 0xF0100000), (0x8_0000_0000, 0x8_0100_0000)])
+    assert found[3][0].ports.covers(0xCF8, 0xD00)
+    assert found[0] == ()
+    assert str(parse_q(SERVERS)[3].memory) == "{ a0-bf }", "the others are no rights"
+
+
+@pytest.mark.parametrize(
+    "tear",
+    [
+        ("(XEN)     ioreq_server 1 port { }\n", ""),
+        ("ioreq_server 1 port { }", "ioreq_server 1 port { 1"),
+        ("ioreq_server 1 port { }", "ioreq_serv(XEN) hello"),
+        ("ioreq_server 1 port { }", "ioreq_server 1 buffer { }"),
+    ],
+)
+def test_a_torn_dump_of_servers_is_refused(tear: tuple[str, str]) -> None:
+    text = SERVERS.replace(*tear)
+    assert text != SERVERS
+    with pytest.raises(ValueError, match="torn dump"):
+        parse_servers(text)

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Which functions are delegated, as the command line and the config key name them: ``BDF[,vslot=NN[.F]]``."""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from xlplug.model.bdf import Bdf
+from xlplug.model.errors import ConfigError
+
+__all__ = ["SLOT_FIRST", "Spec", "parse_spec", "place"]
+
+#: Chosen from here downwards: 1f is where a device model puts the ISA bridge of an Intel display (QEMU, docs/igd-assign.txt).
+SLOT_FIRST = 0x1E
+_HINT = "write BDF[,vslot=NN[.F]], for example 0000:03:00.0,vslot=1d"
+
+
+class Spec(NamedTuple):
+    """A host function, and where the guest is to see it on bus 0: device ``slot`` (None: any free one), ``function``."""
+
+    host: Bdf
+    slot: int | None = None
+    function: int = 0
+
+    def __str__(self) -> str:
+        """What `parse_spec` reads."""
+        return str(self.host) if self.slot is None else f"{self.host},vslot={self.slot:x}.{self.function}"
+
+
+def parse_spec(text: str, *, vslot: str | None = None) -> Spec:
+    """Read one function's specification; ``vslot`` is that of the command line's option.
+
+    Raises:
+        ConfigError: it is anything else, or asks for what a delegate cannot do.
+    """
+    head, *options = [part.strip() for part in text.split(",")]
+    host = Bdf.parse(head)
+    for option in options:
+        key, equals, value = (part.strip() for part in option.partition("="))
+        if key == "vslot" and equals:
+            if vslot is not None:
+                raise ConfigError(f"'{text}' has a vslot twice", hint=_HINT)
+            vslot = value
+        elif key in ("dma", "irq", "msi"):
+            raise ConfigError(
+                f"'{text}' asks for {key}, which no stable interface of Xen has for a delegate",
+                hint="leave it out, or assign the device with pci=[...]",
+            )
+        else:
+            raise ConfigError(f"'{text}' has an option that is not known, '{option}'", hint=_HINT)
+    if vslot is None:
+        return Spec(host)
+    match = re.fullmatch(r"(?:0x)?([0-9a-fA-F]{1,2})(?:\.([0-7]))?", vslot)
+    if match is None or not 1 <= int(match[1], 16) <= 0x1F:
+        raise ConfigError(
+            f"'{vslot}' is not a slot of a guest", hint="give 1 to 1f, hexadecimal, and .0 to .7 if need be"
+        )
+    return Spec(host, int(match[1], 16), int(match[2] or "0"))
+
+
+def place(specs: Sequence[Spec], taken: Iterable[int]) -> tuple[Bdf, ...]:
+    """Every function's address in the guest; ``taken`` are the slots that others serve there.
+
+    Raises:
+        ConfigError: two functions at one address, a slot in use or without function 0, or none left.
+    """
+    used = set(taken)
+    for index, spec in enumerate(specs):
+        if spec.slot is not None and spec.slot in used:
+            raise ConfigError(f"slot {spec.slot:x} of the guest is in use", hint="give another vslot, or none")
+        if any(spec.host == other.host for other in specs[:index]):
+            raise ConfigError(f"{spec.host} is named twice", hint="name each function once")
+        if spec.slot is not None and any(spec[1:] == other[1:] for other in specs[:index]):
+            raise ConfigError(
+                f"two functions at {spec.slot:x}.{spec.function} of the guest", hint="give them different ones"
+            )
+    asked = {spec.slot for spec in specs if spec.slot is not None}
+    for number in asked:
+        if not any(spec.slot == number and spec.function == 0 for spec in specs):
+            raise ConfigError(
+                f"slot {number:x} of the guest would have no function 0", hint="a guest looks there first"
+            )
+    free = (number for number in range(SLOT_FIRST, 0, -1) if number not in used | asked)
+    placed = []
+    for spec in specs:
+        slot = next(free, None) if spec.slot is None else spec.slot
+        if slot is None:
+            raise ConfigError("the guest has no free slot", hint="delegate fewer devices")
+        placed.append(Bdf(0, 0, slot, spec.function))
+    return tuple(placed)

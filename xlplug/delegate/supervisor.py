@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Keeps a guest's delegate alive: starts the process that serves, and another one when it dies.
+
+A vCPU that waits for a dead process waits for ever, and one whose server is destroyed while it waits is lost, too.  So the
+next process takes the server over: it answers what waits, and goes on with the registers that the last one left.  When they
+die again and again, the last one answers, disables and destroys the server, and the guest reads all ones.
+
+This process opens no handle of a Xen library while a child can be forked from it (see `xlplug.xen.toolcore`), and it touches
+nothing that a guest has written.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import time
+from typing import NoReturn
+
+from xlplug.delegate.process import EXIT_GONE, PIPE_BYTES, READY, Job, run
+from xlplug.model.errors import EXIT_DONE, EXIT_FAILED, ApplyError, one_line
+
+__all__ = ["Supervisor"]
+
+_READY_SECONDS = 60
+_LOOK_SECONDS = 1.0
+_ASK_SECONDS, _END_SECONDS = 0.5, 30
+_DEATHS, _DEATHS_SECONDS = 5, 60  #: so many in so long, and it is given up
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+
+
+class Supervisor:
+    """One guest's delegate."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._child = 0
+        self._control = -1
+        self._deaths: list[float] = []
+        self._present = {placement.host for placement in job.placements}
+        self._woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        for number in _SIGNALS:
+            signal.signal(number, lambda *_: None)  # the pipe says which
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+
+    def start(self) -> None:
+        """Start serving; returns when the guest may run.
+
+        Raises:
+            ApplyError: the process could not start, in its own words.
+        """
+        ready = self._fork(adopt=False)
+        try:
+            answered = select.select([ready], [], [], _READY_SECONDS)[0]
+            text = os.read(ready, PIPE_BYTES) if answered else b""
+        finally:
+            os.close(ready)
+        if text == READY:
+            return
+        self._end()
+        said = text.decode("utf-8", "replace") or f"the delegate's process was not ready within {_READY_SECONDS} s"
+        raise ApplyError(said)
+
+    def watch(self) -> int:
+        """Serve until a signal says stop, or until the guest is gone; the exit status."""
+        poll = select.poll()
+        poll.register(self._woken, select.POLLIN)
+        while True:
+            for _ in poll.poll(int(_LOOK_SECONDS * 1000)):
+                numbers = set(os.read(self._woken, 512))
+                if numbers & {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}:
+                    self._end()
+                    return EXIT_DONE
+            self._look_for_devices()
+            status = self._reap()
+            if status is not None:
+                return status
+
+    def _reap(self) -> int | None:
+        """What has become of the process; the exit status when there is nothing more to do."""
+        pid, status = os.waitpid(self._child, os.WNOHANG | os.WUNTRACED)
+        if pid == 0:
+            return None
+        if os.WIFSTOPPED(status):
+            self._say(f"process {pid} was stopped, for which a guest cannot wait; continued")
+            os.kill(pid, signal.SIGCONT)
+            return None
+        code = os.waitstatus_to_exitcode(status)
+        self._close_control()
+        if code == EXIT_GONE:
+            self._say("the guest, or its ioreq server, is gone")
+            return EXIT_DONE
+        if code == EXIT_DONE:
+            self._say(f"process {pid} was asked to stop; the guest reads all ones")
+            return EXIT_DONE
+        now = time.monotonic()
+        self._deaths = [moment for moment in self._deaths if now - moment < _DEATHS_SECONDS] + [now]
+        reason = f"signal {-code}" if code < 0 else f"status {code}"
+        if len(self._deaths) >= _DEATHS:
+            self._say(f"process {pid} ended with {reason}, {_DEATHS} of them within {_DEATHS_SECONDS} s: given up")
+            os.close(self._fork(adopt=True, retire=True))
+            os.waitpid(self._child, 0)
+            return EXIT_FAILED
+        self._say(f"process {pid} ended with {reason}; another one takes over")
+        os.close(self._fork(adopt=True))
+        return None
+
+    def _fork(self, *, adopt: bool, retire: bool = False) -> int:
+        """Start a process; the end of a pipe from which `READY` can be read."""
+        ready, ready_write = os.pipe2(os.O_CLOEXEC)
+        control, self._control = os.pipe2(os.O_CLOEXEC)
+        self._child = os.fork()
+        if self._child:
+            os.close(ready_write)
+            os.close(control)
+            return ready
+        _be_the_child(self._job, ready_write, control, adopt=adopt, retire=retire)
+
+    def _look_for_devices(self) -> None:
+        """Say which devices are gone from the host.  Where reading on would kill the process, another one takes over."""
+        for host in list(self._present):
+            if not os.path.exists(f"{self._job.sys_pci}/{host}"):
+                self._present.discard(host)
+                with contextlib.suppress(OSError):
+                    os.write(self._control, f"removed {host}\n".encode())
+
+    def _end(self) -> None:
+        """Have the process stop; asked again, because while it starts it does not listen.  Else its server is retired."""
+        deadline = time.monotonic() + _END_SECONDS
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            while time.monotonic() < deadline:
+                os.kill(self._child, signal.SIGTERM)
+                os.kill(self._child, signal.SIGCONT)
+                if self._ended(_ASK_SECONDS):
+                    break
+            else:
+                self._say(f"process {self._child} does not stop; killed")
+                os.kill(self._child, signal.SIGKILL)
+                os.waitpid(self._child, 0)
+                os.close(self._fork(adopt=True, retire=True))
+                os.waitpid(self._child, 0)
+        self._close_control()
+
+    def _ended(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if os.waitpid(self._child, os.WNOHANG)[0]:
+                return True
+            time.sleep(0.01)
+        return False
+
+    def _close_control(self) -> None:
+        os.close(self._control)
+
+    def _say(self, line: str) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(one_line(f"{self._job.name}: {line}"))
+            sys.stderr.flush()
+
+
+def _keep_only(wanted: set[int]) -> None:
+    """Close what was inherited: above all the lock under which this delegate was started, which would stay locked."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) not in wanted:
+            with contextlib.suppress(OSError):  # of the folder itself
+                os.close(int(name))
+    for _ in range(2):  # stdin and stdout, the lowest numbers that are free
+        os.open(os.devnull, os.O_RDWR)
+
+
+def _be_the_child(job: Job, ready: int, control: int, *, adopt: bool, retire: bool) -> NoReturn:
+    """Never comes back to what called the supervisor."""
+    status = EXIT_FAILED
+    try:
+        signal.set_wakeup_fd(-1)
+        _keep_only({2, ready, control, *job.locks})
+        for number in _SIGNALS:
+            # The terminal's Ctrl-C goes to the supervisor, too, which then asks us.
+            signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else signal.SIG_IGN)
+        status = run(job, ready, control, adopt=adopt, retire=retire)
+    except BaseException:  # noqa: BLE001 - a fork must end here
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        os._exit(status)
