@@ -74,7 +74,7 @@ def test_every_form_has_the_same_content(release: Path) -> None:
         names = set(sdist.getnames())
     tracked = set(run("git", "ls-files", "xlplug", "hooks").split())
     expected = {p.removeprefix("xlplug/") for p in tracked if p.startswith("xlplug/") and Path(p).suffix}
-    expected |= {"_hooks/xl", "_hooks/xlplug", "_hooks/device-model", "_hooks/xlplug", "_hooks/xlplug-watch.service", "py.typed"}
+    expected |= {"_hooks/xl", "_hooks/xlplug", "_hooks/device-model", "_hooks/xlplug-watch.service", "py.typed"}
     assert in_wheel["modules"] - {"py.typed"} == expected - {"py.typed"}
     assert in_deb == in_wheel
     assert in_rpm == in_wheel

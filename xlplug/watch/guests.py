@@ -26,7 +26,7 @@ from xlplug.model.occasion import RESTORING, RUNNING, STARTING, Occasion, Who
 from xlplug.model.rangeset import RangeSet
 from xlplug.model.steps import IOPORT
 from xlplug.plan import Plan, build, mapped_in_vain
-from xlplug.vga import VGA_PORT_SET, owns_legacy_vga
+from xlplug.vga import VGA_PORT_SET
 from xlplug.watch.guard import GuardLostError, Pauser
 
 __all__ = ["ERROR", "INFO", "WARNING", "Watcher", "World"]
@@ -257,7 +257,7 @@ class Watcher:
             plan = self._plan(guest, config, stubdom, map_legacy=self._map_legacy)
             # A device model maps the VGA set when it is told of the device.  Without these rights it has tried in vain: they
             # were not there when one was plugged in, nor, where nobody has made any grant so far, in a stubdomain at all.
-            plugged = any(owns_legacy_vga(a.device) and _slot(a.device.bdf) not in served for a in plan.devices)
+            plugged = plan.legacy_owner is not None and _slot(plan.legacy_owner) not in served
             late = config.wants_legacy and _passes_vga(plan) and not plugged
             late = late and (stubdom is not None or self._in_vain(guest, plan))
             late = late and not Journal(world.store, guest.domid).read().state
