@@ -4,21 +4,23 @@
 Policy only.  Nothing that depends on where the guest puts its BARs is ours: those are delegated to the device model.
 """
 
-from itertools import pairwise
 from typing import NamedTuple
 
 from xlplug.config.domain import DomainConfig, PciAssignment
+from xlplug.hide_at_boot import hide_at_boot
 from xlplug.model.addr import libxl_page_span, page_span
 from xlplug.model.bdf import Bdf
-from xlplug.model.host import ROM_INDEX, VBIOS_SHADOW, HostSnapshot, PciDevice
+from xlplug.model.host import PCIBACK, ROM_INDEX, VBIOS_SHADOW, HostSnapshot, PciDevice
 from xlplug.model.occasion import Who
 from xlplug.model.problem import Problem
 from xlplug.model.rangeset import Range
 from xlplug.model.steps import IOMEM, IOPORT, TARGET
+from xlplug.vga_owner import driven_by_dom0
 
-__all__ = ["Assigned", "Delegated", "LibxlGrant", "adjacent_port_bars", "delegated", "libxl_grants", "resolve"]
+__all__ = ["Assigned", "Delegated", "LibxlGrant", "Resolved", "delegated", "libxl_grants", "resolve"]
 
-_PCIBACK = "pciback"  # the driver's name in sysfs.  Source: Linux drivers/xen/xen-pciback/pci_stub.c.
+_CLASS_BRIDGE = 0x0604  # PCI-to-PCI: base and sub class
+_CLASS_DISPLAY = 0x03  # base class
 
 
 class Assigned(NamedTuple):
@@ -26,6 +28,14 @@ class Assigned(NamedTuple):
 
     entry: PciAssignment
     device: PciDevice
+
+
+class Resolved(NamedTuple):
+    """The functions of a configuration, and what is wrong with them."""
+
+    assigned: tuple[Assigned, ...] = ()
+    warnings: tuple[Problem, ...] = ()
+    refusals: tuple[Problem, ...] = ()
 
 
 class Delegated(NamedTuple):
@@ -47,61 +57,78 @@ class LibxlGrant(NamedTuple):
     device: Bdf | None = None
 
 
-def resolve(
-    config: DomainConfig, host: HostSnapshot, *, who: Who, granting: bool
-) -> tuple[tuple[Assigned, ...], tuple[Problem, ...], tuple[Problem, ...]]:
-    """The assigned functions, warnings and refusals.
+def resolve(config: DomainConfig, host: HostSnapshot, *, who: Who, granting: bool) -> Resolved:
+    """The assigned functions, and what is wrong with them.
 
-    ``who.target`` may already own them.  A function that is not bound to pciback is a refusal when
-    ``granting``, else a warning, as it is with ``seize=1``.
+    ``who.target`` may already own them.  A function that is not bound to pciback is a refusal when ``granting``, else a
+    warning, as it is with ``seize=1``.
     """
-    found: list[Assigned] = []
+    by_bdf = {device.bdf: device for device in host.devices}
+    slots: dict[tuple[int, ...], list[PciDevice]] = {}
+    for device in host.devices:
+        slots.setdefault(device.bdf[:3], []).append(device)
+    found: dict[Bdf, Assigned] = {}
     warnings: list[Problem] = []
     refusals: list[Problem] = []
-    seen: set[Bdf] = set()
     for entry in config.pci:
         if entry.bdf is None:
-            refusals.append(
-                Problem(f"{entry}: a device given by name cannot be looked up here", "write its address in pci=")
-            )
+            text = f"{entry}: a device given by name cannot be looked up here"
+            refusals.append(Problem(text, "write its address in pci="))
             continue
-        matches = _matches(entry, entry.bdf, host)
-        if not matches:
-            refusals.append(
-                host.note(str(entry.bdf))
-                or Problem(f"{entry}: no such PCI device on host {host.name}", "see 'lspci -D'")
-            )
-        for device in matches:
-            if device.bdf in seen:
-                warnings.append(
-                    Problem(f"{device.bdf}: listed twice in pci= and counted once", "remove one of the two")
-                )
+        matches = slots.get(entry.bdf[:3], []) if entry.all_functions else filter(None, (by_bdf.get(entry.bdf),))
+        devices = tuple(matches)
+        if not devices:
+            refusals.append(_absent(entry, host))
+        for device in devices:
+            if device.bdf in found:
+                text = f"{device.bdf}: listed twice in pci= and counted once"
+                warnings.append(Problem(text, "remove one of the two"))
                 continue
-            seen.add(device.bdf)
-            found.append(Assigned(entry, device))
-            if device.owner is not None and device.owner != who.target:
-                refusals.append(
-                    Problem(
-                        f"{device.bdf}: assigned to domain {device.owner}",
-                        f"take it back first: xl pci-detach {device.owner} {device.bdf}",
-                    )
-                )
-            elif device.driver != _PCIBACK:
-                bound = f"bound to {device.driver}" if device.driver else "bound to no driver"
-                if entry.seize:
-                    warnings.append(Problem(f"{device.bdf}: {bound}, and xl will seize it (seize=1)"))
-                    continue
-                (refusals if granting else warnings).append(
-                    Problem(f"{device.bdf}: {bound}, not assignable", f"run: xl pci-assignable-add {device.bdf}")
-                )
-    return tuple(found), tuple(warnings), tuple(refusals)
+            found[device.bdf] = Assigned(entry, device)
+            fault = _assigned_elsewhere(device, who) or _bridge(device)
+            if fault is not None:
+                refusals.append(fault)
+                continue
+            fault = _not_assignable(entry, device, host.distribution)
+            if fault is not None:
+                (refusals if granting and not entry.seize else warnings).append(fault)
+    return Resolved(tuple(found.values()), tuple(warnings), tuple(refusals))
 
 
-def _matches(entry: PciAssignment, bdf: Bdf, host: HostSnapshot) -> tuple[PciDevice, ...]:
-    if not entry.all_functions:
-        device = host.device(bdf)
-        return () if device is None else (device,)
-    return tuple(d for d in host.devices if d.bdf[:3] == bdf[:3])
+def _absent(entry: PciAssignment, host: HostSnapshot) -> Problem:
+    nowhere = Problem(f"{entry}: no such PCI device on host {host.name}", "see 'lspci -D'")
+    return host.note(str(entry.bdf)) or nowhere
+
+
+def _assigned_elsewhere(device: PciDevice, who: Who) -> Problem | None:
+    if device.owner is None or device.owner == who.target:
+        return None
+    advice = f"take it back first: xl pci-detach {device.owner} {device.bdf}"
+    return Problem(f"{device.bdf}: assigned to domain {device.owner}", advice)
+
+
+def _bridge(device: PciDevice) -> Problem | None:
+    if device.class_code >> 8 != _CLASS_BRIDGE:
+        return None
+    return Problem(
+        f"{device.bdf}: a PCI bridge, which cannot be passed through", "assign the functions behind it instead"
+    )
+
+
+def _not_assignable(entry: PciAssignment, device: PciDevice, distribution: str) -> Problem | None:
+    if device.owner is not None or device.driver == PCIBACK:
+        return None
+    bound = f"bound to {device.driver}" if device.driver else "bound to no driver"
+    if device.class_code >> 16 == _CLASS_DISPLAY and driven_by_dom0(device):
+        advice = hide_at_boot(device.bdf, distribution)
+        if entry.seize:
+            return Problem(
+                f"{device.bdf}: a display {bound}, and seize=1 takes it away, which can hang the host", advice
+            )
+        return Problem(f"{device.bdf}: a display {bound}, not assignable", advice)
+    if entry.seize:
+        return Problem(f"{device.bdf}: {bound}, and xl will seize it (seize=1)")
+    return Problem(f"{device.bdf}: {bound}, not assignable", f"run: xl pci-assignable-add {device.bdf}")
 
 
 def delegated(device: PciDevice) -> tuple[Delegated, ...]:
@@ -109,7 +136,7 @@ def delegated(device: PciDevice) -> tuple[Delegated, ...]:
     return tuple(
         Delegated(device.bdf, r.line, *_kind_and_range(r.start, r.stop, is_port=r.is_port))
         for r in device.resources
-        if r.line < ROM_INDEX
+        if r.line < ROM_INDEX and r.has_address
     )
 
 
@@ -138,26 +165,3 @@ def _kind_and_range(start: int, stop: int, *, is_port: bool, as_libxl: bool = Fa
         return IOPORT, Range(start, stop)
     first, count = (libxl_page_span if as_libxl else page_span)(start, stop)
     return IOMEM, Range(first, first + count)
-
-
-def adjacent_port_bars(assigned: tuple[Assigned, ...]) -> tuple[Problem, ...]:
-    """Pairs of I/O BARs that touch, one sentence each.
-
-    Xen 4.23 takes a port mapping that touches another one for an overlap and answers EBUSY, so the second BAR of such a
-    pair never works in the guest (xen/arch/x86/domctl.c, XEN_DOMCTL_ioport_mapping; seen with two e1000).
-    """
-    bars = sorted(
-        (r.start, r.stop, str(a.device.bdf), r.line)
-        for a in assigned
-        for r in a.device.resources
-        if r.is_port and r.line < ROM_INDEX
-    )
-    return tuple(
-        Problem(
-            f"I/O BARs of {one[2]} (BAR {one[3]}) and {two[2]} (BAR {two[3]}) touch at port {two[0]:#x}: Xen 4.23 and "
-            "later refuse the second mapping with EBUSY",
-            "assign only one of them to this guest",
-        )
-        for one, two in pairwise(bars)
-        if one[1] >= two[0]
-    )

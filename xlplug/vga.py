@@ -9,7 +9,7 @@ from xlplug.model.host import PciDevice
 from xlplug.model.rangeset import Range, RangeSet
 from xlplug.model.steps import IOMEM, IOPORT, Right
 
-__all__ = ["VGA_MEMORY", "VGA_PORTS", "VGA_PORT_SET", "VENDOR_INTEL", "is_display", "owns_legacy_vga", "vga_rights"]
+__all__ = ["VGA_MEMORY", "VGA_PORTS", "VGA_PORT_SET", "VENDOR_INTEL", "is_display", "can_own_legacy_vga", "vga_rights"]
 
 VENDOR_INTEL = 0x8086  #: Source: PCI-SIG vendor list.
 
@@ -42,7 +42,7 @@ def is_display(device: PciDevice) -> bool:
     )
 
 
-def owns_legacy_vga(device: PciDevice) -> bool:
+def can_own_legacy_vga(device: PciDevice) -> bool:
     """Whether legacy VGA cycles can belong to the function: a display, and no SR-IOV virtual function."""
     return device.physfn is None and is_display(device)
 

@@ -9,7 +9,7 @@ from xlplug.model.host import HostSnapshot
 from xlplug.model.occasion import AHEAD, NOBODY, Who
 from xlplug.model.problem import Problem
 from xlplug.model.steps import IOPORT_PERMISSION
-from xlplug.pci_assign import adjacent_port_bars
+from xlplug.obstacles import Scene, touching_port_bars
 from xlplug.plan import build
 from xlplug.vga import VGA_PORT_SET
 
@@ -57,12 +57,13 @@ def judge(config: DomainConfig, host: HostSnapshot, path: str, who: Who = NOBODY
     ports = [step for step in plan.steps if step.op == IOPORT_PERMISSION]
     vga = any(VGA_PORT_SET.overlaps(*step.range) for step in ports)
     findings = [Finding("refused", problem) for problem in plan.refusals]
-    touching = adjacent_port_bars(plan.devices)
+    assigned = tuple(a.device for a in plan.devices)
+    touching = tuple(touching_port_bars(Scene(config, host._replace(xen=None), assigned, plan.has_stubdom)))
     later = BREAKS if touching else NEEDS_XLPLUG if vga else SAME
     findings += [Finding("4.23", problem) for problem in touching]
     findings += [Finding("warning", problem) for problem in plan.warnings if problem not in touching]
     status = REFUSED if plan.refusals else STARTS if plan.steps else PLAIN
-    devices = tuple(str(assigned.device.bdf) for assigned in plan.devices)
+    devices = tuple(str(device.bdf) for device in assigned)
     return Verdict(host.name, config.name, path, status, later, tuple(findings), devices, vga)
 
 

@@ -163,11 +163,17 @@ def record() -> None:
     show_default=True,
     help="Where to; - is stdout.",
 )
-def record_host_(output: str) -> None:
+@click.option(
+    "--vbt",
+    shell_complete=files,
+    metavar="FILE",
+    help="Save the Intel display's Video BIOS Table; the host only if -o names a file.",
+)
+def record_host_(output: str, vbt: str | None) -> None:
     """Save this host: PCI functions, memory map, firmware headers."""
     from xlplug.commands.record import record_host
 
-    _exit(record_host, output)
+    _exit(record_host, output, vbt)
 
 
 @record.command("domain")

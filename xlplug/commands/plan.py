@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from xlplug.commands.common import parse_domid, print_json, print_lines, read_config, readable_xen
 from xlplug.commands.text import table
+from xlplug.displays import PURPOSES
 from xlplug.dom0.find_config import parse
 from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED, UsageError
 from xlplug.model.occasion import AHEAD, Who
@@ -46,7 +47,7 @@ def plan(options: PlanOptions) -> int:
 
         when = AHEAD.without_ram(create.occasion(config, create.found_wrapper() or "").ram_left)
         with readable_xen() as (xen, store):
-            host = snapshot.take(xen, store)
+            host = snapshot.take(xen, store, config)
     return print_plan(build(config, host, who, when, map_legacy=options.map_legacy), options.format)
 
 
@@ -97,6 +98,10 @@ def _sections(plan: Plan) -> list[tuple[str, list[str]]]:
     return [
         ("Assigned devices", devices),
         ("Steps (hexadecimal, both ends included; iomem counts frames of 4 KiB)", steps),
+        (
+            "What the rights are for",
+            table(purpose for purpose in PURPOSES if any(purpose[0] in step.reason for step in plan.steps)),
+        ),
         (
             "Left to the device model (the guest decides where its BARs are)",
             table((str(d.device), f"BAR {d.bar}", _range(d.kind, d.range)) for d in plan.delegated),

@@ -1,20 +1,26 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """``xlplug record``: save a host or a domain, to plan with elsewhere."""
 
+import os
 import sys
 
 from xlplug.commands.common import find_domain, parse_domain, readable_xen, say
 from xlplug.dom0 import nodes
 from xlplug.model.errors import EXIT_DONE, HostError
+from xlplug.model.host import HostSnapshot
 
 
-def record_host(path: str) -> int:
-    """Save this host as JSON; ``-`` is stdout."""
+def record_host(path: str, vbt: str | None = None) -> int:
+    """Save this host as JSON; ``-`` is stdout.  ``vbt`` is where to save its display's Video BIOS Table."""
     from xlplug.dom0 import snapshot
     from xlplug.dom0.recording import dump_host
 
     with readable_xen() as (xen, store):
         host = snapshot.take(xen, store)
+    if vbt is not None:
+        _save_vbt(host, vbt)
+        if path == "-":
+            return EXIT_DONE
     text = dump_host(host)
     if path == "-":
         sys.stdout.write(text)
@@ -28,6 +34,19 @@ def record_host(path: str) -> int:
     for note in host.notes:
         say(f"  not recorded: {note}")
     return EXIT_DONE
+
+
+def _save_vbt(host: HostSnapshot, path: str) -> None:
+    from xlplug.dom0.firmware import read_vbt
+
+    data = read_vbt(host)
+    try:
+        with open(path, "wb") as file:
+            file.write(data)
+    except OSError as error:
+        raise HostError(f"{path}: {error.strerror}", hint="give a path that can be written") from error
+    say(f"saved the VBT in {path}, {len(data)} bytes; put it into the guest's /lib/firmware, and boot the guest with")
+    say(f"  i915.vbt_firmware={os.path.basename(path)}")
 
 
 def record_domain(text: str, folder: str) -> int:

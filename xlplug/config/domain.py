@@ -98,6 +98,10 @@ class DomainConfig(NamedTuple):
     ioports: tuple[Range, ...] = ()
     irqs: tuple[int, ...] = ()
     vifs: tuple[Vif, ...] = ()
+    serials: tuple[str, ...] = ()
+    parallels: tuple[str, ...] = ()
+    usb: bool = False
+    soundhw: tuple[str, ...] = ()
     mmio_hole: int | None = None
     device_model_version: str = "qemu-xen"
     device_model_override: str | None = None

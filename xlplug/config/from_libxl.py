@@ -125,6 +125,9 @@ def _domain(config: _Object) -> DomainConfig:
             irq if isinstance(irq, int) else build.bad("irqs", "a list of numbers") for irq in build.list("irqs")
         ),
         vifs=tuple(_vif(nic) for nic in config.members("nics")),
+        serials=hvm.texts("serial_list") or tuple(filter(None, (hvm.text("serial"),))),
+        usb=hvm.truth("usb") or bool(hvm.text("usbdevice") or hvm.list("usbdevice_list")),
+        soundhw=tuple(filter(None, (hvm.text("soundhw") or "").split(","))),
         mmio_hole=hvm.number("mmio_hole_memkb", _MAX_KIB) >> 10 or None,
         device_model_version=version,
         device_model_override=build.text("device_model"),

@@ -59,6 +59,13 @@ class _Reader:
             found.append(item)
         return found
 
+    def one_or_list(self, name: str) -> tuple[str, ...]:
+        """A setting that xl takes as one string or as a list of them."""
+        if name not in self.settings:
+            return ()
+        value = self.settings[name]
+        return (value,) if isinstance(value, str) else tuple(self.strings(name))
+
     def view(self) -> DomainConfig:
         kind = self.domain_type()
         memory, maxmem = self.memory()
@@ -77,6 +84,10 @@ class _Reader:
             ioports=tuple(self.ioport(text) for text in self.strings("ioports")),
             irqs=tuple(self.irq(text) for text in self.strings("irqs")),
             vifs=tuple(self.vif(text) for text in self.strings("vif")),
+            serials=self.one_or_list("serial"),
+            parallels=self.one_or_list("parallel"),
+            usb=self.flag("usb") or bool(self.one_or_list("usbdevice")),
+            soundhw=tuple(filter(None, (self.string("soundhw") or "").split(","))),
             mmio_hole=self.settings.get_long("mmio_hole"),
             device_model_version=version,
             device_model_override=self.string("device_model_override"),
@@ -179,7 +190,9 @@ class _Reader:
             try:
                 spec = parse_pci_spec(text)
             except ConfigError as error:
-                raise self.bad("pci", text, error.hint or error.message) from error
+                raise ConfigError(
+                    f"pci: {error.message}", path=self.path, line=self.settings.line("pci"), text=text, hint=error.hint
+                ) from error
             found.append(_assignment(spec, permissive=permissive, seize=seize))
         return tuple(found)
 

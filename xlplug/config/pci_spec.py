@@ -14,6 +14,7 @@ from xlplug.model.errors import ConfigError
 __all__ = ["PciSpec", "parse_pci_spec"]
 
 _HINT = "write it as 00:02.0 or 0000:00:02.0, then key=value pairs after commas"
+_NO_VMD = "switch VMD off in the firmware's setup"
 _FLAGS = ("permissive", "seize", "msitranslate", "power_mgmt")
 _POLICIES = ("strict", "relaxed", "invalid")
 _atoi = re.compile(r"[ \t\n\v\f\r]*([+-]?)0*([0-9]+)").match
@@ -90,7 +91,7 @@ class _Spec:
             return spec._replace(rdm_policy=value.lower())
         if key == "rdm_policy":
             self.fail(f"rdm_policy '{value}' is not strict, relaxed or invalid")
-        self.fail(f"unknown option '{key}'")
+        self.fail(f"unknown option '{key}'", "remove it: stock xl knows no such option (patched ones may)")
 
     def address(self, text: str) -> tuple[Bdf, bool, str] | None:
         """Bdf, whether all functions, and the rest; None where libxlutil's parse_bdf fails and options are tried.
@@ -117,6 +118,8 @@ class _Spec:
         bus, device = numbers[-2:]
         segment = numbers[0] if colons == 2 else 0
         rest = rest[1:]
+        if segment > 0xFFFF and colons == 2:
+            self.fail("a segment above ffff is behind Intel VMD, and Xen and xl cannot name it", _NO_VMD)
         if segment > 0xFFFF or bus > 0xFF or device > 0x1F:
             return None
         if rest.startswith("*"):
@@ -132,8 +135,8 @@ class _Spec:
             self.fail(f"vslot '{text}' is not hexadecimal up to 1f")
         return slot, rest
 
-    def fail(self, why: str) -> NoReturn:
-        raise ConfigError(f"PCI device '{self.text}': {why}", text=self.text, hint=_HINT)
+    def fail(self, why: str, hint: str = _HINT) -> NoReturn:
+        raise ConfigError(f"PCI device '{self.text}': {why}", text=self.text, hint=hint)
 
 
 def _c_atoi(text: str) -> int:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """What to do about a configuration that xl would not parse either.  Pure, and imported only when there is an error."""
 
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -32,7 +33,16 @@ def for_token(text: str, before: str, line: str) -> str:
 def for_byte(text: str, pos: int, line: str, column: int) -> str:
     """Advice for a byte that begins no token; ``column`` is its place in its line, from 1."""
     spot = _Spot(text, pos, line, column)
+    if spot.char == "-" and (
+        ports := re.search(r"[0-9a-fA-Fx]+-[0-9a-fA-Fx]+$", line[: column - 1] + _word(spot.rest))
+    ):
+        return f'put quotes around it: "{ports[0]}"'
     return next(advice for fits, advice in _BYTES if fits(spot))
+
+
+def _word(text: str) -> str:
+    """Up to the first character that no range of hexadecimal numbers has."""
+    return re.match(r"[0-9a-fA-Fx-]*", text)[0]  # type: ignore[index] # it matches the empty text too
 
 
 class _Spot(NamedTuple):

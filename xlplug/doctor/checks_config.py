@@ -5,13 +5,15 @@ The plan is not judged again: its own refusals and warnings become findings.
 """
 
 from collections.abc import Iterator
+from datetime import date
 
 from xlplug.doctor.checks_hook import device_model
-from xlplug.doctor.checks_pci import displays_of
 from xlplug.doctor.facts import ConfigFacts, Facts
 from xlplug.doctor.finding import FAILURE, OK, WARNING, Finding, missing
 from xlplug.doctor.reading import Missing
-from xlplug.vga import owns_legacy_vga
+
+#: When XSA-491 (CVE-2026-42487) was fixed, in 4.17 to 4.22 alike.  Source: xenbits.xen.org/xsa/advisory-491.html
+_XSA_491 = date(2026, 6, 4)
 
 
 def configs(facts: Facts) -> Iterator[Finding]:
@@ -49,22 +51,12 @@ def _config(facts: ConfigFacts, host: Facts) -> Iterator[Finding]:
             WARNING, name, "gfx_passthru is set for a display to be plugged in later, which xl will refuse",
             'write passthrough="enabled"',
         )  # fmt: skip
-    yield from _routing(facts, host)
     yield from _stubdomain(facts)
-
-
-def _routing(facts: ConfigFacts, host: Facts) -> Iterator[Finding]:
-    """Granting the ranges routes nothing: the bridges decide which one card the cycles go to."""
-    if isinstance(facts.plan, Missing) or not facts.plan.steps:
-        return
-    boot = [device.bdf for device in displays_of(host) if device.boot_vga]
-    for assigned in facts.plan.devices:
-        device = assigned.device
-        if boot and owns_legacy_vga(device) and device.bdf not in boot:
-            yield Finding(
-                WARNING, facts.path, f"legacy VGA cycles reach {boot[0]}, not the assigned {device.bdf}",
-                "let the firmware start that display first, or let the guest's driver do without legacy VGA",
-            )  # fmt: skip
+    if config.stubdom and host.built is not None and host.built < _XSA_491:
+        yield Finding(
+            WARNING, name, f"Xen was built on {host.built}, before the fix of XSA-491 of {_XSA_491}: a stubdomain that maps ports "
+            "can then corrupt Xen's memory", "upgrade Xen and reboot",
+        )  # fmt: skip
 
 
 def _stubdomain(facts: ConfigFacts) -> Iterator[Finding]:

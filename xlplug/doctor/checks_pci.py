@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """What must be true of pciback, the displays, and the memory that firmware has left for them.  Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from xlplug.doctor.facts import Facts
 from xlplug.doctor.finding import INFO, OK, WARNING, Finding, missing
 from xlplug.doctor.reading import Missing, Reading
-from xlplug.model.host import PciDevice
-from xlplug.vga import VENDOR_INTEL, owns_legacy_vga
-
-_PCIBACK = "pciback"  # the driver's name in sysfs
+from xlplug.hide_at_boot import hide_at_boot
+from xlplug.model.host import PCIBACK, PciDevice
+from xlplug.vga import VENDOR_INTEL, can_own_legacy_vga
+from xlplug.vga_owner import driven_by_dom0, legacy_owner
 
 
 def pciback(facts: Facts) -> Iterator[Finding]:
@@ -28,8 +28,8 @@ def pciback(facts: Facts) -> Iterator[Finding]:
 
 
 def displays_of(facts: Facts) -> list[PciDevice]:
-    """The functions that own the legacy VGA ranges while they are enabled."""
-    return [] if isinstance(facts.devices, Missing) else [d for d in facts.devices if owns_legacy_vga(d)]
+    """The functions that can own the legacy VGA ranges."""
+    return [] if isinstance(facts.devices, Missing) else [d for d in facts.devices if can_own_legacy_vga(d)]
 
 
 def displays(facts: Facts) -> Iterator[Finding]:
@@ -39,6 +39,8 @@ def displays(facts: Facts) -> Iterator[Finding]:
         return
     for damaged in facts.damaged:
         yield Finding(WARNING, "pci", *damaged)
+    for unnamed in facts.unnamed:
+        yield Finding(INFO, "pci", *unnamed)
     found = displays_of(facts)
     if not found:
         yield Finding(INFO, "displays", "none on this host")
@@ -46,27 +48,30 @@ def displays(facts: Facts) -> Iterator[Finding]:
     for device in found:
         what = f"{device.bdf} [{device.vendor:04x}:{device.device:04x}]"
         advice = f"to pass it through: xl pci-assignable-add {device.bdf}"
+        if driven_by_dom0(device):
+            advice = f"to pass it through, {hide_at_boot(device.bdf, facts.distribution)}"
         if device.owner is not None:
             yield Finding(OK, "display", f"{what} belongs to domain {device.owner}")
-        elif device.driver == _PCIBACK:
+        elif device.driver == PCIBACK:
             yield Finding(OK, "display", f"{what} is assignable")
         else:
             state = f"is dom0's own ({device.driver})" if device.driver else "has no driver"
             yield Finding(OK, "display", f"{what} {state}", advice)
-    yield _legacy_vga(facts, found)
+    yield _legacy_vga(facts.devices, facts.arbiter)
 
 
-def _legacy_vga(facts: Facts, found: list[PciDevice]) -> Finding:
-    boot = [device for device in found if device.boot_vga]
-    arbiter = _arbiter(facts.arbiter)
-    if not boot:
-        return Finding(
-            WARNING, "legacy vga", f"no display is the boot VGA, so legacy cycles may reach none{arbiter}",
-            "let the firmware start the display that is to be passed through",
-        )  # fmt: skip
-    owner = boot[0]
-    by = f", driven by {owner.driver}" if owner.driver else ""
-    return Finding(OK, "legacy vga", f"legacy VGA cycles reach {owner.bdf} (boot VGA{by}){arbiter}")
+def _legacy_vga(devices: Iterable[PciDevice], line: Reading[str]) -> Finding:
+    owner, possible = legacy_owner(devices)
+    arbiter = _arbiter(line)
+    if owner is None:
+        text = "legacy VGA cycles reach no display"
+        if possible:
+            text = f"whether legacy VGA cycles reach {' or '.join(str(device.bdf) for device in possible)} is not known"
+        advice = "let the firmware start the display that is to be passed through"
+        return Finding(WARNING, "legacy vga", f"{text}{arbiter}", advice)
+    known = ("boot VGA" if owner.boot_vga else "", f"driven by {owner.driver}" if owner.driver else "")
+    how = ", ".join(filter(None, known))
+    return Finding(OK, "legacy vga", f"legacy VGA cycles reach {owner.bdf}{f' ({how})' if how else ''}{arbiter}")
 
 
 def _arbiter(line: Reading[str]) -> str:

@@ -4,6 +4,7 @@
 No I/O and no policy here.  Everything that can be damaged is a `Reading`: the value itself, or a `Missing`.
 """
 
+from datetime import date
 from typing import NamedTuple
 
 from xlplug.config.domain import DomainConfig
@@ -101,8 +102,9 @@ class Facts(NamedTuple):
     ``version`` is Xen's (major, minor) with its full text in ``version_text``; ``control`` whether this is the control
     domain; ``domctl`` the number of domains, once Xen has accepted the library's domain control calls; ``store`` what
     xenstored says of domain 0; ``directio`` whether Xen has an IOMMU in use; ``assignable`` pciback's functions;
-    ``damaged`` why a PCI function could not be read; ``arbiter`` the line of /dev/vga_arbiter; ``watcher`` the pid of a
-    running ``xlplug watch``, None when there is none.
+    ``damaged`` why a PCI function could not be read, ``unnamed`` why xl cannot name one; ``distribution`` the ID
+    of os-release(5); ``built`` when Xen was compiled, None where that is not known; ``arbiter`` the line of
+    /dev/vga_arbiter; ``watcher`` the pid of a running ``xlplug watch``, None when there is none.
     """
 
     euid: int
@@ -120,6 +122,9 @@ class Facts(NamedTuple):
     assignable: Reading[tuple[Bdf, ...]] = _NOT_ASKED
     devices: Reading[tuple[PciDevice, ...]] = _NOT_ASKED
     damaged: tuple[Problem, ...] = ()
+    unnamed: tuple[Problem, ...] = ()
+    distribution: str = ""
+    built: date | None = None
     arbiter: Reading[str] = _NOT_ASKED
     dev_mem: Reading[str] = _NOT_ASKED
     firmware: Reading[Firmware] = _NOT_ASKED

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
 from xlplug.dom0 import pci
+from xlplug.dom0.os_release import OS_RELEASE
 from xlplug.model.host import MemRegion
 from xlplug.model.hypervisor import DomainInfo, HeldRights, Store
 
@@ -24,6 +25,7 @@ class Places(NamedTuple):
     sys_pci: str = pci.SYS_PCI
     pciback: str = "/sys/bus/pci/drivers/pciback"
     prefix: str = "/usr/local"
+    os_release: str = OS_RELEASE
 
 
 class OpenXen(Protocol):

@@ -9,11 +9,14 @@ import sys
 from collections.abc import Sequence
 
 from xlplug.doctor import survey_config, survey_pci
+from xlplug.doctor.build_date import built_on
 from xlplug.doctor.facts import Facts, Named
 from xlplug.doctor.places import LIVE, Doors, Places
 from xlplug.doctor.reading import Broken, Missing, Reading, tried
 from xlplug.doctor.survey_hook import find_watcher, read_hook
 from xlplug.doctor.survey_xen import XenSide
+from xlplug.dom0.os_release import distribution
+from xlplug.model.host import UNNAMED
 
 __all__ = ["survey"]
 
@@ -23,7 +26,7 @@ def survey(configs: Sequence[str] = (), places: Places | None = None, doors: Doo
     places = places or Places()
     with contextlib.ExitStack() as stack:
         xen = XenSide(places, doors, stack)
-        devices, damaged = survey_pci.all_functions(places, xen.store)
+        devices, left_out = survey_pci.all_functions(places, xen.store)
         memory = xen.memory()
         host = survey_pci.host_of(places, devices, memory, xen.version)
         known = None if isinstance(xen.version, Missing) else xen.version
@@ -42,7 +45,10 @@ def survey(configs: Sequence[str] = (), places: Places | None = None, doors: Doo
             directio=xen.directio(),
             assignable=survey_pci.assignable(places),
             devices=devices,
-            damaged=tuple(note.problem for note in damaged),
+            damaged=tuple(note.problem for note in left_out if note.about != UNNAMED),
+            unnamed=tuple(note.problem for note in left_out if note.about == UNNAMED),
+            distribution=distribution(places.os_release),
+            built=built_on(places.sys_hypervisor),
             arbiter=survey_pci.arbiter_line(places),
             dev_mem=survey_pci.dev_mem(places, xen.euid),
             firmware=survey_pci.left_by_firmware(host, memory),

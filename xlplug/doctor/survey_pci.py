@@ -7,11 +7,14 @@ import os
 from xlplug.doctor.facts import Firmware
 from xlplug.doctor.places import Places
 from xlplug.doctor.reading import Broken, Missing, Reading, Skipped, Unread, after, tried
-from xlplug.dom0 import firmware, pci
+from xlplug.dom0 import firmware, opregion_pin, pci
+from xlplug.dom0.os_release import distribution
+from xlplug.igd import header_fault
 from xlplug.model.bdf import Bdf
 from xlplug.model.errors import ConfigError
 from xlplug.model.host import OPREGION, VBIOS, HostNote, HostSnapshot, MemRegion, PciDevice, XenInfo
 from xlplug.model.hypervisor import Store
+from xlplug.model.problem import Problem
 
 __all__ = ["all_functions", "arbiter_line", "assignable", "dev_mem", "host_of", "left_by_firmware"]
 
@@ -82,9 +85,13 @@ def host_of(
 
     def look(devices: tuple[PciDevice, ...]) -> HostSnapshot:
         regions = () if isinstance(memory, Missing) else memory
-        opregion, vbios, notes = firmware.read_firmware(devices, regions, f"{places.dev}/mem")
+        mmcfg = firmware.read_mmcfg()
+        opregion, vbios, notes = firmware.read_firmware(devices, regions, f"{places.dev}/mem", mmcfg)
         info = None if isinstance(version, Missing) else XenInfo(version[:2], version[2])
-        return HostSnapshot(os.uname().nodename, devices, regions, opregion, vbios, info, notes=notes)
+        return HostSnapshot(
+            os.uname().nodename, devices, regions, opregion, vbios, info, notes=notes, mmcfg=mmcfg,
+            opregion_pin=opregion_pin.pinned(), distribution=distribution(places.os_release),
+        )  # fmt: skip
 
     return after("displays", devices, look)
 
@@ -99,12 +106,14 @@ def left_by_firmware(host: Reading[HostSnapshot], memory: Reading[tuple[MemRegio
 
 
 def _headers(host: HostSnapshot) -> Firmware:
-    read = []
-    if host.opregion is not None:
-        region = host.opregion
+    read, notes = [], [note.problem for note in host.notes if note.about in (OPREGION, VBIOS)]
+    region = host.opregion
+    if region is not None and (fault := header_fault(region)):
+        notes.append(Problem(f"OpRegion at {region.maddr:x}: {fault}", "update the firmware"))
+    elif region is not None:
         version = f"{region.version >> 8}.{region.version & 0xFF}"
         read.append(f"OpRegion at {region.maddr:#x}, version {version}, {region.size >> 10} KiB")
     if host.vbios is not None:
         rom = host.vbios
         read.append(f"VBIOS shadow at {rom.maddr:#x}, {rom.size} bytes, of {rom.vendor:04x}:{rom.device:04x}")
-    return Firmware(tuple(read), tuple(note.problem for note in host.notes if note.about in (OPREGION, VBIOS)))
+    return Firmware(tuple(read), tuple(notes))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """PCI functions read from their folders in sysfs, and who owns them according to xenstore.
 
-Files only, so that reading one function takes a millisecond; udev.py finds them all.
+Files only, so that reading one function takes a fraction of a millisecond.
 """
 
 import os
@@ -11,12 +11,14 @@ from xlplug.dom0 import nodes
 from xlplug.model.addr import Domid
 from xlplug.model.bdf import Bdf
 from xlplug.model.errors import ConfigError, HostError
-from xlplug.model.host import HostNote, PciDevice, Resource
+from xlplug.model.host import UNNAMED, HostNote, PciDevice, Resource
 from xlplug.model.hypervisor import Store
+from xlplug.model.problem import Problem
 
-__all__ = ["SYS_PCI", "function", "functions", "owners", "several"]
+__all__ = ["SYS_PCI", "everything", "function", "functions", "owners", "several"]
 
 SYS_PCI = "/sys/bus/pci/devices"
+_SEGMENT_DIGITS = 4  # Linux numbers the segments behind Intel VMD from 10000 on: drivers/pci/controller/vmd.c
 _CONFIG_BYTES = 256  # conventional config space; extended space holds serial numbers, and nothing we need
 
 
@@ -34,6 +36,17 @@ def functions(
     return several((f"{sys_pci}/{name}" for name in names), owned or {})
 
 
+def everything(
+    owned: dict[Bdf, Domid] | None = None, sys_pci: str = SYS_PCI
+) -> tuple[tuple[PciDevice, ...], tuple[HostNote, ...]]:
+    """As `several`, all functions of the host; none where there is no PCI."""
+    try:
+        names = os.listdir(sys_pci)
+    except OSError:
+        return (), ()
+    return several((f"{sys_pci}/{name}" for name in names), owned or {})
+
+
 def several(paths: Iterable[str], owned: dict[Bdf, Domid]) -> tuple[tuple[PciDevice, ...], tuple[HostNote, ...]]:
     """The functions in these folders, by address, and a note for each that cannot be read.  Absent ones are left out.
 
@@ -42,10 +55,16 @@ def several(paths: Iterable[str], owned: dict[Bdf, Domid]) -> tuple[tuple[PciDev
     found: list[PciDevice] = []
     notes: list[HostNote] = []
     for path in paths:
+        name = os.path.basename(path)
+        if len(name.partition(":")[0]) > _SEGMENT_DIGITS:
+            text = f"{name}: behind Intel VMD (a segment above ffff), so Xen and xl cannot name it"
+            advice = "switch VMD off in the firmware's setup to pass it through"
+            notes.append(HostNote(UNNAMED, Problem(text, advice)))
+            continue
         try:
             device = function(path, owned)
         except HostError as error:
-            notes.append(HostNote(os.path.basename(path), error.problem))
+            notes.append(HostNote(name, error.problem))
         else:
             found += [] if device is None else [device]
     return tuple(sorted(found, key=lambda device: device.bdf)), tuple(sorted(notes))

@@ -67,6 +67,8 @@ def dump_host(host: HostSnapshot) -> str:
         "memory": [m._asdict() for m in host.memory],
         "opregion": None if opregion is None else {**opregion._asdict(), "signature": opregion.signature.hex()},
         "vbios": None if host.vbios is None else host.vbios._asdict(),
+        **({"mmcfg": [list(window) for window in host.mmcfg]} if host.mmcfg else {}),
+        **({"distribution": host.distribution} if host.distribution else {}),
         "devices": [_device_out(d) for d in host.devices],
     }
     return _text(data)
@@ -187,6 +189,9 @@ def load_host(path: str) -> HostSnapshot:
         opregion=None if opregion.value is None else _opregion_in(opregion),
         vbios=None if vbios.value is None else Vbios(*(vbios.get(name).int() for name in Vbios._fields)),
         devices=devices,
+        # Not in older recordings.
+        mmcfg=top.get("mmcfg").ranges().ranges if "mmcfg" in top.dict() else (),
+        distribution=top.get("distribution").str() if "distribution" in top.dict() else "",
     )
 
 

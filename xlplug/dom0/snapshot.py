@@ -8,16 +8,24 @@ from xlplug.model.errors import XlplugError
 from xlplug.model.host import MEMORY, HostNote, HostSnapshot, MemRegion, XenInfo
 from xlplug.model.hypervisor import Store
 from xlplug.model.problem import Problem
+from xlplug.model.rangeset import Range
 from xlplug.xen.ctrl import XenCtrl
 from xlplug.xen.lib import running_capabilities
+
+TYPE_CHECKING = False  # typing's, without importing typing for it
+if TYPE_CHECKING:
+    from xlplug.model.addr import Domid
+    from xlplug.model.bdf import Bdf
+    from xlplug.model.host import PciDevice
 
 
 def take(xen: "XenCtrl | None", store: Store | None, config: DomainConfig | None = None) -> HostSnapshot:
     """This host, as far as it can be read; ``notes`` say what could not.
 
-    With a ``config`` only the functions that it assigns are read, which is quick and all that its plan looks at.
+    With a ``config`` only what its plan looks at is read, which is quick.
     """
     from xlplug.dom0 import pci
+    from xlplug.dom0.os_release import distribution
 
     notes: list[HostNote] = []
     memory: tuple[MemRegion, ...] = ()
@@ -33,21 +41,17 @@ def take(xen: "XenCtrl | None", store: Store | None, config: DomainConfig | None
                 HostNote(MEMORY, Problem(f"the machine's memory map was not read: {error.message}", error.hint))
             )
     owned = pci.owners(store) if store is not None and (config is None or config.pci) else None
-    if config is not None:
-        devices, damaged = pci.functions(
-            tuple((e.bdf, e.all_functions) for e in config.pci if e.bdf is not None), owned
-        )
-    else:
-        from xlplug.dom0 import udev
-
-        devices, damaged = udev.devices(owned)
-    notes += damaged
-    opregion = vbios = None
+    devices, left_out = _functions(config, owned)
+    notes += left_out
+    opregion = vbios = pin = None
+    mmcfg: tuple[Range, ...] = ()
     if devices:
-        from xlplug.dom0 import firmware
+        from xlplug.dom0 import firmware, opregion_pin
 
-        opregion, vbios, firmware_notes = firmware.read_firmware(devices, memory)
+        mmcfg = firmware.read_mmcfg()
+        opregion, vbios, firmware_notes = firmware.read_firmware(devices, memory, mmcfg=mmcfg)
         notes += firmware_notes
+        pin = opregion_pin.remember(opregion)
     return HostSnapshot(
         name=os.uname().nodename,
         devices=devices,
@@ -58,7 +62,23 @@ def take(xen: "XenCtrl | None", store: Store | None, config: DomainConfig | None
         libraries=_libraries() if config is None else (),
         notes=tuple(notes),
         provenance="recorded by xlplug on the host itself",
+        mmcfg=mmcfg,
+        opregion_pin=pin,
+        distribution=distribution(),
     )
+
+
+def _functions(
+    config: DomainConfig | None, owned: "dict[Bdf, Domid] | None"
+) -> "tuple[tuple[PciDevice, ...], tuple[HostNote, ...]]":
+    """What a configuration assigns, and the whole host where its plan depends on that."""
+    from xlplug.dom0 import pci
+    from xlplug.plan import needs_whole_host
+
+    if config is None:
+        return pci.everything(owned)
+    named = pci.functions(tuple((e.bdf, e.all_functions) for e in config.pci if e.bdf is not None), owned)
+    return pci.everything(owned) if needs_whole_host(config, named[0]) else named
 
 
 def _libraries() -> tuple[tuple[str, str], ...]:

@@ -1,23 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""libudev through pyudev, whose only importer this is: which PCI functions there are, and when that changes.
-
-libudev hands out attributes as C strings, which cannot hold config space, so pci.py reads a function's files.
-"""
+"""libudev through pyudev, whose only importer this is: when a PCI function comes, goes, or gets another driver."""
 
 import pyudev
 
-from xlplug.dom0.pci import several
-from xlplug.model.addr import Domid
-from xlplug.model.bdf import Bdf
-from xlplug.model.host import HostNote, PciDevice
-
-__all__ = ["Monitor", "devices"]
-
-
-def devices(owned: dict[Bdf, Domid] | None = None) -> tuple[tuple[PciDevice, ...], tuple[HostNote, ...]]:
-    """Every PCI function, by address, and a note for each that cannot be read, as `several`."""
-    entries = pyudev.Context().list_devices(subsystem="pci")
-    return several((entry.sys_path for entry in entries), owned or {})
+__all__ = ["Monitor"]
 
 
 class Monitor:

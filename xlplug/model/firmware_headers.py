@@ -3,13 +3,24 @@
 
 from xlplug.model.errors import HostError
 from xlplug.model.host import OpRegion, Vbios
+from xlplug.model.rangeset import Range
 
-__all__ = ["OPREGION_HEADER", "VBIOS_HEADER", "parse_opregion", "parse_vbios"]
+__all__ = [
+    "INNER_VBT", "OPREGION_HEADER", "VBIOS_HEADER", "parse_mcfg", "parse_opregion", "parse_vbios", "parse_vbt",
+]  # fmt: skip
 
 #: Bytes to read for `parse_opregion`: up to and with RVDS at 0x3c2, 4 bytes.
 OPREGION_HEADER = 0x3C6
 #: Bytes to read for `parse_vbios`: the PCI data structure lies within the image's first 64 KiB.
 VBIOS_HEADER = 0x10000
+#: Where the VBT is within an OpRegion that has no extended one: mailbox 4, up to mailbox 5.
+#: Source: Linux drivers/gpu/drm/i915/display/intel_opregion.c, OPREGION_VBT_OFFSET and OPREGION_ASLE_EXT_OFFSET.
+INNER_VBT = Range(0x400, 0x1C00)
+_VBT_SIGNATURE = b"$VBT"
+_VBT_SIZE = 0x18  # u16: bytes of the whole table.  Source: i915's intel_vbt_defs.h, struct vbt_header
+
+_MCFG_ENTRIES = 44  # an ACPI table's header and 8 reserved bytes.  Source: PCI Firmware Specification 3.0, 4.1.2
+_MCFG_ENTRY = 16
 
 
 def parse_opregion(data: bytes, maddr: int) -> OpRegion:
@@ -46,3 +57,33 @@ def parse_vbios(data: bytes, maddr: int) -> Vbios:
         raise HostError(f"VBIOS shadow at {maddr:#x}: no PCI data structure at offset {at:#x}")
     vendor, device = (int.from_bytes(data[at + o : at + o + 2], "little") for o in (4, 6))
     return Vbios(maddr, data[2] * 512, vendor, device)
+
+
+def parse_vbt(data: bytes) -> bytes:
+    """The VBT at the beginning of ``data``, cut to the size that its header has.
+
+    Raises:
+        HostError: it is not one, or not whole.
+    """
+    if not data.startswith(_VBT_SIGNATURE) or len(data) < _VBT_SIZE + 2:
+        raise HostError("no VBT where the OpRegion says that one is (no $VBT signature)", hint="update the firmware")
+    size = int.from_bytes(data[_VBT_SIZE : _VBT_SIZE + 2], "little")
+    if not _VBT_SIZE < size <= len(data):
+        raise HostError(f"the VBT's header claims {size} bytes, and {len(data)} are there", hint="update the firmware")
+    return data[:size]
+
+
+def parse_mcfg(data: bytes) -> tuple[Range, ...]:
+    """The windows of PCI Express configuration space in ACPI's MCFG table, host bytes: 1 MiB a bus.
+
+    Raises:
+        HostError: it is not an MCFG table.
+    """
+    if data[:4] != b"MCFG" or len(data) < _MCFG_ENTRIES:
+        raise HostError("ACPI's MCFG table is malformed")
+    found = []
+    for at in range(_MCFG_ENTRIES, len(data) - _MCFG_ENTRY + 1, _MCFG_ENTRY):
+        base, first, last = int.from_bytes(data[at : at + 8], "little"), data[at + 10], data[at + 11]
+        if first <= last:
+            found.append(Range(base + (first << 20), base + ((last + 1) << 20)))
+    return tuple(found)

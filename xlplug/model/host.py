@@ -13,9 +13,12 @@ from xlplug.model.problem import Problem
 from xlplug.model.rangeset import Range, RangeSet
 
 __all__ = [
+    "E820_FIRMWARE",
     "E820_RAM",
-    "E820_RESERVED",
     "IORESOURCE_IO",
+    "IORESOURCE_MEM_64",
+    "IORESOURCE_UNSET",
+    "PCIBACK",
     "ROM_INDEX",
     "VBIOS_SHADOW",
     "HostSnapshot",
@@ -27,8 +30,14 @@ __all__ = [
     "XenInfo",
 ]
 
+#: The driver that holds what can be assigned, by its name in sysfs.  Source: Linux drivers/xen/xen-pciback/pci_stub.c.
+PCIBACK = "pciback"
+
 #: Flag of a line of sysfs ``resource`` that counts I/O ports.  Source: Linux include/linux/ioport.h.
 IORESOURCE_IO = 0x100
+#: Flag of a line without an address (same file), and of a memory BAR that takes a 64-bit address.
+IORESOURCE_UNSET = 0x20000000
+IORESOURCE_MEM_64 = 0x100000
 #: Line of sysfs ``resource`` that holds the expansion ROM.  Source: Linux include/linux/pci.h, PCI_ROM_RESOURCE.
 ROM_INDEX = 6
 
@@ -36,10 +45,11 @@ ROM_INDEX = 6
 #: pci_fixup_video.
 VBIOS_SHADOW = Range(0xC0000, 0xE0000)
 
-#: E820 type of usable RAM, and the types that the firmware keeps for itself: reserved, ACPI tables, ACPI NVS.  Type 5 is bad
-#: memory.  Source: ACPI 6.5, table 15.6; xen/include/asm-x86/e820.h.
+#: E820 types: usable RAM, and those of memory that the firmware keeps: reserved and ACPI NVS.  Every other type (3 ACPI tables,
+#: 5 bad memory, 7 and 12 persistent memory, 16 coreboot's tables, and what firmware invents) counts as neither: not as RAM, and
+#: never granted.  Source: ACPI 6.5, table 15.6; xen/include/asm-x86/e820.h; Linux arch/x86/include/asm/e820/types.h.
 E820_RAM = 1
-E820_RESERVED = (2, 3, 4)
+E820_FIRMWARE = (2, 4)
 
 
 class Resource(NamedTuple):
@@ -49,6 +59,11 @@ class Resource(NamedTuple):
     start: int
     stop: int
     flags: int
+
+    @property
+    def has_address(self) -> bool:
+        """Whether the firmware or the kernel gave it one: else Linux shows its size from 0 on, flagged "unset"."""
+        return self.start != 0 and not self.flags & IORESOURCE_UNSET
 
     @property
     def is_port(self) -> bool:
@@ -129,12 +144,13 @@ class XenInfo(NamedTuple):
 
 
 OPREGION, VBIOS, MEMORY = "opregion", "vbios", "memory"  #: what a `HostNote` is about
+UNNAMED = "unnamed"  #: and a PCI function that xl cannot name
 
 
 class HostNote(NamedTuple):
     """A part of the host that could not be read, and why.
 
-    ``about`` is `OPREGION`, `VBIOS`, `MEMORY`, or a PCI function's address as text.
+    ``about`` is `OPREGION`, `VBIOS`, `MEMORY`, `UNNAMED`, or a PCI function's address as text.
     """
 
     about: str
@@ -149,7 +165,8 @@ class HostSnapshot(NamedTuple):
 
     ``opregion`` and ``vbios`` are None when there is none or it could not be read: then ``notes`` says why.  ``memory``
     is empty when the machine's memory map could not be read.  ``libraries`` maps a Xen library's soname to where it was
-    found.
+    found.  ``mmcfg`` are the windows of PCI Express configuration space, host bytes, empty where they were not read;
+    ``opregion_pin`` is the OpRegion's address when it was first seen since boot; ``distribution`` the ID of os-release(5).
     """
 
     name: str
@@ -161,6 +178,9 @@ class HostSnapshot(NamedTuple):
     libraries: tuple[tuple[str, str], ...] = ()
     notes: tuple[HostNote, ...] = ()
     provenance: str = ""
+    mmcfg: tuple[Range, ...] = ()
+    opregion_pin: int | None = None
+    distribution: str = ""
 
     def note(self, about: str) -> Problem | None:
         """Why a part could not be read, None where nothing is known of that."""
@@ -178,8 +198,3 @@ class HostSnapshot(NamedTuple):
     def ram(self) -> RangeSet:
         """Host bytes that are System RAM."""
         return RangeSet(Range(m.start, m.stop) for m in self.memory if m.kind == E820_RAM)
-
-    @property
-    def reserved(self) -> RangeSet:
-        """Host bytes that the firmware keeps: every E820 type but RAM and unusable (bad) memory."""
-        return RangeSet(Range(m.start, m.stop) for m in self.memory if m.kind in E820_RESERVED)

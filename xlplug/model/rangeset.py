@@ -42,6 +42,10 @@ class RangeSet:
     ranges: tuple[Range, ...]
 
     def __init__(self, ranges: Iterable[tuple[int, int]] = ()) -> None:
+        ranges = tuple(ranges)
+        if len(ranges) == 1 and ranges[0][0] < ranges[0][1]:  # the usual case, by far
+            self.ranges = (Range(*ranges[0]),)
+            return
         merged: list[Range] = []
         for start, stop in sorted(ranges):
             if start > stop:
@@ -88,6 +92,11 @@ class RangeSet:
     def __str__(self) -> str:
         """As Xen's ``q`` debug key prints it: hexadecimal, inclusive, ``{ 3b0-3bb, 3c0-3df }``."""
         return f"{{ {', '.join(map(str, self.ranges))} }}" if self.ranges else "{ }"
+
+    @property
+    def bare(self) -> str:
+        """As in a sentence: ``3b0-3bb, 3c0``."""
+        return ", ".join(map(str, self.ranges))
 
     @property
     def text(self) -> str:

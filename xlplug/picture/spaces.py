@@ -24,7 +24,7 @@ from xlplug.model.steps import (
 )
 from xlplug.physmap import predict, ram
 from xlplug.plan import Plan
-from xlplug.vga import VGA_MEMORY, VGA_PORTS, owns_legacy_vga
+from xlplug.vga import VGA_MEMORY, VGA_PORTS
 
 __all__ = ["KINDS", "Cell", "Held", "Kind", "Picture", "Row", "Space", "draw"]
 
@@ -119,15 +119,14 @@ def draw(plan: Plan, config: DomainConfig, host: HostSnapshot, held: Sequence[He
     columns = (HOST, TARGET, STUBDOM) if plan.has_stubdom else (HOST, TARGET)
     machine = [*_host_memory(host), *_legacy_memory(plan, host), *_bars(plan, IOMEM), *_grants(plan, IOMEM, host, held)]
     ports = [*_legacy_ports(), *_bars(plan, IOPORT), *_grants(plan, IOPORT, host, held)]
-    claims = _claims(config, plan)
     who = f"domain {plan.domain or '(no name)'}" + ("" if plan.target is None else f", domid {plan.target}")
     stub = ", behind a stubdomain" if plan.has_stubdom else ""
     return Picture(
         title=f"{who}{stub}, on host {plan.host}",
         subtitle="what it holds now" if held else "what it would be granted",
         spaces=(
-            _space("I/O ports", "port", columns, [*ports, *_conflicts(claims, VGA_PORTS)], _PORTS),
-            _space("Low megabyte of the machine", "mfn", columns, [*machine, *_conflicts(claims, [VGA_MEMORY])], _LOW),
+            _space("I/O ports", "port", columns, ports, _PORTS),
+            _space("Low megabyte of the machine", "mfn", columns, machine, _LOW),
             _condensed(_space("Machine memory", "mfn", columns, machine, Range(_LOW.stop, _end(machine)))),
             _space("Guest memory", "gfn", ("guest",), list(_guest(plan, config)), None),
         ),
@@ -266,18 +265,6 @@ def _held(held: Sequence[Held], kind: str) -> Iterator[_Mark]:
             yield _Mark(span, each.grantee, "libxl", "held", "Xen reports it; not granted by xlplug")
         for span in each.ours - each.held:
             yield _Mark(span, each.grantee, "conflict", "MISSING", "granted by xlplug, and taken away since")
-
-
-def _claims(config: DomainConfig, plan: Plan) -> list[str]:
-    """The displays that claim the legacy ranges, where there is more than one."""
-    found = [str(a.device.bdf) for a in plan.devices if owns_legacy_vga(a.device)]
-    return found if config.gfx_passthru is not None and len(found) > 1 else []
-
-
-def _conflicts(claims: Sequence[str], ranges: Iterable[Range]) -> Iterator[_Mark]:
-    if claims:
-        for span in ranges:
-            yield _Mark(span, TARGET, "conflict", "two displays", f"refused: {' and '.join(claims)} both claim it")
 
 
 def _guest(plan: Plan, config: DomainConfig) -> Iterator[_Mark]:

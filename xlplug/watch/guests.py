@@ -26,7 +26,7 @@ from xlplug.model.occasion import RESTORING, RUNNING, STARTING, Occasion, Who
 from xlplug.model.rangeset import RangeSet
 from xlplug.model.steps import IOPORT
 from xlplug.plan import Plan, build, mapped_in_vain
-from xlplug.vga import VGA_PORT_SET, owns_legacy_vga
+from xlplug.vga import VGA_PORT_SET
 from xlplug.watch.guard import GuardLostError, Pauser
 
 __all__ = ["ERROR", "INFO", "WARNING", "Watcher", "World"]
@@ -255,7 +255,7 @@ class Watcher:
                 return guest
             stubdom = stubdom_of(guest.domid, world.store)
             plan = self._plan(guest, config, stubdom, map_legacy=self._map_legacy)
-            plugged = any(owns_legacy_vga(a.device) and _slot(a.device.bdf) not in served for a in plan.devices)
+            plugged = plan.legacy_owner is not None and _slot(plan.legacy_owner) not in served
             late = not plugged and config.wants_legacy and self._was_late(guest, plan, stubdom)
             if plugged or late:  # see _was_late: we map in the device model's place
                 plan = self._plan(guest, config, stubdom, map_legacy=True)

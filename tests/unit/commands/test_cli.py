@@ -296,11 +296,9 @@ def test_a_plan_with_guest_ram(tmp_path: Path) -> None:
     plan = json.loads(xlplug("plan", str(path), "--host", host, "--format", "json").stdout)
     jsonschema.validate(plan, json.loads((ROOT / "docs" / "plan.schema.json").read_text()))
     assert [s["count"] for s in plan["steps"] if s["op"] == "populate_physmap"] == [4096, 16]
-    assert plan["notes"] == []
+    assert [note["what"] for note in plan["notes"]] == []
     without = xlplug("plan", str(path), "xlplug_preload=0", "--host", host)
-    assert (
-        "Notes\n  video RAM and option ROMs are left to the device model: xlplug_preload is not set" in without.stdout
-    )
+    assert "  video RAM and option ROMs are left to the device model: xlplug_preload is not set" in without.stdout
     assert without.stderr == ""
     recorded = ROOT / "tests" / "recorded" / "domains" / "igd-laptop-stubdom"
     done = xlplug("grant", "7", "--recorded", str(recorded), "--config", str(path))

@@ -285,3 +285,38 @@ def test_delegated_functions_that_cannot_be(text: str, complaint: str) -> None:
         view(f"{text}\n")
     assert complaint in str(caught.value)
     assert "xlplug_delegate" in str(caught.value)
+
+
+def test_what_qemu_emulates() -> None:
+    config = view('type="hvm"\nserial="pty"\nparallel=["none","pty"]\nusb=1\nsoundhw="ac97,sb16"')
+    assert (config.serials, config.parallels, config.usb, config.soundhw) == (
+        ("pty",), ("none", "pty"), True, ("ac97", "sb16"),
+    )  # fmt: skip
+    config = view('type="hvm"\nserial=["pty","none"]\nusbdevice=["tablet"]')
+    assert (config.serials, config.usb) == (("pty", "none"), True)
+    config = view('type="hvm"')
+    assert (config.serials, config.parallels, config.usb, config.soundhw) == ((), (), False, ())
+    hvm = {"serial": "pty", "usb": "True", "soundhw": "hda"}
+    config = from_libxl({"c_info": {"type": "hvm"}, "b_info": {"type.hvm": hvm}})
+    assert (config.serials, config.usb, config.soundhw) == (("pty",), True, ("hda",))
+    hvm = {"serial_list": ["pty", "none"], "usbdevice_list": ["tablet"]}
+    config = from_libxl({"c_info": {"type": "hvm"}, "b_info": {"type.hvm": hvm}})
+    assert (config.serials, config.usb, config.soundhw) == (("pty", "none"), True, ())
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("ioports = [2e8-2ef]", 'put quotes around it: "2e8-2ef"'),
+        ("ioports = [0x378-0x37a]", 'put quotes around it: "0x378-0x37a"'),
+        ("ioports = [300-3ff, 2f8]", 'put quotes around it: "300-3ff"'),
+        ("memory = -5", "negative numbers need quotes"),
+        ("pci=['01:00.0,permissive=1,rombar=0']", "unknown option 'rombar'; remove it"),
+        ("pci=['10000:e1:00.0']", "behind Intel VMD, and Xen and xl cannot name it; switch VMD off"),
+        ("pci=['fffff:00:02.0,permissive=1']", "behind Intel VMD"),
+    ],
+)
+def test_what_is_wrong_is_said_by_who_found_it(text: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        view(text)
+    assert says in str(caught.value)

@@ -4,6 +4,7 @@
 import json
 import random
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import pytest
 
 from xlplug.commands.doctor import as_json, as_text, exit_code
 from xlplug.config.domain import DomainConfig, PciAssignment
+from xlplug.doctor.build_date import built_on, parse_date
 from xlplug.doctor.checks import CHECKS, examine
 from xlplug.doctor.facts import ConfigFacts, Facts, Firmware, Hook, InstalledFile, Named, Wrapper
 from xlplug.doctor.finding import FAILURE, INFO, OK, STATUSES, WARNING, Finding, worst
 from xlplug.doctor.reading import Broken, Skipped, Unread
+from xlplug.hide_at_boot import hide_at_boot
 from xlplug.hook.create import rehearse
 from xlplug.model.addr import Domid
 from xlplug.model.bdf import Bdf
@@ -159,7 +162,7 @@ CASES: list[tuple[dict[str, Any], dict[str, tuple[str, str, str]]]] = [
         {
             "display": (
                 OK, "0000:00:01.0 [1234:1111] is dom0's own (bochs-drm)",
-                "to pass it through: xl pci-assignable-add 0000:00:01.0",
+                f"to pass it through, {hide_at_boot(VGA.bdf, '')}",
             ),
             "legacy vga": (
                 OK,
@@ -188,7 +191,7 @@ CASES: list[tuple[dict[str, Any], dict[str, tuple[str, str, str]]]] = [
         {
             "legacy vga": (
                 WARNING,
-                "no display is the boot VGA, so legacy cycles may reach none; dom0's VGA arbiter: owns io+mem",
+                "whether legacy VGA cycles reach 0000:00:01.0 is not known; dom0's VGA arbiter: owns io+mem",
                 "let the firmware start the display that is to be passed through",
             )
         },
@@ -196,6 +199,10 @@ CASES: list[tuple[dict[str, Any], dict[str, tuple[str, str, str]]]] = [
     (
         {"damaged": (Problem("PCI function 0000:00:05.0 cannot be read: no class", "see the log"),)},
         {"pci": (WARNING, "PCI function 0000:00:05.0 cannot be read: no class", "see the log")},
+    ),
+    (
+        {"unnamed": (Problem("10000:e0:17.0: behind Intel VMD", "switch it off"),)},
+        {"pci": (INFO, "10000:e0:17.0: behind Intel VMD", "switch it off")},
     ),
     ({"arbiter": UNREAD}, {"legacy vga": (OK, "legacy VGA cycles reach 0000:00:01.0 (boot VGA, driven by pciback)", "")}),
     ({"arbiter": "invalid"}, {"legacy vga": (OK, "legacy VGA cycles reach 0000:00:01.0 (boot VGA, driven by pciback)", "")}),
@@ -360,7 +367,7 @@ def test_what_a_config_needs_cannot_be_told() -> None:
 def test_an_assigned_device_that_is_not_assignable() -> None:
     assert of_config(planned(IGD, VGA._replace(driver="bochs-drm"))) == [
         SERVED,
-        (FAILURE, "0000:00:01.0: bound to bochs-drm, not assignable", "run: xl pci-assignable-add 0000:00:01.0"),
+        (FAILURE, "0000:00:01.0: a display bound to bochs-drm, not assignable", hide_at_boot(VGA.bdf, "")),
     ]
 
 
@@ -414,8 +421,8 @@ def test_legacy_cycles_that_reach_another_card() -> None:
         SERVED,
         (
             WARNING,
-            "legacy VGA cycles reach 0000:00:01.0, not the assigned 0000:01:00.0",
-            "let the firmware start that display first, or let the guest's driver do without legacy VGA",
+            "0000:01:00.0: no VGA set: legacy VGA cycles reach 0000:00:01.0, which is not assigned to this guest",
+            "remove gfx_passthru: a second card needs none",
         ),
     ]
 
@@ -435,7 +442,42 @@ def test_the_preload_library_that_a_config_wants() -> None:
     found = of_config(planned(preload, VGA, when=CREATING.without_ram(NO_LIBRARY)))
     assert [f for f in found if "libxlplug-preload.so is not installed" in f[1]], found
     assert {f[0] for f in found} == {OK, WARNING}
-    assert of_config(planned(preload._replace(preload=False), VGA, when=CREATING.without_ram(NO_LIBRARY))) == [SERVED]
+    without = of_config(planned(preload._replace(preload=False), VGA, when=CREATING.without_ram(NO_LIBRARY)))
+    assert not [f for f in without if "preload" in f[1]], without
+
+
+@pytest.mark.parametrize(
+    ("built", "stubdom", "warns"),
+    [
+        (date(2026, 6, 3), True, True),
+        (date(2026, 6, 4), True, False),
+        (date(2026, 6, 3), False, False),
+        (None, True, False),
+    ],
+)
+def test_a_stubdomain_on_a_xen_from_before_xsa_491(built: date | None, stubdom: bool, warns: bool) -> None:
+    found = of_config(planned(IGD._replace(stubdom=stubdom), VGA), built=built)
+    assert any("XSA-491" in text for _, text, _ in found) == warns
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("Wed Jun  3 08:09:10 UTC 2026\n", date(2026, 6, 3)),
+        ("Thu Dec 24 23:59:59 CET 2026", date(2026, 12, 24)),
+        ("2026-06-04", date(2026, 6, 4)),
+        ("Wed Foo  3 08:09:10 UTC 2026", None),
+        ("Wed Jun 31 08:09:10 UTC 2026", None),
+        ("", None),
+        ("<denied>", None),
+    ],
+)
+def test_when_xen_was_built(text: str, wanted: date | None, tmp_path: Path) -> None:
+    assert parse_date(text) == wanted
+    assert built_on(str(tmp_path)) is None
+    (tmp_path / "compilation").mkdir()
+    (tmp_path / "compilation" / "compile_date").write_text(text)
+    assert built_on(str(tmp_path)) == wanted
 
 
 def test_configs_keep_their_order() -> None:
@@ -462,6 +504,9 @@ ANY: dict[str, list[Any]] = {
     "assignable": [(), (VGA.bdf, NIC.bdf), UNREAD, BROKEN],
     "devices": [(), (NIC,), (VGA, SECOND), (INTEL,), (VGA._replace(boot_vga=None, owner=Domid(1)),), UNREAD, BROKEN],
     "damaged": [(), (Problem(STRANGE, STRANGE), Problem(""))],
+    "unnamed": [(), (Problem(STRANGE),)],
+    "distribution": ["", "debian", STRANGE],
+    "built": [None, date(2026, 6, 3), date(2026, 6, 4)],
     "arbiter": ["", "owns=", "count:1,owns=none", STRANGE, UNREAD, BROKEN],
     "dev_mem": ["/dev/mem", UNREAD, BROKEN],
     "firmware": [Firmware(), Firmware((STRANGE,), (Problem(STRANGE), Problem("", STRANGE))), UNREAD, BROKEN],

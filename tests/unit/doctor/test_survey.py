@@ -82,6 +82,7 @@ class Dom0:
             sys_pci=str(folder / "devices"),
             pciback=str(folder / "pciback"),
             prefix=str(folder / "prefix"),
+            os_release=str(folder / "os-release"),
         )
         self.xen = FakeXen()
         self.store = MemStore()
@@ -434,6 +435,14 @@ def test_everything_damaged_is_still_a_report(dom0: Dom0, monkeypatch: pytest.Mo
         assert found[name].what == "not checked: RuntimeError: what a surprise"
         assert found[name].advice == "report this as a bug of xlplug"
     assert found["libxenctrl"].skipped == ("domain control", "iommu", "firmware")
+
+
+def test_functions_behind_vmd_are_left_out_and_are_no_damage(dom0: Dom0) -> None:
+    dom0.device("10000:e0:17.0", 0x8086, 0x010802)
+    facts = dom0.look()
+    assert ["10000:e0:17.0: behind Intel VMD" in problem.what for problem in facts.unnamed] == [True]
+    assert facts.damaged == ()
+    assert VGA in [str(device.bdf) for device in facts.devices]  # type: ignore[union-attr]
 
 
 def test_who_is_not_root(dom0: Dom0) -> None:

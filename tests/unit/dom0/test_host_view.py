@@ -2,6 +2,8 @@
 """The live host view: real libudev on described hosts, and firmware headers in a file that stands for /dev/mem."""
 
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,12 +14,15 @@ import pytest
 
 from tests.abi.oracle import require
 from xlplug.config.domain import DomainConfig, PciAssignment
-from xlplug.dom0.firmware import read_firmware
+from xlplug.dom0 import opregion_pin, pci
+from xlplug.dom0.firmware import read_firmware, read_mmcfg, read_vbt
+from xlplug.dom0.os_release import distribution
 from xlplug.dom0.pci import function, functions, owners
 from xlplug.model.bdf import Bdf
 from xlplug.model.errors import HostError
-from xlplug.model.firmware_headers import OPREGION_HEADER, parse_opregion, parse_vbios
-from xlplug.model.host import HostSnapshot, PciDevice
+from xlplug.model.firmware_headers import OPREGION_HEADER, parse_mcfg, parse_opregion, parse_vbios
+from xlplug.model.host import HostSnapshot, OpRegion, PciDevice
+from xlplug.model.rangeset import Range
 from xlplug.plan import build
 from xlplug.xen.in_memory import MemStore
 
@@ -52,15 +57,15 @@ def describe(device: PciDevice) -> str:
 
 
 @pytest.mark.parametrize("name", ["igd-laptop", "sriov-igd", "server-bmc", "discrete-amd", "raptor-lake"])
-def test_pyudev_sees_what_was_recorded(host: Host, name: str, tmp_path: Path) -> None:
+def test_sysfs_shows_what_was_recorded(host: Host, name: str, tmp_path: Path) -> None:
     if shutil.which("umockdev-run") is None:
         require("umockdev", "umockdev is not installed")
     recorded = host(name)
     description = tmp_path / "host.umockdev"
     description.write_text("".join(describe(d) for d in recorded.devices))
     code = (
-        "from xlplug.dom0 import udev, recording\nfrom xlplug.model import host\n"
-        "print(recording.dump_host(host.HostSnapshot('seen', udev.devices()[0])))"
+        "from xlplug.dom0 import pci, recording\nfrom xlplug.model import host\n"
+        "print(recording.dump_host(host.HostSnapshot('seen', pci.everything()[0])))"
     )
     done = subprocess.run(
         ["umockdev-run", "-d", str(description), "--", sys.executable, "-c", code],
@@ -164,7 +169,7 @@ def test_nothing_outside_reserved_memory_is_read(host: Host, tmp_path: Path) -> 
     mem = memory_file(tmp_path / "mem", {0xC0000: rom(), 0x40000000: opregion()})
     region, _, notes = read_firmware(ram.devices, ram.memory, mem)
     assert region is None
-    assert "not host-reserved memory" in str(notes[0])
+    assert "page 40000 is RAM" in str(notes[0])
     assert read_firmware(ram.devices, (), mem)[0] is None
 
 
@@ -185,3 +190,121 @@ def test_what_is_no_vbios(data: bytes) -> None:
 def test_a_short_opregion() -> None:
     with pytest.raises(HostError, match="OpRegion"):
         parse_opregion(bytes(OPREGION_HEADER - 1), 0)
+
+
+def test_a_vbt_is_read_from_where_the_header_says(host: Host, tmp_path: Path) -> None:
+    laptop = host("igd-laptop")
+    table = b"$VBT KABYLAKE-Y     " + bytes(4) + (1500).to_bytes(2, "little")
+    table += bytes(range(256)) * 5 + bytes(1500 - len(table) - 1280)
+    inner = laptop._replace(opregion=laptop.opregion and laptop.opregion._replace(version=0x0200))
+    mem = memory_file(tmp_path / "inner", {0x7A18D018 + 0x400: table + bytes(8192)})
+    assert read_vbt(inner, mem) == table
+    beyond = laptop._replace(
+        opregion=laptop.opregion and laptop.opregion._replace(version=0x0201, rvda=0x2000, rvds=2000)
+    )
+    mem = memory_file(tmp_path / "beyond", {0x7A18D018 + 0x2000: table + bytes(8192)})
+    assert read_vbt(beyond, mem) == table
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({}, "no VBT where the OpRegion says"),
+        ({"version": 0x0201, "rvda": 0x2000, "rvds": 100}, "claims 1500 bytes, and 100 are there"),
+        ({"version": 0x0201, "rvda": 0x2000, "rvds": 1 << 21}, "claims a VBT of 2097152 bytes"),
+        ({"version": 0x0200, "rvda": 0x40000000, "rvds": 0x1000}, "page 40000 is RAM"),
+        ({"version": 0x0200, "rvda": 0xE0000000, "rvds": 0x1000}, "register of PCI configuration"),
+        ({"version": 0x0200, "rvda": (1 << 64) - 1, "rvds": 0x1000}, "in no entry of the E820 map"),
+    ],
+)
+def test_a_vbt_is_not_read_from_elsewhere(host: Host, tmp_path: Path, change: dict[str, int], says: str) -> None:
+    laptop = host("igd-laptop")
+    assert laptop.opregion is not None
+    table = b"$VBT" + bytes(20) + (1500).to_bytes(2, "little") + bytes(2000)
+    mem = memory_file(tmp_path / "mem", {0x7A18D018 + 0x2000: table, 0x7A190000: bytes(1 << 16)})
+    with pytest.raises(HostError, match=re.escape(says)):
+        read_vbt(laptop._replace(opregion=laptop.opregion._replace(**change)), mem)
+    with pytest.raises(HostError, match="no OpRegion was read"):
+        read_vbt(laptop._replace(opregion=None), mem)
+    with pytest.raises(HostError, match="memory map is not known"):
+        read_vbt(laptop._replace(memory=()), mem)
+
+
+def test_acpi_s_table_of_configuration_windows(tmp_path: Path) -> None:
+    def entry(base: int, first: int, last: int) -> bytes:
+        return base.to_bytes(8, "little") + bytes(2) + bytes((first, last)) + bytes(4)
+
+    data = b"MCFG" + bytes(40) + entry(0xE0000000, 0, 0xFF) + entry(0x100000000, 0x40, 0x41) + entry(0, 9, 8)
+    wanted = (Range(0xE0000000, 0xF0000000), Range(0x104000000, 0x104200000))
+    assert parse_mcfg(data) == parse_mcfg(data + bytes(15)) == wanted
+    (tmp_path / "MCFG").write_bytes(data)
+    assert read_mmcfg(str(tmp_path / "MCFG")) == wanted
+    (tmp_path / "MCFG").write_bytes(b"FACP" + data[4:])
+    assert read_mmcfg(str(tmp_path / "MCFG")) == read_mmcfg(str(tmp_path / "none")) == ()
+    assert parse_mcfg(data[:44]) == ()
+    with pytest.raises(HostError):
+        parse_mcfg(data[:43])
+
+
+def test_what_xl_cannot_name_is_noted(tmp_path: Path) -> None:
+    sysfs(tmp_path, "0000:00:1f.0", resource="0x0 0xfff 0x20040200\n" + "0x0 0x0 0x0\n" * 6)
+    sysfs(tmp_path, "10000:e0:17.0")
+    sysfs(tmp_path, "0000:00:1e.0", vendor="nonsense")
+    devices, notes = pci.everything(sys_pci=str(tmp_path))
+    assert [str(device.bdf) for device in devices] == ["0000:00:1f.0"]
+    assert [(r.start, r.stop, r.has_address) for r in devices[0].resources] == [(0, 0x1000, False)]
+    assert [note.about for note in notes] == ["0000:00:1e.0", "unnamed"]
+    assert "10000:e0:17.0: behind Intel VMD" in str(notes[1])
+    slot = functions(((Bdf(0, 0, 0x1E, 0), True),), sys_pci=str(tmp_path))
+    assert (slot[0], len(slot[1])) == ((), 1)
+    assert pci.everything(sys_pci=str(tmp_path / "none")) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [("NAME=x\nID=debian\n", "debian"), ('ID="qubes"\n', "qubes"), ("VERSION_ID=12\n", ""), ("", "")],
+)
+def test_the_distribution(tmp_path: Path, text: str, wanted: str) -> None:
+    (tmp_path / "os-release").write_text(text)
+    assert distribution(str(tmp_path / "os-release")) == wanted
+    assert distribution(str(tmp_path / "none")) == ""
+
+
+REGION = OpRegion(0x7A18D018, b"IntelGraphicsMem", 8192, 0x0200)
+
+
+def test_the_first_address_seen_is_remembered(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root pins")
+    folder = str(tmp_path / "run")
+    assert opregion_pin.pinned(folder) is None
+    assert opregion_pin.remember(None, folder) is None
+    assert opregion_pin.remember(REGION._replace(signature=b"x"), folder) is None, "not a good header"
+    assert opregion_pin.remember(REGION, folder) == 0x7A18D018
+    assert opregion_pin.remember(REGION._replace(maddr=0x1000), folder) == 0x7A18D018
+    assert opregion_pin.pinned(folder) == 0x7A18D018
+    assert os.stat(folder).st_mode & 0o777 == 0o700
+    assert os.stat(f"{folder}/opregion").st_mode & 0o777 == 0o600
+    assert os.listdir(folder) == ["opregion"]
+
+
+def test_a_pin_that_others_could_write_matches_nothing(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root pins")
+    folder = tmp_path / "run"
+    opregion_pin.remember(REGION, str(folder))
+    path = folder / "opregion"
+    for target in (folder, path):
+        for mode in (0o720, 0o702):
+            target.chmod(mode)
+            assert opregion_pin.pinned(str(folder)) == 0
+        target.chmod(0o700)
+    os.chown(path, 1, 0)
+    assert opregion_pin.pinned(str(folder)) == 0
+    os.chown(path, 0, 0)
+    assert opregion_pin.pinned(str(folder)) == 0x7A18D018
+    path.write_text("nonsense")
+    assert opregion_pin.pinned(str(folder)) == 0
+    path.unlink()
+    path.symlink_to("/dev/null")
+    assert opregion_pin.pinned(str(folder)) == 0

@@ -323,7 +323,7 @@ def test_a_wrapper_whose_path_xl_cannot_read(host: Host) -> None:
 
 def saved(override: str, *, legacy: bool = True) -> bytes:
     """As ``xl save`` writes it: libxl's JSON, after which comes libxl's stream."""
-    hvm = '"gfx_passthru":"True","gfx_passthru_kind":"igd"' if legacy else '"vga":{"kind":"none"}'
+    hvm = '"vga":{"kind":"none"}' + (',"gfx_passthru":"True","gfx_passthru_kind":"igd"' if legacy else "")
     text = (
         f'{{"c_info":{{"type":"hvm","name":"g"}},"b_info":{{"max_memkb":65536,"target_memkb":65536,'
         f'"device_model_version":"qemu_xen","device_model":"{override}","type.hvm":{{{hvm}}}}},'

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""I/O ports: which are mapped, which are not, and what is said of each kind."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from xlplug.config.domain import DomainConfig, Vif
+from xlplug.model.bdf import Bdf
+from xlplug.model.host import HostSnapshot, PciDevice, Resource, XenInfo
+from xlplug.model.rangeset import Range
+from xlplug.model.steps import IOPORT_MAPPING
+from xlplug.plan import Plan, build
+
+Host = Callable[[str], HostSnapshot]
+Config = Callable[[str], DomainConfig]
+IGD = 'gfx_passthru="igd"\npci=["00:02.0"]\n'
+PLAIN = HostSnapshot("h", xen=XenInfo((4, 17), "4.17"))
+NEW = PLAIN._replace(xen=XenInfo((4, 23), "4.23"))
+
+
+def mapped(plan: Plan) -> list[str]:
+    return [str(step.range) for step in plan.steps if step.op == IOPORT_MAPPING]
+
+
+def said(plan: Plan) -> str:
+    return "\n".join(map(str, plan.warnings))
+
+
+def refused(plan: Plan) -> str:
+    return "\n".join(map(str, plan.refusals))
+
+
+@pytest.mark.parametrize(
+    ("ports", "names"),
+    [
+        ("20", "20 (the interrupt controller)"),
+        ("21", "21 (the interrupt controller)"),
+        ("1f-22", "20-21 (the interrupt controller)"),
+        ("43", "43 (the interval timer)"),
+        ("61", "61 (timer channel 2 and the speaker)"),
+        ("a1-a2", "a1 (the second interrupt controller)"),
+        ("cf0-cff", "cfc-cff (PCI configuration)"),
+        ("0-ffff", "a0-a1 (the second interrupt controller), cfc-cff (PCI configuration)"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["hvm", "pv"])
+def test_what_xen_keeps_from_dom0_is_refused_by_name(config: Config, ports: str, names: str, kind: str) -> None:
+    plan = build(config(f'type="{kind}"\nioports=["{ports}"]\n'), PLAIN)
+    assert names in refused(plan)
+    assert "EPERM" in refused(plan)
+    assert len(plan.refusals) == 1
+
+
+@pytest.mark.parametrize(
+    "ports", ["1f", "22-3f", "44-60", "62-9f", "a2-cfb", "d00-ffff", "92", "f0", "4d0-4d1", "cf8-cfb"]
+)
+def test_what_dom0_has_is_not_refused(config: Config, ports: str) -> None:
+    assert not build(config(f'ioports=["{ports}"]\n'), PLAIN).refusals
+
+
+@pytest.mark.parametrize("ports", ["92", "f0", "4d0", "4d1", "cf9"])
+def test_4_23_keeps_more(config: Config, ports: str) -> None:
+    assert "even from dom0" in refused(build(config(f'ioports=["{ports}"]\n'), NEW))
+    assert not build(config(f'ioports=["{ports}"]\n'), PLAIN._replace(xen=None)).refusals
+
+
+@pytest.mark.parametrize(
+    ("text", "ports", "name"),
+    [
+        ("", "60", "the keyboard controller"),
+        ("", "70-71", "the clock (RTC)"),
+        ("", "1f7", "the first IDE channel"),
+        ("", "cf8-cfb", "PCI configuration"),
+        ('serial="pty"\n', "3f8-3ff", "COM 1 (serial=)"),
+        ('serial=["none","pty"]\n', "2f8", "COM 2 (serial=)"),
+        ('serial=["pty","pty","pty","pty"]\n', "2ef", "COM 4 (serial=)"),
+        ('parallel="pty"\n', "37f", "LPT 1 (parallel=)"),
+        ('parallel="pty"\n', "778", "LPT 1 (parallel=)"),
+        ('parallel=["none","none","pty"]\n', "3bc-3be", "LPT 3 (parallel=)"),
+        ('vga="cirrus"\n', "3bb", "the cirrus card (vga=)"),
+        ('vga="stdvga"\n', "3c0", "the stdvga card (vga=)"),
+        ('vga="stdvga"\n', "1ce", "the stdvga card (vga=)"),
+        ('vga="qxl"\n', "1d0", "the qxl card (vga=)"),
+        ('soundhw="sb16"\n', "22f", "the sb16 card (soundhw=)"),
+        ('soundhw="hda,adlib"\n', "388", "the adlib card (soundhw=)"),
+        ("", "c10f", "PCI devices of QEMU's"),
+        ("usb=1\n", "c12f", "PCI devices of QEMU's"),
+        ('usbdevice="tablet"\n', "c110", "PCI devices of QEMU's"),
+        ("vif=['']\n", "c20f", "PCI devices of QEMU's"),
+        ('soundhw="ac97"\n', "c60f", "PCI devices of QEMU's"),
+    ],
+)
+def test_what_is_emulated_for_this_very_config_is_warned_of(config: Config, text: str, ports: str, name: str) -> None:
+    plan = build(config(f'{text}ioports=["{ports}"]\n'), PLAIN)
+    assert mapped(plan) == [ports]
+    assert len(plan.warnings) == 1, said(plan)
+    assert f"not {name}" in said(plan)
+
+
+@pytest.mark.parametrize(
+    ("text", "ports"),
+    [
+        ("", "3f8-3ff"),
+        ('serial="none"\n', "3f8-3ff"),
+        ('serial="pty"\n', "2f8-2ff"),
+        ('serial="pty"\n', "400"),
+        ('parallel="none"\n', "378-37f"),
+        ('vga="cirrus"\n', "3bc-3bf"),  # a printer port, whatever the card
+        ("", "3b0-3bb"),
+        ("", "3c0-3df"),
+        ('vga="cirrus"\n', "1ce-1d0"),
+        ("", "220-22f"),
+        ('soundhw="hda"\n', "388"),
+        ("", "c110"),
+        ("vif=['type=vif']\n", "c110"),
+        ("", "5f"),
+        ("", "300-31f"),
+    ],
+)
+def test_what_is_not_emulated_is_mapped_without_a_word(config: Config, text: str, ports: str) -> None:
+    plan = build(config(f'{text}ioports=["{ports}"]\n'), PLAIN)
+    assert mapped(plan) == [ports]
+    assert (plan.warnings, plan.refusals) == ((), ())
+
+
+def test_one_warning_for_each_device(config: Config) -> None:
+    plan = build(config('serial=["pty","pty"]\nioports=["3f8-3ff","2f8-2ff","3fa"]\n'), PLAIN)
+    assert [w.what.partition(":")[0] for w in plan.warnings] == ["ioports 3f8-3ff", "ioports 2f8-2ff"]
+    assert all("remove serial=" in w.advice for w in plan.warnings)
+
+
+def card(*ports: tuple[int, int]) -> PciDevice:
+    lines = tuple(Resource(line, start, stop, 0x40101) for line, (start, stop) in enumerate(ports))
+    return PciDevice(Bdf(0, 5, 0, 0), 0x9710, 0x9912, 0x070002, lines, driver="pciback")
+
+
+CARD = 'pci=["05:00.0"]\n'
+
+
+@pytest.mark.parametrize(
+    ("ports", "left"),
+    [
+        ("e020-e027", []),  # the BAR itself
+        ("e018-e01f", []),  # touches it from below
+        ("e028-e02f", []),  # and from above
+        ("e010-e017", ["e010-e017"]),
+        ("e029-e030", ["e029-e030"]),
+        ("e01f-e028", []),
+        ("e000-e01e", ["e000-e01e"]),
+        ("e000-e01f", []),
+        ("300-307", ["300-307"]),
+    ],
+)
+def test_ports_beside_an_assigned_bar_on_4_23(config: Config, ports: str, left: list[str]) -> None:
+    host = NEW._replace(devices=(card((0xE020, 0xE028)),))
+    plan = build(config(f'{CARD}ioports=["{ports}"]\n'), host)
+    assert mapped(plan) == left
+    assert ("not mapped" in said(plan)) == (left == [])
+    assert mapped(build(config(f'{CARD}ioports=["{ports}"]\n'), host._replace(xen=None))) == left
+
+
+def test_before_4_23_only_an_overlap_is_left_out(config: Config) -> None:
+    host = PLAIN._replace(devices=(card((0xE020, 0xE028)),))
+    assert mapped(build(config(f'{CARD}ioports=["e018-e02f"]\n'), host)) == ["e018-e01f", "e028-e02f"]
+    assert mapped(build(config(f'{CARD}ioports=["e028"]\n'), host)) == ["e028"]
+    assert mapped(build(config('ioports=["e020-e027"]\n'), host)) == ["e020-e027"], "that card is not assigned"
+
+
+def test_a_bar_without_an_address_is_not_at_port_0(config: Config) -> None:
+    unset = card((0, 0x80))
+    plan = build(config(f'{CARD}ioports=["80"]\n'), NEW._replace(devices=(unset,)))
+    assert mapped(plan) == ["80"]
+
+
+def test_ports_that_repeat_or_touch_vga_are_left_to_the_device_model(host: Host, config: Config) -> None:
+    plan = build(config(IGD + 'ioports=["3b0-3df"]\n'), host("igd-laptop"))
+    assert mapped(plan) == []
+    assert "touch the VGA ports" in said(plan)
+    assert "repeats VGA ports" in said(plan)
+    apart = build(config(IGD + 'ioports=["3bd-3be","3e1","3af"]\n'), host("igd-laptop"))
+    assert mapped(apart) == ["3bd-3be", "3e1"]
+    alone = build(config('ioports=["3b0-3bb","3c0-3df"]\n'), host("igd-laptop"))
+    assert mapped(alone) == ["3b0-3bb", "3c0-3df"]
+
+
+def test_without_a_display_that_gets_it_no_vga_set_is_mapped(host: Host, config: Config) -> None:
+    plan = build(config('ioports=["300"]\n'), host("igd-laptop"), map_legacy=True)
+    assert mapped(plan) == ["300"]
+    assert "no display of this guest gets it" in said(plan)
+
+
+def test_permissions_of_libxl_s_are_kept(config: Config) -> None:
+    plan = build(config('ioports=["300-30f","310","320"]\n'), PLAIN)
+    assert [(str(s.range), str(s.kept)) for s in plan.steps] == [
+        ("300-310", "{ 300-310 }"), ("320", "{ 320 }"), ("300-310", "{ 300-310 }"), ("320", "{ 320 }"),
+    ]  # fmt: skip
+
+
+def test_thirty_thousand_ports_take_no_second(host: Host) -> None:
+    ports = tuple(Range(port, port + 1) for port in range(0, 1 << 16, 2))
+    config = DomainConfig(name="g", type="hvm", memory=64, maxmem=64, vga="none", ioports=ports, vifs=(Vif(),))
+    began = time.process_time()
+    plan = build(config, host("server-bmc"))
+    assert time.process_time() - began < 1.0
+    assert len(mapped(plan)) == 32768

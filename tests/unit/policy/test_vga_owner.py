@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Who owns legacy VGA, by bridges, decoding and boot_vga; and who gets the VGA set then."""
+
+from collections.abc import Callable
+
+import pytest
+
+from xlplug.config.domain import DomainConfig
+from xlplug.model.bdf import Bdf
+from xlplug.model.host import HostSnapshot, PciDevice
+from xlplug.plan import Plan, build
+from xlplug.vga_owner import driven_by_dom0, legacy_owner
+
+Host = Callable[[str], HostSnapshot]
+Config = Callable[[str], DomainConfig]
+BOTH = 'gfx_passthru="igd"\npci=["00:02.0","02:00.0"]\n'
+CARD = 'gfx_passthru="igd"\npci=["02:00.0"]\n'
+FIRST, SECOND = Bdf(0, 0, 2, 0), Bdf(0, 2, 0, 0)
+
+
+def display(bdf: Bdf, command: int | None = 3, boot_vga: bool | None = None, **others: object) -> PciDevice:
+    config = b"" if command is None else bytes(4) + command.to_bytes(2, "little") + bytes(250)
+    made = PciDevice(bdf, 0x8086, 0x1234, 0x030000, config=config, boot_vga=boot_vga, driver="pciback")
+    return made._replace(**others)  # type: ignore[arg-type]
+
+
+def bridge(bdf: Bdf, secondary: int, *, vga: bool, length: int = 256) -> PciDevice:
+    config = bytearray(256)
+    config[0x19], config[0x3E] = secondary, 8 if vga else 0xF7
+    return PciDevice(bdf, 0x8086, 0x1901, 0x060400, config=bytes(config[:length]))
+
+
+PORT, SWITCH = Bdf(0, 0, 1, 0), Bdf(0, 1, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("devices", "owner", "possible"),
+    [
+        ((), None, ()),
+        ((display(FIRST),), FIRST, (FIRST,)),
+        ((display(FIRST, 1),), FIRST, (FIRST,)),
+        ((display(FIRST, 2),), FIRST, (FIRST,)),
+        # Nothing speaks for it.
+        ((display(FIRST, 0),), None, (FIRST,)),
+        ((display(FIRST, 4),), None, (FIRST,)),
+        ((display(FIRST, None),), None, (FIRST,)),
+        ((display(FIRST, 0xFFFF),), None, (FIRST,)),
+        ((display(SECOND),), None, (SECOND,)),
+        ((display(FIRST, None, boot_vga=True),), FIRST, (FIRST,)),
+        ((display(SECOND, 0, boot_vga=True),), SECOND, (SECOND,)),
+        # Of two, the one that decodes; both: the boot VGA; else nobody knows.
+        ((display(FIRST), display(SECOND, 0)), FIRST, (FIRST,)),
+        ((display(FIRST, 0), display(SECOND)), None, (SECOND,)),
+        ((display(FIRST), display(SECOND)), None, (FIRST, SECOND)),
+        ((display(FIRST), display(SECOND, boot_vga=True)), SECOND, (SECOND,)),
+        ((display(FIRST, boot_vga=True), display(SECOND, boot_vga=True)), None, (FIRST, SECOND)),
+        ((display(FIRST, 0, boot_vga=True, driver="i915"), display(SECOND)), FIRST, (FIRST,)),
+        ((display(FIRST, 0, boot_vga=True), display(SECOND)), None, (SECOND,)),
+        # Bridges come first: who is behind a closed one is out, who is behind an open one has it.
+        ((display(FIRST), bridge(PORT, 2, vga=False), display(SECOND, boot_vga=True)), FIRST, (FIRST,)),
+        ((display(FIRST, boot_vga=True), bridge(PORT, 2, vga=True), display(SECOND)), SECOND, (SECOND,)),
+        ((display(FIRST, boot_vga=True), bridge(PORT, 2, vga=True), display(SECOND, 0)), FIRST, (FIRST,)),
+        ((bridge(PORT, 2, vga=False), display(SECOND, boot_vga=True)), None, ()),
+        ((bridge(PORT, 1, vga=True), bridge(SWITCH, 2, vga=True), display(SECOND)), SECOND, (SECOND,)),
+        ((bridge(PORT, 1, vga=True), bridge(SWITCH, 2, vga=False), display(SECOND)), None, ()),
+        ((bridge(PORT, 1, vga=False), bridge(SWITCH, 2, vga=True), display(SECOND)), None, ()),
+        # Another segment's bridge, one whose header was not read, one that leads to itself.
+        ((bridge(Bdf(1, 0, 1, 0), 2, vga=False), display(SECOND, boot_vga=True)), SECOND, (SECOND,)),
+        ((bridge(PORT, 2, vga=False, length=0x3F), display(SECOND, boot_vga=True)), SECOND, (SECOND,)),
+        ((bridge(PORT, 2, vga=False, length=0x40), display(SECOND, boot_vga=True)), None, ()),
+        ((bridge(Bdf(0, 2, 5, 0), 2, vga=True), display(SECOND)), SECOND, (SECOND,)),
+        # Not displays at all.
+        ((display(FIRST, physfn=PORT),), None, ()),
+        ((display(FIRST, class_code=0x030200),), None, ()),
+        ((display(FIRST, class_code=0x038000),), FIRST, (FIRST,)),
+        ((display(FIRST, class_code=0x038000, vendor=0x1002),), None, ()),
+    ],
+)
+def test_the_owner(devices: tuple[PciDevice, ...], owner: Bdf | None, possible: tuple[Bdf, ...]) -> None:
+    found = legacy_owner(devices)
+    assert (None if found.owner is None else found.owner.bdf) == owner
+    assert tuple(device.bdf for device in found.possible) == possible
+    assert legacy_owner(devices[::-1]).owner == found.owner
+
+
+def test_eight_displays_and_the_order_does_not_matter() -> None:
+    many = [display(Bdf(0, bus, 0, 0), boot_vga=bus == 5) for bus in range(1, 9)]
+    found = legacy_owner(many)
+    assert found.owner is not None
+    assert found.owner.bdf.bus == 5
+    assert legacy_owner(reversed(many)).owner == found.owner
+
+
+def test_who_drives_a_display() -> None:
+    assert driven_by_dom0(display(FIRST, driver="i915"))
+    assert not driven_by_dom0(display(FIRST, driver="pciback"))
+    assert not driven_by_dom0(display(FIRST, driver=None))
+    assert not driven_by_dom0(display(FIRST, driver="i915", owner=3))
+
+
+def vga(plan: Plan) -> set[Bdf | None]:
+    """For whom the VGA set is granted."""
+    return {step.device for step in plan.steps if "VGA" in step.reason}
+
+
+def without(host: HostSnapshot, driver: str | None) -> HostSnapshot:
+    """The host, its integrated display with another driver."""
+    return host._replace(devices=tuple(d._replace(driver=driver) if d.bdf == FIRST else d for d in host.devices))
+
+
+@pytest.mark.parametrize("stub", ["", "device_model_stubdomain_override=1\n"])
+def test_dom0_s_live_display_is_never_handed_out(host: Host, config: Config, stub: str) -> None:
+    plan = build(config(CARD + stub), host("second-card"))
+    assert plan.steps == ()
+    assert plan.legacy_owner is None
+    assert "legacy VGA cycles reach 0000:00:02.0, which dom0 drives (i915)" in str(plan.refusals[0])
+    assert "remove gfx_passthru" in plan.refusals[0].advice
+    alone = build(config('pci=["02:00.0","02:00.1"]\n' + stub), host("second-card"))
+    assert (alone.refusals, alone.warnings, alone.steps) == ((), (), ()), "and then all is well"
+    assert "0000:02:00.0: gfx_passthru is off" in str(alone.notes[0])
+
+
+@pytest.mark.parametrize("driver", [None, "pciback"])
+def test_an_owner_that_nobody_drives_is_only_a_warning(host: Host, config: Config, driver: str | None) -> None:
+    plan = build(config(CARD), without(host("second-card"), driver))
+    assert not plan.refusals
+    assert vga(plan) == set()
+    assert any("0000:02:00.0: no VGA set: legacy VGA cycles reach 0000:00:02.0" in w.what for w in plan.warnings)
+
+
+def test_the_card_that_the_bridges_lead_to_gets_it(host: Host, config: Config) -> None:
+    plan = build(config(CARD), host("second-card-first"))
+    assert not plan.refusals
+    assert plan.legacy_owner == SECOND
+    assert vga(plan) == {SECOND}
+
+
+def test_two_displays_the_owner_gets_it_and_the_other_is_noted(host: Host, config: Config) -> None:
+    plan = build(config(BOTH), without(host("second-card"), "pciback"))
+    assert not plan.refusals
+    assert vga(plan) == {FIRST}
+    assert any("0000:02:00.0: secondary" in note.what for note in plan.notes)
+    assert any("OpRegion" in step.reason for step in plan.steps)
+
+
+@pytest.mark.parametrize("driver", ["pciback", "i915"])
+def test_an_igd_that_is_not_the_owner_gets_its_opregion_and_a_warning(host: Host, config: Config, driver: str) -> None:
+    both = without(host("second-card-first"), "pciback")
+    plan = build(config(BOTH), both)
+    assert not plan.refusals
+    assert vga(plan) == {SECOND}
+    assert [s.device for s in plan.steps if "OpRegion" in s.reason] == [FIRST]
+    assert any("0000:00:02.0: no VGA set" in w.what and "up to Xen 4.22" in w.what for w in plan.warnings)
+    driven = both._replace(devices=tuple(d._replace(driver="nouveau") if d.bdf == SECOND else d for d in both.devices))
+    alone = build(config('gfx_passthru="igd"\npci=["00:02.0"]\n'), driven)
+    assert not alone.refusals, "QEMU refuses this display without gfx_passthru"
+    assert vga(alone) == set()
+    assert any("(dom0's, nouveau)" in w.what for w in alone.warnings)
+
+
+def test_an_owner_that_is_not_known(host: Host, config: Config) -> None:
+    laptop = host("igd-laptop")
+    blind = laptop._replace(devices=tuple(d._replace(boot_vga=None, config=b"") for d in laptop.devices))
+    plan = build(config('gfx_passthru="igd"\npci=["00:02.0"]\n'), blind)
+    assert vga(plan) == {FIRST}, "it is the only one"
+    assert any("it is not known whether legacy VGA cycles reach 0000:00:02.0" in w.what for w in plan.warnings)
+    two = host("hybrid-nvidia")
+    two = two._replace(devices=tuple(d._replace(boot_vga=None) for d in two.devices))
+    card = build(config('gfx_passthru="igd"\npci=["01:00.0"]\n'), two)
+    assert vga(card) == set(), "the other one may be it"
+    assert any("0000:00:02.0 or 0000:01:00.0: no VGA set" in w.what for w in card.warnings)
+    both = build(config('gfx_passthru="igd"\npci=["00:02.0","01:00.0"]\n'), two)
+    assert vga(both) == {FIRST}
+    assert not both.refusals
+
+
+def test_cycles_that_reach_nobody(host: Host, config: Config) -> None:
+    card = host("second-card")
+    only = card._replace(devices=tuple(d for d in card.devices if d.bdf != FIRST))
+    plan = build(config(CARD), only)
+    assert plan.steps == ()
+    assert any("reach no display" in w.what for w in plan.warnings)

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: LGPL-2.1-only
+"""Assigned displays: which of them gets the legacy VGA set, the OpRegion and the VBIOS, and what is said where it does not.
+
+Policy only.  The rules: the VGA set goes to the display that legacy VGA cycles reach and to no other (vga_owner.py); the
+OpRegion to an integrated display of Intel's (igd.py); what dom0's own screen depends on is never given away.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from xlplug.config.domain import DomainConfig
+from xlplug.igd import IGD, OPREGION_REASON, is_igd, opregion_rights, vbios_rights
+from xlplug.model.host import HostSnapshot, PciDevice
+from xlplug.model.problem import Problem
+from xlplug.model.steps import STUBDOM, Right
+from xlplug.vga import can_own_legacy_vga, is_display, vga_rights
+from xlplug.vga_owner import Ownership, driven_by_dom0, legacy_owner
+
+__all__ = ["PURPOSES", "LegacyRights", "legacy_rights"]
+
+#: What needs a right, by the beginning of its reason, the most wanted one first.
+#: Source: QEMU docs/igd-assign.txt, the table of who needs what.
+PURPOSES = (
+    (OPREGION_REASON, "which outputs there are: for Linux, Windows, a VBIOS and a UEFI driver (GOP) alike"),
+    ("VGA", "for a VBIOS and text consoles only: a UEFI guest, or one whose driver has started, does without"),
+    ("VBIOS shadow", "for a device model that runs the VBIOS from there; a Linux stubdomain cannot reach it"),
+)
+
+_LET_START = "to give it the VGA set, make the firmware start with that display (its 'primary display' setting)"
+
+
+class LegacyRights(NamedTuple):
+    """What displays need.  ``owner`` is the assigned display that gets the VGA set, None when none does."""
+
+    rights: tuple[Right, ...] = ()
+    owner: PciDevice | None = None
+    notes: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
+    refusals: tuple[Problem, ...] = ()
+
+
+def legacy_rights(
+    config: DomainConfig,
+    host: HostSnapshot,
+    devices: Sequence[PciDevice],
+    grantees: tuple[str, ...],
+    *,
+    attach_later: bool,
+) -> LegacyRights:
+    """The rights for the assigned ``devices``.  ``attach_later``: a display may come later, so none is not a mistake."""
+    displays = [device for device in devices if can_own_legacy_vga(device)]
+    if config.gfx_passthru is None:
+        return LegacyRights(notes=tuple(_without_gfx(device) for device in displays if device.bdf != IGD))
+    virtual = tuple(
+        Problem(f"{device.bdf}: a virtual function of {device.physfn}: no legacy VGA for it")
+        for device in devices
+        if device.physfn is not None and is_display(device)
+    )
+    if not displays:
+        text = "gfx_passthru is set but no display device is assigned"
+        if attach_later and len(devices) < len(config.pci):
+            return LegacyRights(warnings=virtual)  # one is missing, and that is refused elsewhere
+        if attach_later:
+            advice = "see 'xlplug watch'"
+            return LegacyRights(
+                warnings=(*virtual, Problem(f"{text}: nothing is granted until one is plugged in", advice))
+            )
+        return LegacyRights(warnings=virtual, refusals=(Problem(text, "add one to pci=, or remove gfx_passthru"),))
+    found = _vga(displays, legacy_owner(host.devices), grantees)
+    found = found._replace(warnings=(*virtual, *found.warnings))
+    for device in displays:
+        if is_igd(device):
+            opregion = opregion_rights(device, host, grantees)
+            found = found._replace(
+                rights=(*found.rights, *opregion.rights),
+                warnings=(*found.warnings, *opregion.warnings),
+                refusals=(*found.refusals, *opregion.refusals),
+            )
+    if found.owner is not None and STUBDOM in grantees:
+        rights, warning = vbios_rights(found.owner, host)
+        found = found._replace(rights=(*found.rights, *rights), warnings=(*found.warnings, *filter(None, (warning,))))
+    return found
+
+
+def _without_gfx(device: PciDevice) -> Problem:
+    return Problem(f"{device.bdf}: gfx_passthru is off, so no VGA set: only a VBIOS and text consoles need one")
+
+
+def _vga(displays: Sequence[PciDevice], ownership: Ownership, grantees: tuple[str, ...]) -> LegacyRights:
+    """The VGA set for the owner, if it is among the assigned ``displays``; for the others a word."""
+    owner = ownership.owner
+    if owner is None:
+        return _owner_unknown(displays, ownership.possible, grantees)
+    if any(device.bdf == owner.bdf for device in displays):
+        others = [device for device in displays if device.bdf != owner.bdf]
+        needing = [device for device in others if device.bdf == IGD]
+        return LegacyRights(
+            vga_rights(owner.bdf, grantees),
+            owner,
+            notes=tuple(
+                Problem(f"{device.bdf}: secondary: legacy VGA cycles reach {owner.bdf}, which gets the VGA set")
+                for device in others
+                if device not in needing
+            ),
+            warnings=tuple(_needs_gfx(device, owner) for device in needing),
+        )
+    return _owner_elsewhere(displays, owner)
+
+
+def _owner_elsewhere(displays: Sequence[PciDevice], owner: PciDevice) -> LegacyRights:
+    """The owner is not assigned to this guest: nobody gets the VGA set, and with dom0's live screen the plan is refused.
+
+    QEMU refuses host 0000:00:02.0 without gfx_passthru, so that one must go without; any other card needs no gfx_passthru.
+    """
+    needing = [device for device in displays if device.bdf == IGD]
+    if needing:
+        return LegacyRights(warnings=tuple(_needs_gfx(device, owner) for device in needing))
+    cards = " and ".join(str(device.bdf) for device in displays)
+    if driven_by_dom0(owner):
+        text = f"{cards}: legacy VGA cycles reach {owner.bdf}, which dom0 drives ({owner.driver}): its VGA set is dom0's screen"
+        return LegacyRights(refusals=(Problem(text, "remove gfx_passthru: a second card needs none"),))
+    text = f"{cards}: no VGA set: legacy VGA cycles reach {owner.bdf}, which is not assigned to this guest"
+    return LegacyRights(warnings=(Problem(text, "remove gfx_passthru: a second card needs none"),))
+
+
+def _needs_gfx(device: PciDevice, owner: PciDevice) -> Problem:
+    by = f" (dom0's, {owner.driver})" if driven_by_dom0(owner) else ""
+    return Problem(
+        f"{device.bdf}: no VGA set: legacy VGA cycles reach {owner.bdf}{by}; QEMU refuses {device.bdf} without gfx_passthru, "
+        "and up to Xen 4.22 a QEMU in dom0 takes the VGA set for itself all the same",
+        _LET_START,
+    )
+
+
+def _owner_unknown(
+    displays: Sequence[PciDevice], possible: Sequence[PciDevice], grantees: tuple[str, ...]
+) -> LegacyRights:
+    """Only where every display that may be the owner is this guest's own is there nothing to lose."""
+    if not possible:
+        text = "legacy VGA cycles reach no display: the bridges above do not forward them (VGA enable): no VGA set"
+        return LegacyRights(warnings=(Problem(text, _LET_START),))
+    names = " or ".join(str(device.bdf) for device in possible)
+    text = f"it is not known whether legacy VGA cycles reach {names}"
+    mine = [device for device in displays if device in possible]
+    if len(mine) == len(possible):
+        warning = Problem(f"{text}: {mine[0].bdf} gets the VGA set, as if they reached it", "see boot_vga in sysfs")
+        return LegacyRights(vga_rights(mine[0].bdf, grantees), mine[0], warnings=(warning,))
+    advice = "run xlplug as root in dom0, or remove gfx_passthru if the card needs none"
+    return LegacyRights(warnings=(Problem(f"{text}: no VGA set for this guest", advice),))
