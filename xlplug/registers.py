@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Host memory that is registers, whatever the E820 map says: nothing of it may be granted or read as firmware's memory.
+"""Host memory that is registers, even where the E820 map says reserved: nothing of it may be granted or read as firmware's memory.
 
 Policy only.  E820 calls registers "reserved", the same as the firmware's own memory.
 """

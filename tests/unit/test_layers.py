@@ -16,7 +16,7 @@ OWNERS = {
     "pyudev": {"dom0.udev"},
     "cffi": {"xen._build"},
     "_cffi_backend": {"xen._ffi"},
-    "click": {"commands.cli", "commands.click_group", "commands.completion"},
+    "click": {"commands.cli", "commands.cli_hook", "commands.click_group", "commands.completion"},
     "elftools": {"abi.elf"},
     "rich": {"picture.terminal"},
     "subprocess": set(),

@@ -1,20 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """The command line, for click: options and help here, what a command does is in its own file."""
 
-import sys
-from collections.abc import Callable
-
 import click
 
 from xlplug import __version__
-from xlplug.commands import common
-from xlplug.commands.click_group import Xlplug
+from xlplug.commands import cli_hook
+from xlplug.commands.click_group import Xlplug, run_and_exit
 from xlplug.commands.completion import domains, domains_and_files, files
-from xlplug.hook import create, install
 
 __all__ = ["main"]
 
-_AS_XL = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
 
 
@@ -35,9 +30,8 @@ def main() -> None:
     """  # noqa: D301 - click wants the character, not the two
 
 
-def _exit(command: Callable[..., int], *args: object) -> None:
-    sys.exit(common.run(command, *args))
-
+for _command in cli_hook.COMMANDS:
+    main.add_command(_command)
 
 _map_legacy = click.option(
     "--map-legacy",
@@ -73,7 +67,7 @@ def grant_(domain: str, config: str | None, recorded: str | None, dry_run: bool,
     """
     from xlplug.commands.grant import GrantOptions, grant
 
-    _exit(grant, GrantOptions(domain, config, recorded, dry_run, map_legacy, form))
+    run_and_exit(grant, GrantOptions(domain, config, recorded, dry_run, map_legacy, form))
 
 
 @main.command("plan")
@@ -96,7 +90,7 @@ def plan_(
     """Print what would be granted for a config, and why."""
     from xlplug.commands.plan import PlanOptions, plan
 
-    _exit(plan, PlanOptions(config, extra, host, target, stubdom, map_legacy, form))
+    run_and_exit(plan, PlanOptions(config, extra, host, target, stubdom, map_legacy, form))
 
 
 @main.command("revoke")
@@ -109,7 +103,7 @@ def revoke_(domain: str, form: str) -> None:
     """
     from xlplug.commands.revoke import revoke
 
-    _exit(revoke, domain, form)
+    run_and_exit(revoke, domain, form)
 
 
 @main.command("show")
@@ -122,7 +116,7 @@ def show_(domain: str | None, form: str) -> None:
     """
     from xlplug.commands.show import show
 
-    _exit(show, domain, form)
+    run_and_exit(show, domain, form)
 
 
 @main.command("abi")
@@ -136,7 +130,7 @@ def abi_(program: str | None, form: str) -> None:
     """
     from xlplug.commands.abi import abi
 
-    _exit(abi, program, form)
+    run_and_exit(abi, program, form)
 
 
 @main.command("config")
@@ -145,7 +139,7 @@ def config_(files: tuple[str, ...]) -> None:
     """Parse xl configs as xl does; one JSON object a line."""
     from xlplug.commands.config import config
 
-    _exit(config, files)
+    run_and_exit(config, files)
 
 
 @main.group()
@@ -173,7 +167,7 @@ def record_host_(output: str, vbt: str | None) -> None:
     """Save this host: PCI functions, memory map, firmware headers."""
     from xlplug.commands.record import record_host
 
-    _exit(record_host, output, vbt)
+    run_and_exit(record_host, output, vbt)
 
 
 @record.command("domain")
@@ -183,7 +177,7 @@ def record_domain_(domain: str, output: str) -> None:
     """Save a living domain, its host and its configuration."""
     from xlplug.commands.record import record_domain
 
-    _exit(record_domain, domain, output)
+    run_and_exit(record_domain, domain, output)
 
 
 @main.command("doctor")
@@ -197,84 +191,7 @@ def doctor_(configs: tuple[str, ...], form: str, strict: bool) -> None:
     """
     from xlplug.commands.doctor import DoctorOptions, doctor
 
-    _exit(doctor, DoctorOptions(configs, form, strict))
-
-
-@main.command("create", context_settings=_AS_XL)
-@click.argument(
-    "words", shell_complete=files, metavar="CONFIG [KEY=VALUE]... [xl's options]", nargs=-1, type=click.UNPROCESSED
-)
-def create_(words: tuple[str, ...]) -> None:
-    """Run xl create, granting what the domain needs.
-
-    Everything that can be refused is refused before anything is created. A
-    domain that needs no legacy range goes to xl unchanged.
-    """
-    _exit(create.create, words)
-
-
-@main.command("restore", context_settings=_AS_XL)
-@click.argument("words", shell_complete=files, metavar="[CONFIG] FILE [xl's options]", nargs=-1, type=click.UNPROCESSED)
-def restore(words: tuple[str, ...]) -> None:
-    """Run xl restore, granting what the domain needs."""
-    _exit(create.restore, words)
-
-
-@main.command("migrate-receive", context_settings=_AS_XL, hidden=True)
-@click.argument("words", shell_complete=files, metavar="[xl's options]", nargs=-1, type=click.UNPROCESSED)
-def receive(words: tuple[str, ...]) -> None:
-    """Run xl migrate-receive, granting what the domain needs."""
-    _exit(create.receive, words)
-
-
-@main.group()
-def hook() -> None:
-    """Install, inspect or remove the hook into xl create."""
-
-
-_prefix = click.option(
-    "--prefix",
-    metavar="DIR",
-    default="/usr/local",
-    show_default=True,
-    help="xl goes to DIR/sbin, the wrapper to DIR/lib/xlplug.",
-)
-
-
-@hook.command("install")
-@_prefix
-def hook_install(prefix: str) -> None:
-    """Install the front end of xl and the device model wrapper."""
-    _exit(install.install, prefix)
-
-
-@hook.command("status")
-@click.argument("config", shell_complete=files, metavar="[CONFIG]", required=False)
-@click.argument("extra", metavar="[KEY=VALUE]...", nargs=-1)
-def hook_status(config: str | None, extra: tuple[str, ...]) -> None:
-    """Show what xl create would run, here or for a config."""
-    from xlplug.commands.hook import status
-
-    _exit(status, config, extra)
-
-
-@hook.command("uninstall")
-@_prefix
-def hook_uninstall(prefix: str) -> None:
-    """Remove exactly what was installed."""
-    _exit(install.uninstall, prefix)
-
-
-@main.command()
-@click.option("--map-legacy", is_flag=True, help="Also map the VGA set 1:1 for every display (see grant).")
-def watch(map_legacy: bool) -> None:
-    """Grant to domains as they appear, for stacks without the hook.
-
-    Runs until SIGTERM or SIGINT; for systemd see hooks/README.md.
-    """
-    from xlplug.watch.daemon import watch as serve
-
-    _exit(lambda: serve(map_legacy=map_legacy))
+    run_and_exit(doctor, DoctorOptions(configs, form, strict))
 
 
 @main.command("map")
@@ -300,7 +217,7 @@ def map_(what: str, extra: tuple[str, ...], host: str | None, output: str, form:
     """
     from xlplug.commands.map import MapOptions, map_
 
-    _exit(map_, MapOptions(what, extra, host, output, form or ""))
+    run_and_exit(map_, MapOptions(what, extra, host, output, form or ""))
 
 
 @main.command("audit")
@@ -315,7 +232,7 @@ def audit_(folders: tuple[str, ...], form: str) -> None:
     from xlplug.commands.audit import AuditOptions
     from xlplug.commands.audit import audit_ as command
 
-    _exit(command, AuditOptions(folders, form))
+    run_and_exit(command, AuditOptions(folders, form))
 
 
 @main.command("metrics")
@@ -335,7 +252,7 @@ def metrics_(output: str) -> None:
     """
     from xlplug.commands.metrics import metrics
 
-    _exit(metrics, output)
+    run_and_exit(metrics, output)
 
 
 @main.command("dm")
@@ -350,7 +267,7 @@ def dm_(domain: str, devices: tuple[str, ...], vslot: str | None) -> None:
     """
     from xlplug.commands.dm import DmOptions, dm
 
-    _exit(dm, DmOptions(domain, devices, vslot))
+    run_and_exit(dm, DmOptions(domain, devices, vslot))
 
 
 @main.command("verify")
@@ -363,4 +280,4 @@ def verify_(domain: str, form: str) -> None:
     """
     from xlplug.commands.verify import VerifyOptions, verify_command
 
-    _exit(verify_command, VerifyOptions(domain, form))
+    run_and_exit(verify_command, VerifyOptions(domain, form))

@@ -2,15 +2,16 @@
 """The group of all commands, for click: help by task, an example for each, and wrong use in one line."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import click
 
+from xlplug.commands import common
 from xlplug.model.errors import one_line
 
-__all__ = ["Xlplug"]
+__all__ = ["Xlplug", "run_and_exit"]
 
 #: The commands by task, in the order of the help, and an example for each.
 TASKS = {
@@ -88,3 +89,8 @@ def _one_line_for_wrong_use() -> Iterator[None]:
         joined = f"{text} {see[0].upper()}{see[1:]}" if text.endswith("?") else f"{text.rstrip('.')}; {see}"
         sys.stderr.write(one_line(joined))
         sys.exit(error.exit_code)
+
+
+def run_and_exit(command: Callable[..., int], *args: object) -> None:
+    """Run a command, and end this process with its exit code."""
+    sys.exit(common.run(command, *args))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """Keeps a guest's delegate alive: starts the process that serves, and another one when it dies.
 
-A vCPU that waits for a dead process waits for ever, and one whose server is destroyed while it waits is lost, too.  So the
+A vCPU that waits for a dead process waits forever, and one whose server is destroyed while it waits is lost as well.  So the
 next process takes the server over: it answers what waits, and goes on with the registers that the last one left.  When they
 die again and again, the last one answers, disables and destroys the server, and the guest reads all ones.
 
@@ -175,7 +175,7 @@ def _be_the_child(job: Job, ready: int, control: int, *, adopt: bool, retire: bo
         signal.set_wakeup_fd(-1)
         _keep_only({2, ready, control, *job.locks})
         for number in _SIGNALS:
-            # The terminal's Ctrl-C goes to the supervisor, too, which then asks us.
+            # The terminal's Ctrl-C also goes to the supervisor, which then asks us.
             signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else signal.SIG_IGN)
         status = run(job, ready, control, adopt=adopt, retire=retire)
     except BaseException:  # noqa: BLE001 - a fork must end here

@@ -88,7 +88,7 @@ def _host(record: Record, seen: Seen) -> Iterable[Problem]:
         elif found.driver not in ("pciback", "xen-pciback"):
             yield Problem(
                 f"{device.host} is not bound to pciback any more",
-                f"dom0 may use it, too; run: xl pci-assignable-add {device.host}",
+                f"dom0 may use it as well; run: xl pci-assignable-add {device.host}",
             )
 
 
@@ -191,7 +191,7 @@ def _others(server: IoreqServerInfo, servers: tuple[IoreqServerInfo, ...]) -> It
             continue
         if other.pci & server.pci:
             yield Problem(
-                f"ioreq server {other.id} claims functions {other.pci & server.pci}, too", "give them another vslot"
+                f"ioreq server {other.id} also claims functions {other.pci & server.pci}", "give them another vslot"
             )
         if other.id > server.id and (other.memory & server.memory or other.ports & server.ports):
             yield Problem(

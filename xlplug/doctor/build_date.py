@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""When the running Xen was compiled, which tells how old its fixes are: point releases and packages number them differently."""
+"""When the running Xen was compiled, which shows how old its fixes are: point releases and packages number them differently."""
 
 import re
 from datetime import date

@@ -219,7 +219,7 @@ class IoreqServer(Handle):
         """Disable the server, let every waiting vCPU go with all ones, destroy it.  Nothing to do when Xen has done it.
 
         An answer that its vCPU has not fetched yet is lost with the server, and a read then gives 0.  So the vCPUs get a moment;
-        those of a paused guest would take for ever.
+        those of a paused guest would take forever.
         """
         try:
             self.disable()

@@ -115,7 +115,7 @@ def test_peek_reads_another_process() -> None:
     "value", ["", "x", "-1", "999999", "64,", "99999999999999999999", "\N{ARABIC-INDIC DIGIT TWO}"]
 )
 def test_a_variable_set_by_hand(value: str) -> None:
-    with pytest.raises(HostError, match=f"{VARIABLE}=.* is no handover"):
+    with pytest.raises(HostError, match=f"{VARIABLE}=.* was not set by 'xlplug create'"):
         take({VARIABLE: value})
 
 
@@ -127,7 +127,7 @@ def test_a_variable_set_by_hand(value: str) -> None:
 def test_a_descriptor_of_something_else(content: bytes) -> None:
     fd = os.memfd_create("other")
     os.write(fd, content)
-    with pytest.raises(HostError, match="is no handover"):
+    with pytest.raises(HostError, match="was not set by 'xlplug create'"):
         take({VARIABLE: str(fd)})
     os.close(fd)
 

@@ -176,7 +176,7 @@ def test_by_hand_or_chained_behind_itself(tmp_path: Path, wrapper: str, argument
 def test_a_handover_by_hand(tmp_path: Path, wrapper: str) -> None:
     refused(
         Ran(tmp_path, [wrapper, *ARGV], None, **{VARIABLE: "0"}),
-        f"{VARIABLE}=0 is no handover of 'xlplug create'; start the domain with 'xl create'",
+        f"{VARIABLE}=0 was not set by 'xlplug create'; start the domain with 'xl create'",
     )
 
 
