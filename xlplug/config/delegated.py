@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """Which functions are delegated, as the command line and the config key name them: ``BDF[,vslot=NN[.F]]``."""
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -50,6 +49,8 @@ def parse_spec(text: str, *, vslot: str | None = None) -> Spec:
             raise ConfigError(f"'{text}' has an option that is not known, '{option}'", hint=_HINT)
     if vslot is None:
         return Spec(host)
+    import re  # the hook loads this module for `Spec` alone, and re takes longest of all
+
     match = re.fullmatch(r"(?:0x)?([0-9a-fA-F]{1,2})(?:\.([0-7]))?", vslot)
     if match is None or not 1 <= int(match[1], 16) <= 0x1F:
         raise ConfigError(

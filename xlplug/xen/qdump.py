@@ -9,8 +9,6 @@ Source: xen/common/keyhandler.c, dump_domains; xen/common/rangeset.c, rangeset_p
 vprintk_common and guest_printk.
 """
 
-import re
-
 from xlplug.model.hypervisor import HeldRights, IoreqServerInfo
 from xlplug.model.rangeset import RangeSet
 
@@ -23,7 +21,7 @@ _DOMAIN = "Rangesets belonging to domain "
 _DOMAIN_ENDS = "Memory pages belonging to domain "
 _PORTS, _MEMORY = "I/O Ports", "I/O Memory"
 #: What a server claims: functions as sbdf, guest bytes, ports.  Source: xen/common/ioreq.c, ioreq_server_alloc_rangesets.
-_SERVER = re.compile(r"\s*ioreq_server (\d+) (pci|memory|port)\s+(\{.*)")
+_SERVER = r"\s*ioreq_server (\d+) (pci|memory|port)\s+(\{.*)"
 _SERVER_SETS = {"pci", "memory", "port"}
 
 
@@ -54,13 +52,15 @@ def parse_servers(text: str) -> dict[int, tuple[IoreqServerInfo, ...]]:
     Raises:
         ValueError: other output tore the dump; ask Xen for another.
     """
+    import re  # not above: the hook's processes load this module, and re takes longest of all
+
     found: dict[int, tuple[IoreqServerInfo, ...]] = {}
     for domid, lines in _sections(text).items():
         servers: dict[int, dict[str, RangeSet]] = {}
         for line in lines:
             if "ioreq_server" not in line:
                 continue
-            match = _SERVER.fullmatch(line)
+            match = re.fullmatch(_SERVER, line)
             if match is None:
                 raise ValueError(f"torn dump: {line!r}")
             servers.setdefault(int(match[1]), {})[match[2]] = _set(match[3], line)

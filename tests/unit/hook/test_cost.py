@@ -57,7 +57,8 @@ def test_the_wrapper_loads_no_parser(tmp_path: Path) -> None:
     os.close(fd)
     assert "xlplug.xen.ctrl" in modules
     assert modules & DEAR == set()
-    assert {name for name in modules if name.startswith("xlplug.config.")} == {"xlplug.config.domain"}
+    values = {"xlplug.config.domain", "xlplug.config.delegated"}
+    assert {name for name in modules if name.startswith("xlplug.config.")} == values
 
 
 def test_nor_do_the_plan_and_the_grants(tmp_path: Path) -> None:
