@@ -169,7 +169,7 @@ def test_no_vbios_in_memory_is_refused_before_anything_is_created(tmp_path: Path
         with created(tmp_path, "uefi", hooked=True) as made:
             assert made.outcome == documented("no VBIOS in memory, through the hook", column) == "refused"
             assert made.status == 1
-            (line,) = made.stderr.splitlines()
+            line = made.stderr.splitlines()[-1]
             assert line.startswith(f"xlplug: refused: {DISPLAY}: no VBIOS for it in host memory (")
             assert "; set xlplug_rom to a file that holds this display's VBIOS" in line
         assert (dump(), sh("xl", "list").stdout.count("\n")) == (before, guests)
@@ -209,7 +209,7 @@ def test_a_file_that_is_not_its_vbios_is_refused(tmp_path: Path, data: bytes, fa
     path.write_bytes(data)
     with created(tmp_path, "bad", f'xlplug_rom="{path}"\n', hooked=True) as made:
         assert made.status == 1
-        (line,) = made.stderr.splitlines()
+        line = made.stderr.splitlines()[-1]
         assert line.startswith(f"xlplug: refused: {path}: not a VBIOS for {DISPLAY}: {fault}; "), line
 
 
@@ -245,7 +245,7 @@ def test_a_header_gives_nobody_more_than_three_pages(tmp_path: Path, header: byt
             assert all(span.start >= 0xC000000 for span in beyond), beyond
         else:
             assert made.status == 1
-            assert made.stderr.startswith("xlplug: refused: "), made.stderr
+            assert "xlplug: refused: " in made.stderr, made.stderr
 
 
 def test_a_header_that_changes_between_two_creations(tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_an_address_in_ram_is_refused(tmp_path: Path) -> None:
     try:
         with created(tmp_path, "ram", hooked=True) as made:
             assert made.status == 1
-            assert made.stderr.startswith("xlplug: refused: ")
+            assert "xlplug: refused: " in made.stderr, made.stderr
         assert dump() == before
     finally:
         register("fc.l", UNALIGNED)
