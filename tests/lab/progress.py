@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""A plugin for pytest in dom0: whatever happens, one can see why.
+"""A plugin for pytest in dom0, so that one can always see why a run failed.
 
 A failure is printed when it happens, not at the end, which may never come.  The test that runs is named in /out/test.  And
 when the time is over, the summary and junit.xml are still written.

@@ -94,7 +94,7 @@ def libraries() -> dict[str, Path]:
     }
 
 
-#: The files that say how a tree is built; what they have in common with a former tree, the cache has, too.
+#: The files that say how a tree is built: a change in one of them builds all trees again.
 _RECIPE = (HERE / "tree.py", HERE / "init.sh")
 
 

@@ -40,7 +40,7 @@ class Result(NamedTuple):
 
 
 class Machine(NamedTuple):
-    """What machines differ in: QEMU with its leading arguments, the IOMMU, displays, more shares, and options of Xen's.
+    """What machines differ in: QEMU with its leading arguments, the IOMMU, displays, more shares, and Xen options.
 
     ``slot``: where on the PCI bus the shares begin; None where QEMU may choose.
     """
@@ -53,7 +53,7 @@ class Machine(NamedTuple):
     slot: int | None = None
 
 
-#: Makes a machine ready, given a tree and the folder of a job, to which it may add; at its end whatever it started ends.
+#: Makes a machine ready, given a tree and the folder of a job, to which it may add; at its end everything that it started ends.
 Maker = Callable[[Tree, Path], AbstractContextManager[Machine]]
 
 

@@ -140,18 +140,19 @@ def _shadow(path: str, device: PciDevice) -> bytes:
 def _read_enabled(path: str) -> bytes:
     """A whole sysfs ``rom`` file, which cannot be read until "1" is written to it; disabled again if it was before.
 
-    Source: Linux, Documentation/PCI/sysfs-pci.rst.
+    Written as echo does: Linux 5.10 enables it for anything but exactly "0" and a newline.
+    Source: Linux, drivers/pci/pci-sysfs.c, pci_write_rom; Documentation/PCI/sysfs-pci.rst.
     """
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
         try:
             return _read_all(fd)
         except OSError:
-            os.pwrite(fd, b"1", 0)
+            os.pwrite(fd, b"1\n", 0)
         try:
             return _read_all(fd)
         finally:
-            os.pwrite(fd, b"0", 0)
+            os.pwrite(fd, b"0\n", 0)
     finally:
         os.close(fd)
 

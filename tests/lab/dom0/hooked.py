@@ -131,6 +131,7 @@ _STOCK = (
     "declining to handle console type 'xenconsoled'",  # QEMU 10
     "when runstate is INMIGRATE",  # restored
     "fd: migration to a file is deprecated",  # restored, QEMU 10
+    "'-mon' is deprecated",  # QEMU 11
 )
 
 

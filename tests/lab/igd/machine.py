@@ -3,7 +3,7 @@
 
 The display is 8086:5916 with BARs, a VBIOS that the machine's firmware shadows at c0000, and an OpRegion in reserved memory.
 A second card, QEMU's own, is at 00:09.0: it answers legacy VGA cycles, which vfio-user has no way to.  dom0 finds in /job/igd
-the test guest, twice, and the VBIOS; it can mount the emulator's tree, too (`SHARE`).
+the test guest in two versions and the VBIOS; it can also mount the emulator's tree (`SHARE`).
 """
 
 import subprocess

@@ -137,7 +137,7 @@ def _memory(size: int) -> int:
 
 
 class Server:
-    """One connection of QEMU's."""
+    """A connection from QEMU."""
 
     def __init__(self, connection: socket.socket, display: Display) -> None:
         self.connection = connection

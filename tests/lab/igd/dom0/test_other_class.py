@@ -13,7 +13,7 @@ from tests.lab.igd.dom0.table import documented
 
 
 def reread() -> None:
-    """Let Linux, and Xen, see the display anew: they keep the class that they found first."""
+    """Let Linux and Xen find the display again: they keep the class that they saw first."""
     sh("xl", "pci-assignable-remove", DISPLAY)
     (SYSFS / "remove").write_text("1")
     assert until(lambda: not SYSFS.exists())
