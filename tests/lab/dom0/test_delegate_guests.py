@@ -39,7 +39,8 @@ def uses(puppet: Puppet, slot: int) -> None:
 
 def config(folder: Path, name: str, *lines: str) -> str:
     path = folder / f"{name}.cfg"
-    path.write_text("\n".join([f'name="{name}"', BASE, HVM, *lines, ""]))
+    base = BASE.replace('type="hvm"\n', "") if any(line.startswith("type=") for line in lines) else BASE
+    path.write_text("\n".join([f'name="{name}"', base, HVM, *lines, ""]))
     return str(path)
 
 
