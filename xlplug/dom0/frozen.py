@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 from xlplug.config import domain
+from xlplug.config.delegated import Spec
 from xlplug.config.domain import DomainConfig
 from xlplug.model.bdf import Bdf
 from xlplug.model.problem import Problem
@@ -19,7 +20,7 @@ __all__ = ["freeze", "thaw"]
 
 _KINDS: dict[str, Any] = {
     kind.__name__: kind
-    for kind in (DomainConfig, domain.PciAssignment, domain.IomemRange, domain.Vif, Bdf, Range, Problem)
+    for kind in (DomainConfig, domain.PciAssignment, domain.IomemRange, domain.Vif, Spec, Bdf, Range, Problem)
 }
 #: Of which xlplug the bytes are, as far as it matters, and of which Python: marshal's format is its own.
 _MADE_BY = repr((sys.implementation.cache_tag, [(name, kind._fields) for name, kind in _KINDS.items()]))
