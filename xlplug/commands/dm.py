@@ -60,7 +60,12 @@ def dm(options: DmOptions) -> int:
 
 
 def hooked(domid: str, *devices: str) -> NoReturn:
-    """`dm` for the device model wrapper, which reads stdout until it is "ready" or why it is not."""
+    """`dm` for the device model wrapper, which reads stdout until it is "ready" or why it is not.
+
+    In a child, so that the wrapper, which becomes QEMU, has no child of ours.
+    """
+    if os.fork():
+        os._exit(0)
     try:
         code = dm(DmOptions(domid, devices))
     except XlplugError as error:

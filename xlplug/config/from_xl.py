@@ -165,22 +165,25 @@ class _Reader:
         return self.string(ROM_KEY) or True if number is None else number != 0
 
     def delegate(self, kind: str) -> tuple[Spec, ...]:
+        def wrong(message: str, hint: str, text: str = "") -> ConfigError:
+            line = self.settings.line(DELEGATE_KEY)
+            return ConfigError(f"{DELEGATE_KEY}: {message}", path=self.path, line=line, text=text, hint=hint)
+
         found = []
         passed = {entry.bdf for entry in self.pci()}
         for text in self.strings(DELEGATE_KEY):
             if kind != "hvm":
-                raise self.bad(DELEGATE_KEY, text, "remove it, and run 'xlplug dm' once the guest is there")
+                raise wrong("it is for HVM guests", "remove it, and run 'xlplug dm' once the guest is there", text)
             try:
-                spec = parse_spec(text)
+                found.append(parse_spec(text))
             except ConfigError as error:
-                raise self.bad(DELEGATE_KEY, text, f"{error.message}; {error.hint}") from error
-            if spec.host in passed:
-                raise self.bad(DELEGATE_KEY, text, "remove the device here or in pci: only one of them can map it")
-            found.append(spec)
+                raise wrong(error.message, error.hint, text) from error
+            if found[-1].host in passed:
+                raise wrong(f"{found[-1].host} is in pci, too", "remove it from one of them: only one can map it", text)
         try:
             place(found, ())
         except ConfigError as error:
-            raise self.bad(DELEGATE_KEY, error.message, error.hint) from error
+            raise wrong(error.message, error.hint) from error
         return tuple(found)
 
     def pci(self) -> tuple[PciAssignment, ...]:

@@ -111,7 +111,8 @@ def _serve(job: Job, server: IoreqServer, memory: GuestMemory, ready: int, contr
     functions = _functions(job)
 
     def log(line: str) -> None:
-        os.write(2, one_line(f"{job.name}: {line}").encode())
+        with contextlib.suppress(OSError):  # a log that nobody reads any more must not stop a guest
+            os.write(2, one_line(f"{job.name}: {line}").encode())
 
     model = Model(functions, server, memory, log)
     for function in functions:

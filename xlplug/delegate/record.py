@@ -165,6 +165,7 @@ def process_started(pid: int) -> int | None:
     """The clock tick at which a living process started, None when it has ended.  A pid is used again, with its start it is not."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            return int(file.read().rpartition(")")[2].split()[19])  # field 22; the name in field 2 may hold anything
+            fields = file.read().rpartition(")")[2].split()  # from field 3 on; the name in field 2 may hold anything
+            return None if fields[0] in "ZX" else int(fields[19])
     except (OSError, IndexError):
         return None

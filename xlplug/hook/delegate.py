@@ -35,7 +35,8 @@ def start(domid: int, specs: tuple[Spec, ...]) -> None:
     argv = [sys.executable, "-I", "-c", _PROGRAM, folder, str(domid), *(str(spec) for spec in specs)]
     actions = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), (os.POSIX_SPAWN_DUP2, write, 1)]
     try:
-        os.posix_spawn(sys.executable, argv, first_environment(), file_actions=actions, setsid=True)
+        pid = os.posix_spawn(sys.executable, argv, first_environment(), file_actions=actions, setsid=True)
+        os.waitpid(pid, 0)  # it goes on in a child of its own, which QEMU would never reap
     finally:
         os.close(write)
     try:

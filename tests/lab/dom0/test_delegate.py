@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.dom0.conftest import Guests, sh, xlplug
+from tests.lab.dom0.conftest import VGA, Guests, sh, xlplug
 from tests.lab.dom0.delegates import Delegate, delegate, servers, verify
 from tests.lab.dom0.puppet import BUFFER, EDU, EDU2, HVM, NE2K, RTL8139, TESTDEV, Device, Puppet, assignable
 from xlplug.model.rangeset import RangeSet
@@ -274,5 +274,7 @@ def test_a_device_that_another_guest_s_delegate_has(served: Delegate, guests: Gu
     done = xlplug("dm", str(domid), EDU)
     assert (done.returncode, done.stderr.startswith(f"xlplug: refused: {EDU} is delegated already")) == (1, True)
     assert len(servers(domid)) == 1
+    done = xlplug("dm", str(domid), f"{VGA},vslot=1")
+    assert (done.returncode, "slot 1 of the guest is in use; give another vslot" in done.stderr) == (1, True)
     done = xlplug("verify", str(domid))
     assert (done.returncode, "nothing is recorded for domain" in done.stderr) == (1, True)

@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# shellcheck shell=dash
 # SPDX-License-Identifier: LGPL-2.1-only
 # First process of a Linux guest that looks at its PCI devices, uses QEMU's edu among them, and says on the serial port what it
 # found: Debian's kernel, nothing of Debian's above it.  edu: QEMU, docs/specs/edu.rst.

@@ -163,6 +163,29 @@ def test_a_mistake_of_ours_is_logged_and_the_guest_goes_on(
     assert capfd.readouterr().err.endswith("RuntimeError: a mistake\n")
 
 
+def test_a_log_that_nobody_reads_is_not_a_reason_to_stop(bench: Bench) -> None:
+    seen: list[int] = []
+
+    def during() -> None:
+        bench.wait_ready()
+        os.write(bench.control_write, b"removed 0000:03:00.0\n")
+        time.sleep(0.1)
+        seen.append(bench.access(PCI_CONFIG, GUEST.sbdf << 32))
+        stop()
+
+    kept = os.dup(2)
+    read, write = os.pipe()
+    os.dup2(write, 2)
+    os.close(write)
+    os.close(read)
+    try:
+        assert bench.serve(during) == 0
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+    assert seen == [0x11111234]
+
+
 def test_what_cannot_start_says_why_and_leaves_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuses(domid: int) -> None:
         raise HostError("the user 'nobody' does not exist", hint="add it")

@@ -6,7 +6,7 @@ import pytest
 from xlplug.config.delegated import Spec, parse_spec, place
 from xlplug.delegate.admit import admit, guest
 from xlplug.delegate.bar import IO, MEMORY32, Bar
-from xlplug.delegate.record import DelegateProcess, RecordedDevice, read, write_delegate
+from xlplug.delegate.record import DelegateProcess, RecordedDevice, process_started, read, write_delegate
 from xlplug.model.bdf import Bdf
 from xlplug.model.errors import ConfigError, Refused, XlplugError
 from xlplug.model.host import PciDevice, Resource
@@ -142,6 +142,22 @@ def test_devices_that_may_not(device: PciDevice | None, slot: int | None, compla
 def test_unsuitable_guests(host: Host, domid: int, complaint: str) -> None:
     with pytest.raises(Refused, match=complaint):
         guest(domid, host)
+
+
+def test_a_process_that_nobody_has_waited_for_is_not_alive() -> None:
+    import os
+    import time
+
+    assert process_started(os.getpid())
+    pid = os.fork()
+    if not pid:
+        os._exit(0)
+    deadline = time.monotonic() + 10
+    while process_started(pid) is not None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.waitpid(pid, 0)
+    assert process_started(pid) is None
 
 
 def test_the_record_is_read_as_it_was_written() -> None:
