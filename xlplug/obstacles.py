@@ -153,6 +153,8 @@ def opregion_at_zero(scene: Scene) -> Iterator[Problem]:
             continue
         does = "asks in vain for" if scene.has_stubdom else "gives the guest"
         advice = "remove gfx_passthru: only an integrated display, at 00:02.0, needs it"
+        if any(other.bdf == IGD for other in scene.devices):
+            advice = "give this card to another guest, without gfx_passthru"
         if device.bdf == IGD:
             advice = "update the firmware, or switch its display on there"
         text = f"{device.bdf}: it has no OpRegion (register {ASLS:x} is {device.config_u32(ASLS):x}), and QEMU does not check"

@@ -13,7 +13,7 @@ from xlplug.displays import LegacyRights, legacy_rights
 from xlplug.igd import OPREGION_REASON, is_igd
 from xlplug.model.addr import DOMID_FIRST_RESERVED, PAGE_SHIFT, Domid
 from xlplug.model.bdf import Bdf
-from xlplug.model.host import HostSnapshot, PciDevice
+from xlplug.model.host import UNNAMED, HostSnapshot, PciDevice
 from xlplug.model.hypervisor import HeldRights
 from xlplug.model.occasion import AHEAD, NOBODY, Occasion, Who
 from xlplug.model.problem import Problem
@@ -96,7 +96,12 @@ def build(
         steps=(*steps, *physmap.steps),
         delegated=tuple(d for device in devices for d in delegated(device)),
         by_libxl=by_libxl,
-        notes=(*legacy.notes, *_opregion_note(config, devices, legacy, has_stubdom=has_stubdom), *physmap.notes),
+        notes=(
+            *legacy.notes,
+            *_opregion_note(config, devices, legacy, has_stubdom=has_stubdom),
+            *physmap.notes,
+            *(note.problem for note in host.notes if note.about == UNNAMED),
+        ),
         warnings=(
             *config.warnings,
             *pci_warnings,

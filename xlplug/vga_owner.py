@@ -53,9 +53,8 @@ def legacy_owner(devices: Iterable[PciDevice]) -> Ownership:
     possible = [device for device in everything if routes.get(device.bdf, _CUT_OFF) != _CUT_OFF]
     possible = [device for device in possible if may_answer(device)] or possible
     possible = [device for device in possible if routes[device.bdf] == _FORWARDED] or possible
-    if len(possible) > 1:
-        boot = [device for device in possible if device.boot_vga]
-        possible = boot if len(boot) == 1 else possible
+    boot = [device for device in possible if device.boot_vga]
+    possible = boot if len(boot) == 1 else possible
     if len(possible) == 1 and _is_evident(possible[0], routes[possible[0].bdf]):
         return Ownership(possible[0], tuple(possible))
     return Ownership(None, tuple(possible))

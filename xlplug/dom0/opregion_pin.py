@@ -24,21 +24,17 @@ def pinned(folder: str = FOLDER) -> int | None:
 
     A folder or file that someone else than root could have written counts as an address that nothing matches: 0.
     """
-    path = f"{folder}/{_NAME}"
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(f"{folder}/{_NAME}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            text = os.read(fd, _LONGEST)
+            trusted = _is_private(os.fstat(fd)) and _is_private(os.lstat(folder))
+        finally:
+            os.close(fd)
+        return int(text, 16) if trusted else 0
     except (FileNotFoundError, PermissionError):
         return None
-    except OSError:
-        return 0
-    try:
-        text = os.read(fd, _LONGEST)
-        trusted = _is_private(os.fstat(fd)) and _is_private(os.lstat(folder))
-    finally:
-        os.close(fd)
-    try:
-        return int(text, 16) if trusted else 0
-    except ValueError:
+    except (OSError, ValueError):
         return 0
 
 

@@ -30,7 +30,7 @@ def functions(
     for bdf, whole_slot in wanted:
         if whole_slot:
             slot = str(bdf).rpartition(".")[0]
-            names |= {name for name in os.listdir(sys_pci) if name.rpartition(".")[0] == slot}
+            names |= {name for name in _names(sys_pci) if name.rpartition(".")[0] == slot}
         else:
             names.add(str(bdf))
     return several((f"{sys_pci}/{name}" for name in names), owned or {})
@@ -40,11 +40,14 @@ def everything(
     owned: dict[Bdf, Domid] | None = None, sys_pci: str = SYS_PCI
 ) -> tuple[tuple[PciDevice, ...], tuple[HostNote, ...]]:
     """As `several`, all functions of the host; none where there is no PCI."""
+    return several((f"{sys_pci}/{name}" for name in _names(sys_pci)), owned or {})
+
+
+def _names(sys_pci: str) -> list[str]:
     try:
-        names = os.listdir(sys_pci)
+        return os.listdir(sys_pci)
     except OSError:
-        return (), ()
-    return several((f"{sys_pci}/{name}" for name in names), owned or {})
+        return []
 
 
 def several(paths: Iterable[str], owned: dict[Bdf, Domid]) -> tuple[tuple[PciDevice, ...], tuple[HostNote, ...]]:

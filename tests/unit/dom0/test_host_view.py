@@ -258,6 +258,7 @@ def test_what_xl_cannot_name_is_noted(tmp_path: Path) -> None:
     slot = functions(((Bdf(0, 0, 0x1E, 0), True),), sys_pci=str(tmp_path))
     assert (slot[0], len(slot[1])) == ((), 1)
     assert pci.everything(sys_pci=str(tmp_path / "none")) == ((), ())
+    assert functions(((Bdf(0, 0, 0x1E, 0), True),), sys_pci=str(tmp_path / "none")) == ((), ())
 
 
 @pytest.mark.parametrize(
@@ -307,4 +308,7 @@ def test_a_pin_that_others_could_write_matches_nothing(tmp_path: Path) -> None:
     assert opregion_pin.pinned(str(folder)) == 0
     path.unlink()
     path.symlink_to("/dev/null")
+    assert opregion_pin.pinned(str(folder)) == 0
+    path.unlink()
+    path.mkdir()
     assert opregion_pin.pinned(str(folder)) == 0

@@ -252,3 +252,38 @@ def test_which_function_is_an_igd(host: Host) -> None:
     assert not is_igd(display._replace(vendor=0x1002))
     assert not is_igd(display._replace(class_code=0x030200))
     assert not is_igd(display._replace(physfn=Bdf(0, 0, 1, 0)))
+
+
+@pytest.mark.parametrize(
+    ("size", "stop", "pages"),
+    [
+        (0x20000, 0xE0000, 0x20),
+        (0x20200, 0xF0000, 0),
+        (0x10000, 0xD0000, 0x10),
+        (0x10200, 0xD0000, 0),
+        (0x200, 0xE0000, 1),
+        (0, 0xE0000, 0),
+    ],
+)
+def test_how_much_of_the_vbios_shadow(host: Host, config: Config, size: int, stop: int, pages: int) -> None:
+    laptop = host("igd-laptop")
+    assert laptop.vbios is not None
+    rom = (Resource(6, 0xC0000, stop, 0x212),)
+    devices = tuple(d._replace(resources=rom) if d.bdf == IGD else d for d in laptop.devices)
+    plan = build(config(PASSED + STUB), laptop._replace(devices=devices, vbios=laptop.vbios._replace(size=size)))
+    assert [s.nr for s in plan.steps if s.first == 0xA0 and s.grantee == "stubdom"] == [0x20 + pages]
+    assert any("VBIOS shadow not granted" in w.what for w in plan.warnings) == (pages == 0)
+
+
+def test_whose_vbios_it_is(host: Host, config: Config) -> None:
+    laptop = host("igd-laptop")
+    assert laptop.vbios is not None
+    for change, says in (
+        ({"vendor": 0x1002}, "made for vendor 1002"),
+        ({"maddr": 0xC8000}, "claims 64512 bytes at c8000"),
+    ):
+        plan = build(config(PASSED + STUB), laptop._replace(vbios=laptop.vbios._replace(**change)))
+        assert any(says in w.what for w in plan.warnings)
+        assert [s.nr for s in plan.steps if s.first == 0xA0 and s.grantee == "stubdom"] == [0x20]
+    unread = build(config(PASSED + STUB), laptop._replace(vbios=None))
+    assert any("its header was not read" in w.what for w in unread.warnings)

@@ -181,6 +181,12 @@ def test_an_opregion_at_0(config: DomainConfig, assigned: PciDevice, stub: bool,
     assert bool(found) == bool(wanted)
 
 
+def test_a_card_without_an_opregion_beside_an_igd() -> None:
+    card = device(SLOT_3, config=bytes(256))
+    assert "give this card to another guest" in says(opregion_at_zero, GFX, device(), card)
+    assert "another guest" not in says(opregion_at_zero, GFX, card)
+
+
 def test_an_emulated_card() -> None:
     assert 'write vga="none"' in says(emulated_card, GFX._replace(vga="cirrus"), device())
     assert says(emulated_card, GFX, device()) == ""

@@ -11,7 +11,7 @@ from xlplug.model.addr import Domid
 from xlplug.model.bdf import Bdf
 from xlplug.model.host import HostSnapshot
 from xlplug.model.hypervisor import HeldRights
-from xlplug.model.occasion import BY_HAND, Who
+from xlplug.model.occasion import BY_HAND, CREATING, Who
 from xlplug.model.rangeset import Range, RangeSet
 from xlplug.plan import Plan, build, mapped_in_vain
 
@@ -175,6 +175,18 @@ def test_populate_on_demand(host: Host, config: Config) -> None:
 def test_unknown_device(host: Host, config: Config) -> None:
     assert "no such PCI device" in str(build(config('pci=["07:00.0"]\n'), host("igd-laptop")).refusals[0])
     assert "by name" in str(build(config('pci=["name=foo"]\n'), host("igd-laptop")).refusals[0])
+
+
+def test_a_display_that_may_come_later(host: Host, config: Config) -> None:
+    none, absent = config('gfx_passthru="igd"\n'), config('gfx_passthru="igd"\npci=["07:00.0"]\n')
+    later = "nothing is granted until one is plugged in"
+    assert later in str(build(none, host("igd-laptop"), occasion=CREATING).warnings[0])
+    assert "add one to pci=" in str(build(none, host("igd-laptop")).refusals[0])
+    assert build(absent, host("igd-laptop"), occasion=CREATING).warnings == (), "it is refused, and that is enough"
+    assert len(build(absent, host("igd-laptop"), occasion=CREATING).refusals) == 1
+    assert len(build(absent, host("igd-laptop")).refusals) == 2
+    other = config('gfx_passthru="igd"\npci=["00:1f.0"]\n')
+    assert any(later in w.what for w in build(other, host("igd-laptop"), occasion=CREATING).warnings)
 
 
 def test_map_legacy_maps_the_exact_tuples_after_the_permissions(host: Host, config: Config) -> None:
