@@ -126,4 +126,4 @@ release: $(VENV)/.test
 	PYTHON=$(IN)/python packaging/release.sh dist
 
 clean:
-	rm -rf build
+	rm -rf build packaging/generated

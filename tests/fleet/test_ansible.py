@@ -73,6 +73,7 @@ def ansible(fleet: Fleet, program: str, *words: str) -> "subprocess.CompletedPro
         "ANSIBLE_NOCOLOR": "1",
         "PATH": f"{fleet.folder}/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "PYTHONPATH": "",
+        "PWD": str(fleet.folder),
     }
     return fleet.inside(f"/usr/bin/{program}", "-i", "inventory", *words, cwd=fleet.folder, **env)
 

@@ -13,7 +13,14 @@ from tests.abi.oracle import require
 ROOT = Path(__file__).parents[2]
 SHELL = [
     str(ROOT / name)
-    for name in (".ci/run", "hooks/xl", "debian/xlplug.prerm", "debian/tests/hook", "debian/tests/recorded")
+    for name in (
+        ".ci/run",
+        "hooks/xl",
+        "debian/xlplug.prerm",
+        "debian/xlplug.postrm",
+        "debian/tests/hook",
+        "debian/tests/recorded",
+    )
 ]
 SHELL += [str(p) for p in sorted((*ROOT.glob("tests/**/*.sh"), *ROOT.glob("packaging/*.sh")))]
 
