@@ -179,7 +179,7 @@ class _Reader:
             except ConfigError as error:
                 raise wrong(error.message, error.hint, text) from error
             if found[-1].host in passed:
-                raise wrong(f"{found[-1].host} is in pci, too", "remove it from one of them: only one can map it", text)
+                raise wrong(f"{found[-1].host} is also in pci", "remove it from one of them: only one can map it", text)
         try:
             place(found, ())
         except ConfigError as error:

@@ -70,7 +70,7 @@ def test_the_hook_starts_it_before_the_guest_runs(hook: None, tmp_path: Path) ->
     [
         (
             [f'xlplug_delegate=["{EDU}"]', f'pci=["{EDU}"]'],
-            "is in pci, too; remove it from one of them: only one can map it",
+            "is also in pci; remove it from one of them: only one can map it",
         ),
         (['xlplug_delegate=["0000:00:09.0"]'], "0000:00:09.0 was not found on this host; see 'lspci -D'"),
         (

@@ -278,7 +278,7 @@ def test_delegated_functions(text: str, specs: list[str]) -> None:
         ('type="hvm"\nxlplug_delegate=["03:00.0,vslot=1d","04:00.0,vslot=1d"]', "two functions at 1d.0"),
         (
             'type="hvm"\npci=["03:00.0"]\nxlplug_delegate=["03:00.0"]',
-            "0000:03:00.0 is in pci, too; remove it from one of them",
+            "0000:03:00.0 is also in pci; remove it from one of them",
         ),
         ('type="pvh"\nxlplug_delegate=["03:00.0"]', "run 'xlplug dm' once the guest is there"),
     ],
