@@ -52,7 +52,7 @@ def _counted(verdicts: Iterator[Verdict], counts: "Counter[str]") -> Iterator[Ve
 
 
 def _sums(counts: "Counter[str]") -> str:
-    return f"{counts['domains']} domains on {counts['hosts']} hosts: " + ", ".join(f"{counts[n]} {n}" for n in _COUNTS)
+    return ", ".join(f"{name}: {counts[name]}" for name in ("hosts", "domains", *_COUNTS))
 
 
 def _text(verdicts: Iterator[Verdict], counts: "Counter[str]") -> None:

@@ -195,7 +195,7 @@ def doctor_(configs: tuple[str, ...], form: str, strict: bool) -> None:
 
 
 @main.command("map")
-@click.argument("what", metavar="CONFIG|DOMID", shell_complete=domains_and_files)
+@click.argument("what", metavar="CONFIG|DOMAIN", shell_complete=domains_and_files)
 @click.argument("extra", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--host", shell_complete=files, metavar="FILE", help="A recorded host, instead of this one.")
 @click.option(

@@ -5,11 +5,11 @@ import os
 import sys
 from typing import NamedTuple
 
-from xlplug.commands.common import parse_domid, print_lines, read_config, readable_xen, say
+from xlplug.commands.common import find_domain, parse_domain, print_lines, read_config, readable_xen, say
 from xlplug.dom0.find_config import parse
-from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED, HostError, Refused, printable
+from xlplug.model.addr import Domid
+from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED, HostError, printable
 from xlplug.model.occasion import AHEAD, BY_HAND, Who
-from xlplug.model.problem import Problem
 from xlplug.picture.spaces import Held, Picture, draw
 
 FORMATS = ("text", "json", "svg", "html")
@@ -27,8 +27,7 @@ class MapOptions(NamedTuple):
 
 def map_(options: MapOptions) -> int:
     """Draw the map of a configuration, or of a running domain; 1 when its plan is refused."""
-    running = options.what.isdecimal() and not os.path.exists(options.what)
-    picture = _of_domain(options) if running else _of_config(options)
+    picture = _of_domain(options) if _names_a_domain(options.what) else _of_config(options)
     # A name may hold anything; a terminal or a browser shows what is printable.
     picture = picture._replace(title=printable(picture.title), subtitle=printable(picture.subtitle))
     form = options.format or os.path.splitext(options.output)[1].removeprefix(".").lower()
@@ -42,6 +41,11 @@ def map_(options: MapOptions) -> int:
             f"{options.output} does not say what to draw", hint="end it with .svg or .html, or give --format"
         )
     return EXIT_REFUSED if any(kind == "refused" for kind, _ in picture.problems) else EXIT_DONE
+
+
+def _names_a_domain(what: str) -> bool:
+    """Whether it is a domain's number or name: a file of that name comes first, and what looks like a path is one."""
+    return not (what == "-" or "/" in what or what.endswith((".cfg", ".json", ".xml")) or os.path.exists(what))
 
 
 def _of_config(options: MapOptions) -> Picture:
@@ -68,11 +72,10 @@ def _of_domain(options: MapOptions) -> Picture:
 
     if options.extra or options.host is not None:
         raise HostError(f"{options.what} is a running domain", hint="leave --host and KEY=VALUE out")
-    domid = parse_domid(options.what, "domid")
+    domain = parse_domain(options.what)
     with XenCtrl() as xen, XenStore() as store:
-        info = None if domid is None else xen.domain_info(domid)
-        if domid is None or info is None:
-            raise Refused(Problem(f"domain {options.what} does not exist", "see 'xl list'"))
+        info = find_domain(domain, xen, store)
+        domid = Domid(info.domid)
         config = domains.domain_config(info)
         host = snapshot.take(xen, store, config)
         plan = build(config, host, Who(domid, domains.stubdom_of(domid, store)), BY_HAND)

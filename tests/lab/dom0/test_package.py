@@ -122,7 +122,8 @@ def test_life_of_a_package(before: set[str], config: Path, tmp_path: Path) -> No
     asked = ["_XLPLUG_COMPLETE=bash_complete", "COMP_WORDS=xlplug show ", "COMP_CWORD=2"]
     assert {f"plain,{domid}", f"plain,{config.stem}"} <= set(ok("env", *asked, "xlplug").splitlines())
     assert f'domain="{config.stem}",grantee="target",kind="ioport",state="granted"' in ok("xlplug", "metrics")
-    ok("xlplug", "map", str(domid), "-o", "/tmp/map.html")
+    assert 'xlplug_runs_total{by="wrapper",outcome="done"} 1' in ok("xlplug", "metrics")
+    ok("xlplug", "map", config.stem, "-o", "/tmp/map.html")
     assert ">granted" in Path("/tmp/map.html").read_text()
 
     # Upgraded under the guest, which then reboots: through the new wrapper, with the configuration of its creation.

@@ -148,7 +148,7 @@ def test_command(tmp_path: Path) -> None:
     done = run(str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == "host good"
-    assert done.stdout.splitlines()[-1].startswith("2 domains on 1 hosts: 1 starts, 1 plain, 0 refused")
+    assert done.stdout.splitlines()[-1].startswith("hosts: 1, domains: 2, starts: 1, plain: 1, refused: 0")
     assert done.stderr == "", "no progress where nobody looks"
     host(tmp_path / "bad", broken="name=")
     assert run(str(tmp_path)).returncode == 1
