@@ -166,5 +166,7 @@ def _read(fd: int) -> Handover | None:
     size = b"0"
     if magic == _MAGIC.encode():
         size, config = config.split(b"\0", 1)
+    if not 0 <= int(size) <= len(config):
+        raise ValueError(size)
     parsed, config = config[: int(size)], config[int(size) :]
     return Handover(config, os.fsdecode(path), tuple(map(os.fsdecode, words)), os.fsdecode(device_model), parsed)

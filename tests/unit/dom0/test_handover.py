@@ -43,6 +43,13 @@ def test_what_an_earlier_xlplug_has_offered_is_taken() -> None:
     assert take(environment) == Handover(b'name="g"\n5\0', "g.cfg", ("memory=64",), "/opt/qemu")
 
 
+@pytest.mark.parametrize("size", [b"x", b"-1", b"5", b""])
+def test_a_length_that_is_wrong(size: bytes) -> None:
+    environment = dict([naming(keep(b"xlplug-handover-2\0g.cfg\0\0000\0" + size + b"\0data"))])
+    with pytest.raises(HostError, match="xlplug create"):
+        take(environment)
+
+
 def test_nothing_offered_is_nothing_taken() -> None:
     assert take({"PATH": "/bin"}) is None
     assert peek(os.getpid()) is None
