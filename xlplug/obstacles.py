@@ -248,7 +248,7 @@ def touching_port_bars(scene: Scene) -> Iterator[Problem]:
         (r.start, r.stop, f"{device.bdf} (BAR {r.line})")
         for device in scene.devices
         for r in device.resources
-        if r.is_port and r.line < ROM_INDEX and r.has_address
+        if r.is_port and r.has_address
     )
     for one, two in pairwise(bars):
         if one[1] >= two[0]:

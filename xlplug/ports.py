@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from xlplug.config.domain import DomainConfig
 from xlplug.model.bdf import Bdf
-from xlplug.model.host import ROM_INDEX, HostSnapshot, PciDevice
+from xlplug.model.host import HostSnapshot, PciDevice
 from xlplug.model.problem import Problem
 from xlplug.model.rangeset import Range, RangeSet
 from xlplug.model.steps import IOPORT_MAPPING, MEMORY_MAPPING, TARGET, Step
@@ -140,9 +140,7 @@ def _left_to_the_device_model(
 
     From Xen 4.23 on one more mapping that overlaps another one, or merely touches it, fails with EBUSY.
     """
-    bars = RangeSet(
-        (r.start, r.stop) for d in devices for r in d.resources if r.is_port and r.line < ROM_INDEX and r.has_address
-    )
+    bars = RangeSet((r.start, r.stop) for d in devices for r in d.resources if r.is_port and r.has_address)
     touching = host.xen is None or host.xen.version >= _TOUCHING
     warnings = []
     if owner is not None and wanted & VGA_PORT_SET:

@@ -161,6 +161,8 @@ def bar(line: int, start: int, stop: int, flags: int = 0x40200) -> tuple[Resourc
         (PciDevice(Bdf(0, 3, 0, 0), 1, 2, 0x020000, bar(0, 0x7A18F000, 0x7A190000, 0x20040200)), False),  # no address
         (PciDevice(Bdf(0, 3, 0, 0), 1, 2, 0x060400, bar(8, 0x7A000000, 0x7B000000)), False),  # a bridge's window
         (PciDevice(Bdf(0, 3, 0, 0), 1, 2, 0x060400, bar(0, 0x7A18F000, 0x7A190000)), True),
+        (PciDevice(Bdf(0, 3, 0, 0), 1, 2, 0x060400, bar(6, 0x7A18F000, 0x7A190000)), True),
+        (PciDevice(Bdf(0, 3, 0, 0), 1, 2, 0x060400, bar(7, 0x7A18F000, 0x7A190000)), False),
     ],
 )
 def test_any_functions_registers_are_kept_out(host: Host, config: Config, device: PciDevice, is_register: bool) -> None:
@@ -182,6 +184,7 @@ def test_the_configuration_window_is_where_acpi_says(host: Host, config: Config)
     ("start", "size", "kind", "guessed"),
     [
         (0xB0000000, 0x10000000, 2, True),
+        (0x80000000, 0x10000000, 2, True),
         (0xF8000000, 0x04000000, 2, True),
         (0xE0000000, 0x08000000, 2, True),
         (0x70000000, 0x10000000, 2, False),  # below the RAM's end

@@ -82,7 +82,9 @@ def test_why_a_function_is_absent(host: Host, config: Config) -> None:
 
 def test_what_xl_cannot_name_is_a_note(host: Host, config: Config) -> None:
     left_out = Problem("10000:e0:17.0: behind Intel VMD", "switch VMD off")
-    laptop = host("igd-laptop")._replace(notes=(HostNote("unnamed", left_out), HostNote("0000:09:00.0", left_out)))
+    laptop = host("igd-laptop")._replace(
+        notes=(HostNote("unnamed", left_out), HostNote("0000:09:00.0", Problem("torn")))
+    )
     plan = build(config('gfx_passthru="igd"\npci=["00:02.0"]\n'), laptop)
     assert plan.notes == (left_out,)
     assert (plan.warnings, plan.refusals) == ((), ())
