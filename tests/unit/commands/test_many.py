@@ -38,6 +38,7 @@ def granted() -> tuple[Counted, MemStore]:
     host = HostSnapshot(name="h")
     for domid in range(1, COUNT + 1):
         xen.add_domain(DomainInfo(domid, nr_pages=1000, max_pages=1256, uuid=f"u{domid}"))
+        store.write(f"/local/domain/{domid}/name", f"g{domid}")
         plan = build(config, host, Who(Domid(domid)), BY_HAND)
         grants.grant(plan, xen, store, lambda line: None)
     xen.dumps = 0
