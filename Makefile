@@ -5,7 +5,7 @@ IN = $(VENV)/bin
 # Byte-compiled modules are part of what is measured and shipped.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test unit mutants lab lab-test bench bench-lab install preload install-preload man completion install-hook install-program install-system deb release clean
+.PHONY: demo test unit faults mutants lab lab-test bench bench-lab install preload install-preload man completion install-hook install-program install-system deb release clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.runtime
@@ -23,6 +23,10 @@ unit:
 # Each comparison of policy and execution turned round: a test must fail.  ONLY="plan igd" for some modules.
 mutants: $(VENV)/.test
 	@$(IN)/python -m tests.mutants $(ONLY)
+
+# Every fault at every position of a grant and a revoke, as a table.
+faults: $(VENV)/.test
+	@$(IN)/python -m tests.fault
 
 # XEN=4.14, XEN=4.17 or XEN=4.20: one of them only (the shell: 4.17)
 RELEASE_4.14 = bullseye

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Stand-ins for xl and QEMU: tiny programs that write down how they were started."""
+"""Stand-ins for xl and QEMU: tiny programs that write down how they were started; and a xenstore with a guest in it."""
 
 from pathlib import Path
 from typing import NamedTuple
+
+from xlplug.xen.in_memory import MemStore
 
 # Dash blocks signals while it waits for a child and holds the script open, so: builtins first, and not that descriptor.
 _SCRIPT = """#!/bin/dash
@@ -69,3 +71,11 @@ def recorder(path: Path, then: str = "exit 0") -> Recorder:
     path.write_text(_SCRIPT.format(base=path, then=then))
     path.chmod(0o755)
     return Recorder(str(path))
+
+
+def xenstore(target: int = 7, stubdom: int = 8) -> MemStore:
+    """What libxl has written for a guest and its stubdomain, as far as grants look at it."""
+    store = MemStore()
+    store.write(f"/local/domain/{target}/name", "g")
+    store.write(f"/local/domain/{stubdom}/target", str(target))
+    return store

@@ -8,10 +8,10 @@ from xlplug.dom0.find_config import parse
 from xlplug.execute.grants import Outcome
 from xlplug.model.addr import Domid
 from xlplug.model.errors import EXIT_DONE, ConfigError, NotOnXenError, Refused
-from xlplug.model.hypervisor import HeldRights, Hypervisor, Store
+from xlplug.model.hypervisor import Hypervisor, Store
 from xlplug.model.occasion import BY_HAND, Who
 from xlplug.model.problem import Problem
-from xlplug.plan import Plan, build, mapped_in_vain
+from xlplug.plan import Plan, build
 
 GRANT_SCHEMA = "xlplug/grant/1"
 
@@ -40,6 +40,7 @@ def grant(options: GrantOptions) -> int:
 
 def _grant_living(options: GrantOptions, domain: Domid | str) -> int:
     from xlplug.dom0 import domains, lock, nodes, snapshot
+    from xlplug.execute import grants
     from xlplug.xen.ctrl import XenCtrl
     from xlplug.xen.store import XenStore
 
@@ -56,7 +57,7 @@ def _grant_living(options: GrantOptions, domain: Domid | str) -> int:
                 raise Refused(Problem(text, "give that domain's config"))
         host, who = snapshot.take(xen, store, config), Who(info.domid, domains.stubdom_of(info.domid, store))
         made = build(config, host, who, BY_HAND, map_legacy=options.map_legacy)
-        if not options.map_legacy and mapped_in_vain(made, xen.held().get(info.domid, HeldRights())):
+        if not options.map_legacy and grants.tried_in_vain(made, xen, store):
             what = "the device model has the display already and could not map it"
             warn([Problem(what, "mapped here, as with --map-legacy")])
             made = build(config, host, who, BY_HAND, map_legacy=True)
@@ -69,6 +70,7 @@ def _grant_living(options: GrantOptions, domain: Domid | str) -> int:
 
 
 def _grant_recorded(options: GrantOptions, domain: Domid | str) -> int:
+    from xlplug.dom0 import nodes
     from xlplug.dom0.recording import load_domain
     from xlplug.xen.in_memory import MemStore, MemXen
 
@@ -88,8 +90,10 @@ def _grant_recorded(options: GrantOptions, domain: Domid | str) -> int:
     version = recorded.host.xen.version if recorded.host.xen else (4, 17)
     xen, store = MemXen(version), MemStore()
     xen.add_domain(recorded.target, recorded.target_rights)
+    store.write(nodes.domain(recorded.target.domid), "")
     if recorded.stubdom is not None:
         xen.add_domain(recorded.stubdom, recorded.stubdom_rights)
+        store.write(nodes.target(recorded.stubdom.domid), str(recorded.target.domid))
     who = Who(recorded.target.domid, None if recorded.stubdom is None else recorded.stubdom.domid)
     when = BY_HAND._replace(ram_left=None)  # of a recorded domain, nothing has started
     made = build(parse(data, path), recorded.host, who, when, map_legacy=options.map_legacy)

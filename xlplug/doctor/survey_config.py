@@ -84,15 +84,17 @@ def _device_model(config: DomainConfig, path: str, version: Reading[tuple[int, i
 
 
 def _sole_vga(plan: Plan, xen: XenSide) -> Reading[bool]:
-    """Asks for Xen's ``q`` dump, as ``xlplug create`` does, when the plan needs to know."""
+    """Whether another domain has the VGA ranges, as ``xlplug create`` finds out."""
     from xlplug.execute import grants
 
     if not plan.steps:
         return True
     if isinstance(xen.xen, Missing):
         return after("domain control", xen.xen, lambda _: True)
+    if isinstance(xen.store, Missing):
+        return after("xenstored", xen.store, lambda _: True)
     try:
-        grants.require_sole_vga(plan, xen.xen, xen.xen.held())  # type: ignore[arg-type] # it only looks
+        grants.require_sole_vga(plan, xen.xen, xen.store)  # type: ignore[arg-type] # it only looks
     except Refused as error:
         return Broken(*error.refusals[0])
     except XlplugError as error:

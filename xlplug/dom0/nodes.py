@@ -21,6 +21,7 @@ __all__ = [
     "paused",
     "preload",
     "target",
+    "vga",
     "vm",
 ]
 
@@ -75,6 +76,11 @@ def journal(domid: int | str) -> str:
 def devices(domid: int) -> str:
     """Which BARs a domain has, and who must map them (delegate/record.py).  Not below `journal`, which is replaced as a whole."""
     return f"{LIBXL}/{domid}/xlplug-devices"
+
+
+def vga(domid: int | str = "") -> str:
+    """That a domain's journal has the legacy VGA ranges: who else has them is known without reading every journal."""
+    return f"/tool/xlplug-vga/{domid}".rstrip("/")
 
 
 def paused(domid: int) -> str:

@@ -11,8 +11,11 @@ from collections.abc import Callable, Iterable, Sequence
 from xlplug.execute.populate import populate, release
 from xlplug.model.errors import ApplyError, RollbackError, XenError, XlplugError
 from xlplug.model.hypervisor import Hypervisor
+from xlplug.model.rangeset import RangeSet
 from xlplug.model.steps import (
+    IOMEM,
     IOMEM_PERMISSION,
+    IOPORT,
     IOPORT_MAPPING,
     IOPORT_PERMISSION,
     MEMORY_MAPPING,
@@ -20,41 +23,70 @@ from xlplug.model.steps import (
     Step,
 )
 
-__all__ = ["Log", "apply", "take_back"]
+__all__ = ["Log", "apply", "quiet", "take_back"]
 
 Log = Callable[[str], None]
 
-#: Undoing finds what it wanted already: no such domain; no such mapping (memory: EINVAL, ports from 4.23 on: ENOENT).
+#: Undoing finds what it wanted already: no such domain; no such mapping (memory: EINVAL, ports from 4.23 on: ENOENT), or a
+#: domain that has no port mappings at all (EOPNOTSUPP).
 _ALREADY_GONE = {
     IOMEM_PERMISSION: (errno.ESRCH,),
     IOPORT_PERMISSION: (errno.ESRCH,),
     MEMORY_MAPPING: (errno.ESRCH, errno.EINVAL),
-    IOPORT_MAPPING: (errno.ESRCH, errno.ENOENT),
+    IOPORT_MAPPING: (errno.ESRCH, errno.ENOENT, errno.EOPNOTSUPP),
 }
 
 
-def apply(steps: Sequence[Step], xen: Hypervisor, log: Log, commit: Callable[[], None] = lambda: None) -> None:
+def quiet(log: Log) -> Log:
+    """The same log, which never raises: a full disk or a terminal that is gone must not end an undo.
+
+    Sources: EIO of a terminal that hung up, ENOSPC of a log file, EPIPE; AttributeError of a stream that was closed before
+    Python started (sys.stdout is None), ValueError of one that was closed since.
+    """
+
+    def say(line: str) -> None:
+        try:  # noqa: SIM105 - contextlib would have to be loaded
+            log(line)
+        except (OSError, ValueError, AttributeError):
+            pass
+
+    return say
+
+
+def apply(
+    steps: Sequence[Step],
+    xen: Hypervisor,
+    log: Log,
+    commit: Callable[[], None] = lambda: None,
+    *,
+    protect: Sequence[Step] = (),
+    let_in: Callable[[], None] = lambda: None,
+) -> None:
     """Do the steps in order, then ``commit``; on any failure or interrupt take back all that was done, then raise.
 
-    ``log`` gets each step's line as it is done, and "undo:" lines.
+    ``log`` gets each step's line as it is done, and "undo:" lines.  What the steps in ``protect`` need is left by the undo.
+    ``let_in`` is called where an interrupt may come.
 
     Raises:
         ApplyError: a step failed or the run was interrupted; nothing of ours is left.
         RollbackError: and an undo failed too.
     """
+    say = quiet(log)
     begun: list[Step] = []
     try:
         for step in steps:
+            let_in()
             # Pushed before the call: an interrupt may come after it has taken effect.
             begun.append(step)
             _perform(step, xen)
-            log(str(step))
+            say(str(step))
+        let_in()
         commit()
     except BaseException as error:
         at = str(begun[-1]) if begun else "the first step"
-        if isinstance(error, XenError) and begun[-1].op != POPULATE_PHYSMAP:
+        if isinstance(error, XenError) and begun and begun[-1].op != POPULATE_PHYSMAP:
             begun.pop()  # Xen's permission calls do all or nothing, and libxenctrl unmaps a failed mapping itself
-        left = take_back(begun, xen, lambda line: log(f"undo: {line}"))
+        left = take_back(begun, xen, lambda line: say(f"undo: {line}"), protect=protect)
         if not isinstance(error, XlplugError | KeyboardInterrupt):
             raise
         failed = f"'{at}' failed: {error.message}" if isinstance(error, XlplugError) else f"interrupted at '{at}'"
@@ -64,23 +96,78 @@ def apply(steps: Sequence[Step], xen: Hypervisor, log: Log, commit: Callable[[],
         raise ApplyError(f"{failed}; everything granted by this run is undone", hint=hint) from error
 
 
-def take_back(steps: Iterable[Step], xen: Hypervisor, log: Log) -> tuple[str, ...]:
+def take_back(steps: Iterable[Step], xen: Hypervisor, log: Log, *, protect: Sequence[Step] = ()) -> tuple[str, ...]:
     """Undo the steps in reverse order, going on past failures; what could not be undone, one line each.
 
-    What is gone already is no failure, so this can run again after it was interrupted.
+    What is gone already is not a failure, so this can run again after it was interrupted.  Permissions that the steps in
+    ``protect`` need stay.
     """
+    say = quiet(log)
     left: list[str] = []
     for step in reversed(list(steps)):
-        for undo in step.undo():
+        for undo in _sparing(step, protect).undo():
             try:
-                _perform(undo, xen)
+                if undo.op == MEMORY_MAPPING and not undo.add:
+                    _unmap(undo, xen)
+                else:
+                    _perform(undo, xen)
             except XenError as error:
                 if error.errno not in _ALREADY_GONE.get(undo.op, ()):
                     left.append(f"{step} ({error.message})")
                     break
             else:
-                log(str(undo))
+                say(str(undo))
     return tuple(left)
+
+
+def _sparing(step: Step, protect: Sequence[Step]) -> Step:
+    """The step with what others need added to ``kept``."""
+    if step.kind not in (IOMEM, IOPORT) or not protect:
+        return step
+    needed = RangeSet(other.range for other in protect if (other.domid, other.kind) == (step.domid, step.kind))
+    return step._replace(kept=step.kept | (needed & RangeSet([step.range])))
+
+
+def _unmap(step: Step, xen: Hypervisor) -> None:
+    """Unmap memory, all of the step's pages that are mapped.
+
+    Up to 4.21 this needs the permission, which someone else may have revoked, or a killed run not have granted yet: then it
+    is granted for as long as the call takes, but for what ``kept`` says is held by others' right.
+
+    Raises:
+        XenError: EINVAL where no page was mapped.
+    """
+    try:
+        _unmap_held(step, xen)
+    except XenError as error:
+        if error.errno != errno.EPERM:
+            raise
+        domid = step.domid or 0
+        xen.iomem_permission(domid, step.first, step.nr, allow=True)
+        try:
+            _unmap_held(step, xen)
+        finally:
+            for r in RangeSet([step.range]) - step.kept:
+                xen.iomem_permission(domid, r.start, r.nr, allow=False)
+
+
+def _unmap_held(step: Step, xen: Hypervisor) -> None:
+    """Unmap in one call; page by page where a page is not mapped, because Xen stops at the first such."""
+    try:
+        _perform(step, xen)
+    except XenError as error:
+        if error.errno != errno.EINVAL or step.nr == 1:
+            raise
+        gone = 0
+        for i in range(step.nr):
+            try:
+                _perform(step._replace(first=step.first + i, first_guest=(step.first_guest or 0) + i, nr=1), xen)
+            except XenError as page:
+                if page.errno != errno.EINVAL:
+                    raise
+                gone += 1
+        if gone == step.nr:
+            raise
 
 
 def _perform(step: Step, xen: Hypervisor) -> None:

@@ -39,15 +39,15 @@ def compare(target: int, held: Mapping[int, HeldRights], store: Store) -> tuple[
 
     ``held`` is what Xen reports of all domains: it reports no less, so ask once for any number of targets.
     """
-    entry = Journal(store, target).read()
-    grantees = {target: "target"} | {int(s.domid): s.grantee for s in entry.steps if s.domid is not None}
+    entry = Journal(store, target, None).read()
+    grantees = {target: "target"} | {int(s.domid): s.grantee for s in entry.every if s.domid is not None}
     found = []
     for domid, grantee in grantees.items():
         rights = held.get(domid, HeldRights())
         for kind, has in ((IOMEM, rights.memory), (IOPORT, rights.ports)):
-            ours = RangeSet(s.range for s in entry.steps if s.domid == domid and s.kind == kind and s.op in PERMISSIONS)
+            ours = RangeSet(s.range for s in entry.every if s.domid == domid and s.kind == kind and s.op in PERMISSIONS)
             found.append(Comparison(domid, grantee, kind, ours, has, entry.state))
-        populated = RangeSet(s.range for s in entry.steps if s.domid == domid and s.op == POPULATE_PHYSMAP)
+        populated = RangeSet(s.range for s in entry.every if s.domid == domid and s.op == POPULATE_PHYSMAP)
         if populated:
             found.append(Comparison(domid, grantee, "physmap", populated, populated, entry.state))
     return tuple(found)

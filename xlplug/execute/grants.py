@@ -1,121 +1,154 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Granting, revoking and comparing, with the journal kept: execution's outer layer.
+"""Granting and revoking, with the journal kept: execution's outer layer.
 
-Everything here is idempotent, and whatever a killed run left is finished or undone by the next.
+Everything here is idempotent.  A run that was killed is undone by the next one before it does anything else; a signal is let
+in between two steps.  Nothing is read back from Xen: what libxl grants follows from the configuration (plan.by_libxl), what
+we granted is in the journal.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
-from xlplug.execute.apply import Log, apply, take_back
-from xlplug.execute.journal import APPLIED, APPLYING, UNDOING, Entry, Journal
-from xlplug.execute.preload_nodes import publish, sweep, withdraw
+from xlplug.dom0 import nodes
+from xlplug.execute.apply import Log, apply
+from xlplug.execute.journal import APPLIED, APPLYING, REVOKED, Entry, Journal
+from xlplug.execute.preload_nodes import sweep, update
+from xlplug.execute.revokes import revoke, revoke_detached
+from xlplug.execute.settle import by_libxl, settle
+from xlplug.execute.signals import Waiting
+from xlplug.execute.sole_vga import require_sole_vga, tried_in_vain
 from xlplug.model.addr import Domid
-from xlplug.model.errors import ApplyError, Refused, RollbackError, StoreError
-from xlplug.model.hypervisor import HeldRights, Hypervisor, Store
+from xlplug.model.bdf import Bdf
+from xlplug.model.errors import ApplyError, Refused, RollbackError, StoreError, XenError
+from xlplug.model.hypervisor import DomainInfo, Hypervisor, Store
 from xlplug.model.problem import Problem
-from xlplug.model.rangeset import RangeSet
-from xlplug.model.steps import IOMEM, IOPORT, PERMISSIONS, POPULATE_PHYSMAP, Room, Step
+from xlplug.model.steps import IOMEM_PERMISSION, PERMISSIONS, POPULATE_PHYSMAP, Room, Step
 from xlplug.plan import Plan
-from xlplug.vga import VGA_PORT_SET
 
-__all__ = ["Outcome", "grant", "require_sole_vga", "revoke", "revoke_detached"]
+__all__ = ["Outcome", "grant", "require_sole_vga", "revoke", "revoke_detached", "tried_in_vain"]
 
 
 class Outcome(NamedTuple):
-    """Steps done now, and steps that an earlier run had done."""
+    """Steps done now, and steps that an earlier run had done; of the latter the permissions have been given again."""
 
     done: tuple[Step, ...] = ()
     already: tuple[Step, ...] = ()
 
 
-def grant(plan: Plan, xen: Hypervisor, store: Store, log: Log) -> Outcome:
+def grant(plan: Plan, xen: Hypervisor, store: Store, log: Log, *, plugged: Collection[Bdf] = ()) -> Outcome:
     """Carry out a plan for a living domain.
 
-    What the domain holds beforehand is read from Xen and kept by the undo, so that `revoke` restores what was there.  RAM is
-    populated once: what a killed run may have populated is taken back first, and only while the plan has it too, which it has
-    while the device model has not started.  Then the device model is told of it all.
+    RAM is populated once: what a killed run may have populated is taken back first, and only while the plan has it too, which
+    it has while the device model has not started.  ``plugged`` are devices that were plugged in after creation, for which
+    libxl does not grant the VGA frame buffer.
 
     Raises:
         Refused: the plan has refusals, or the domain cannot be granted anything; nothing touched.
         ApplyError, RollbackError: see `apply`.
+        StoreError: before anything was touched.
     """
-    target = plan.target
     if plan.refusals:
         raise Refused(*plan.refusals)
-    if target is None:
+    if plan.target is None:
         raise ValueError("a plan without a target")
-    for name, domid in (("domain", target), ("stubdomain", plan.stubdom)):
-        _require_alive(name, domid, xen)
-    journal = Journal(store, target)
-    before = journal.read()
-    sweep(store, xen)
-    dm = before.dm
-    if dm is None and plan.preload:
-        dm = plan.stubdom or Domid(0)
-        withdraw(store, dm, target)  # an earlier guest's of that number
-    if not plan.steps and not before.steps:
-        return Outcome()
-    finished = before.state == APPLIED
-    if not finished:
-        before = before._replace(steps=_settle_ram(before, plan, xen, log))
-    held = xen.held()
-    require_sole_vga(plan, xen, held)
-    known = {step.key for step in before.steps}
-    new = tuple(_keep_held(step, held, before) for step in plan.steps if step.key not in known)
-    again = tuple(step for step in before.steps if not finished or _lost(step, held))
-    already = tuple(step for step in before.steps if step not in again)
-    todo = _with_room((*again, *new), xen)
-    if not todo:
-        return Outcome(already=already)
-    every = (*already, *todo)
-    journal.write(APPLYING, every, dm)
-    try:
-        apply(todo, xen, log, lambda: _tell(store, dm, target, every))
-    except RollbackError:
-        raise  # the journal stays, for `revoke`
-    except ApplyError:
-        try:  # noqa: SIM105 - contextlib would have to be loaded
-            _tell(store, dm, target, before.steps if finished else ())
-        except StoreError:
-            pass  # what counts is the failure that led here
-        if finished:
-            journal.write(APPLIED, before.steps, dm)
-        else:
-            journal.remove()
-        raise
-    journal.set_state(APPLIED)
-    return Outcome(todo, already)
+    target = plan.target
+    info = _require_alive("domain", target, xen)
+    if plan.stubdom is not None:
+        _require_stubdom(plan.stubdom, target, xen, store)
+    with Waiting() as waiting:
+        journal = Journal(store, target, info.uuid)
+        entry = journal.read()
+        if not plan.steps and not entry.every:
+            return Outcome()
+        require_sole_vga(plan, xen, store)
+        sweep(store, xen)
+        waiting.let_in()
+        before = settle(entry, plan, xen, log)
+        new = _new_steps(plan, before, xen, plugged)
+        if before.dm is None and plan.preload:
+            before = before._replace(dm=plan.stubdom or Domid(0))
+        if not new:
+            if entry.pending:
+                _record(journal, before, target, "a run that was killed is undone")
+            _give_again(before.steps, xen)
+            return Outcome(already=before.steps)
+        _write(journal, Entry(APPLYING, before.steps, new, before.dm), entry, before, target)
+        try:
+            _give_again(before.steps, xen)
+            apply(
+                new, xen, log, lambda: _commit(journal, Entry(APPLIED, (*before.steps, *new), (), before.dm), target),
+                protect=before.steps, let_in=waiting.let_in,
+            )  # fmt: skip
+        except RollbackError:
+            raise  # the journal stays, for `revoke`
+        except ApplyError as error:
+            _record(journal, before, target, error.message)
+            raise
+    return Outcome(new, before.steps)
 
 
-def _tell(store: Store, dm: Domid | None, target: Domid, steps: tuple[Step, ...]) -> None:
-    """Make what the device model in ``dm`` is told that ``steps`` were done; None for one that listens to nothing."""
-    if dm is None:
-        return
-    if steps:
-        publish(store, dm, target, steps)
-    else:
-        withdraw(store, dm, target)
+def _commit(journal: Journal, entry: Entry, target: int) -> None:
+    """Record what is in force, and make the device model read it, in one transaction."""
+    journal.write(entry, lambda nodes: update(nodes, entry.dm, target, entry.steps))
 
 
-def _settle_ram(before: Entry, plan: Plan, xen: Hypervisor, log: Log) -> tuple[Step, ...]:
-    """The steps of a killed run without those whose RAM is no longer ours to touch.
-
-    What it had populated of the others is taken back, because populating again would lose the pages.  A device model that was
-    started meanwhile has been told nothing, so it has populated the same gfns itself, and may have mapped them.
+def _write(journal: Journal, entry: Entry, found: Entry, before: Entry, target: int) -> None:
+    """Record what is about to be done.  ``found`` is the record of before, ``before`` the same without what was pending.
 
     Raises:
-        RollbackError: something could not be taken back.
+        ApplyError: instead of Refused and StoreError, where a killed run's steps have been undone already.
     """
-    wanted = {step.key for step in plan.steps}
-    populated = [step for step in before.steps if step.op == POPULATE_PHYSMAP]
-    left = take_back((step for step in populated if step.key in wanted), xen, lambda line: log(f"undo: {line}"))
-    if left:
-        raise RollbackError("a run was killed", left, hint="destroy the domain and create it again")
-    for step in populated:
-        if step.key not in wanted:
-            log(f"left to the device model, after a run that was killed: {step}")
-    return tuple(step for step in before.steps if step.op != POPULATE_PHYSMAP)
+    try:
+        journal.replace(before, entry, lambda nodes: update(nodes, entry.dm, target, entry.steps))
+    except (Refused, StoreError) as error:
+        if found.pending:
+            raise ApplyError(f"a run that was killed is undone, and then: {error.message}", hint=error.hint) from error
+        raise
+
+
+def _record(journal: Journal, before: Entry, target: int, happened: str) -> None:
+    """Record what was in force before the run, which has been undone.
+
+    Raises:
+        RollbackError: that cannot be recorded.
+    """
+    try:
+        if before.steps or before.state == REVOKED:
+            _commit(journal, before, target)
+        else:
+            journal.remove(lambda nodes: update(nodes, before.dm, target, ()))
+    except Refused:
+        pass  # the domain is going, and the record with it
+    except StoreError as error:
+        raise RollbackError(
+            happened, (f"the record of it ({error.message})",), hint=f"run: xlplug revoke {target}"
+        ) from error
+
+
+def _give_again(steps: Iterable[Step], xen: Hypervisor) -> None:
+    """Give permissions that are in force once more: someone else may have revoked them, and Xen cannot be asked.
+
+    Raises:
+        ApplyError: Xen refused one; all else is as it was.
+    """
+    for step in steps:
+        if step.op not in PERMISSIONS or step.domid is None:
+            continue
+        give = xen.iomem_permission if step.op == IOMEM_PERMISSION else xen.ioport_permission
+        try:
+            give(step.domid, step.first, step.nr, allow=True)
+        except XenError as error:
+            raise ApplyError(
+                f"'{step}', which was done before, failed: {error.message}; nothing was added", hint=error.hint
+            ) from error
+
+
+def _new_steps(plan: Plan, before: Entry, xen: Hypervisor, plugged: Collection[Bdf]) -> tuple[Step, ...]:
+    """The plan's steps that are not in force, with what their undo must leave and find."""
+    known = {step.key for step in before.steps}
+    return _with_room(
+        (step._replace(kept=by_libxl(step, plan, plugged)) for step in plan.steps if step.key not in known), xen
+    )
 
 
 def _with_room(steps: Iterable[Step], xen: Hypervisor) -> tuple[Step, ...]:
@@ -136,119 +169,17 @@ def _with_room(steps: Iterable[Step], xen: Hypervisor) -> tuple[Step, ...]:
     return tuple(found)
 
 
-def _lost(step: Step, held: dict[int, HeldRights]) -> bool:
-    """Whether a permission that we gave is gone: revoked by someone else.  Nothing else can be read back from Xen."""
-    rights = held.get(step.domid or 0, HeldRights())
-    has = rights.memory if step.kind == IOMEM else rights.ports
-    return step.op in PERMISSIONS and not has.covers(step.first, step.first + step.nr)
-
-
-def require_sole_vga(plan: Plan, xen: Hypervisor, held: dict[int, HeldRights]) -> None:
-    """Legacy VGA cycles reach one card only: refuse where another domain holds the ports already.
-
-    A domain that is being destroyed keeps its rights to the end and can use them no more.
-
-    Raises:
-        Refused: another domain holds them.
-    """
-    if not any(step.kind == IOPORT and VGA_PORT_SET & RangeSet([step.range]) for step in plan.steps):
-        return
-    for domid, rights in held.items():
-        if domid in (0, plan.target, plan.stubdom) or not VGA_PORT_SET & rights.ports:
-            continue
-        info = xen.domain_info(domid)
-        if info is not None and not info.dying:
-            raise Refused(
-                Problem(
-                    f"domain {domid} holds the legacy VGA ports already", f"shut it down, or 'xlplug revoke {domid}'"
-                )
-            )
-
-
-def _require_alive(name: str, domid: Domid | None, xen: Hypervisor) -> None:
-    if domid is None:
-        return
+def _require_alive(name: str, domid: Domid, xen: Hypervisor) -> DomainInfo:
     info = xen.domain_info(domid)
     if info is None:
         raise Refused(Problem(f"{name} {domid} does not exist", "see 'xl list'"))
     if info.dying:
         raise Refused(Problem(f"{name} {domid} is being destroyed", "see 'xl list'"))
+    return info
 
 
-def _keep_held(step: Step, held: dict[int, HeldRights], before: Entry) -> Step:
-    """The step with what its domain holds already added to ``kept``, our own earlier grants excepted."""
-    if step.kind not in (IOMEM, IOPORT):
-        return step
-    rights = held.get(step.domid or 0, HeldRights())
-    ours = RangeSet(s.range for s in before.steps if s.kind == step.kind and s.domid == step.domid)
-    theirs = (rights.memory if step.kind == IOMEM else rights.ports) - ours
-    return step._replace(kept=step.kept | (theirs & RangeSet([step.range])))
-
-
-def revoke(domid: int, xen: Hypervisor, store: Store, log: Log) -> tuple[Step, ...]:
-    """Take back all that was granted to a domain and its stubdomain; the steps taken back.
-
-    RAM is taken back only while its device model has not started (see `_ram_in_use`).  Later it goes with the domain.
-
-    Raises:
-        RollbackError: some could not be; the journal stays, so that it can be tried again.
-    """
-    journal = Journal(store, domid)
-    entry = journal.read()
-    if not entry.state:
-        return ()
-    in_use = tuple(step for step in entry.steps if step.op == POPULATE_PHYSMAP and _ram_in_use(entry, xen))
-    steps = tuple(step for step in entry.steps if step not in in_use)
-    for step in in_use:
-        log(f"not taken back, its device model has it in use: {step}")
-    journal.set_state(UNDOING)
-    # First, so that a device model which starts now populates by itself.
-    if entry.dm is not None:
-        _tell(store, entry.dm, Domid(domid), in_use)
-    left = take_back(steps, xen, log)
-    if left:
-        raise RollbackError(f"domain {domid} was not revoked whole", left, hint="correct the cause and run it again")
-    if in_use:
-        journal.write(APPLIED, in_use, entry.dm)
-    else:
-        journal.remove()
-    return steps
-
-
-def _ram_in_use(entry: Entry, xen: Hypervisor) -> bool:
-    """Whether the device model may have mapped what we populated: from then on the guest would lose its screen, and QEMU end.
-
-    A stubdomain that never ran has no device model yet.  One in dom0 starts as soon as our wrapper has done everything, and
-    not before: whatever the journal calls unfinished was never handed on to it.
-    """
-    if entry.dm == 0:
-        return entry.state != APPLYING
-    info = None if entry.dm is None else xen.domain_info(entry.dm)
-    return info is None or info.cpu_time > 0
-
-
-def revoke_detached(plan: Plan, xen: Hypervisor, store: Store, log: Log) -> tuple[Step, ...]:
-    """Take back what was granted for devices that the domain no longer has; the steps taken back.
-
-    Raises:
-        RollbackError: some could not be; the journal stays, so that it can be tried again.
-    """
-    if plan.target is None:
-        raise ValueError("a plan without a target")
-    journal = Journal(store, plan.target)
-    entry = journal.read()
-    present = {assigned.device.bdf for assigned in plan.devices}
-    stale = tuple(step for step in entry.steps if step.device is not None and step.device not in present)
-    if not stale:
-        return ()
-    left = take_back(stale, xen, log)
-    if left:
-        raise RollbackError(f"domain {plan.target} keeps what it had for a detached device", left, hint="run it again")
-    rest = tuple(step for step in entry.steps if step not in stale)
-    if entry.dm is not None:
-        _tell(store, entry.dm, plan.target, rest)
-    if rest:
-        journal.write(entry.state, rest, entry.dm)
-    else:
-        journal.remove()
-    return stale
+def _require_stubdom(stubdom: Domid, target: Domid, xen: Hypervisor, store: Store) -> None:
+    """A stubdomain must say itself whom it serves: the guest's own node may name one that is gone, and its number another's."""
+    _require_alive("stubdomain", stubdom, xen)
+    if store.read(nodes.target(stubdom)) != str(target):
+        raise Refused(Problem(f"domain {stubdom} is not the stubdomain of domain {target}", "run it again in a second"))

@@ -12,14 +12,14 @@ from collections.abc import Iterable
 
 from xlplug.dom0 import nodes
 from xlplug.model.addr import Domid
-from xlplug.model.hypervisor import Hypervisor, Store
+from xlplug.model.hypervisor import Hypervisor, Nodes, Store
 from xlplug.model.rangeset import RangeSet
 from xlplug.model.steps import IOMEM_PERMISSION, POPULATE_PHYSMAP, TARGET, Step
 
-__all__ = ["publish", "sweep", "withdraw"]
+__all__ = ["publish", "sweep", "update", "withdraw"]
 
 
-def publish(store: Store, dm: Domid, target: int, steps: Iterable[Step]) -> None:
+def publish(store: Nodes, dm: Domid, target: int, steps: Iterable[Step]) -> None:
     """Tell all that ``steps`` have done, and nothing else.
 
     The RAM comes last: a device model that is told of it goes on without looking.
@@ -35,7 +35,7 @@ def publish(store: Store, dm: Domid, target: int, steps: Iterable[Step]) -> None
             store.remove(path)
 
 
-def withdraw(store: Store, dm: Domid, target: int) -> None:
+def withdraw(store: Nodes, dm: Domid, target: int) -> None:
     """Tell nothing any more."""
     store.remove(f"{nodes.preload(dm)}/{target}")
     if not store.list(nodes.preload(dm)):
@@ -50,3 +50,17 @@ def sweep(store: Store, xen: Hypervisor) -> None:
     for name in store.list(nodes.preload(Domid(0))):
         if name.isdecimal() and xen.domain_info(int(name)) is None:
             withdraw(store, Domid(0), int(name))
+    for name in store.list(nodes.vga()):
+        if name.isdecimal() and xen.domain_info(int(name)) is None:
+            store.remove(nodes.vga(name))
+
+
+def update(store: Nodes, dm: Domid | None, target: int, steps: Iterable[Step]) -> None:
+    """Make what the device model in ``dm`` reads that ``steps`` were done; None for one that reads nothing."""
+    steps = tuple(steps)
+    if dm is None:
+        return
+    if steps and (dm == 0 or store.read(nodes.domain(dm)) is not None):  # else nobody would ever remove them
+        publish(store, dm, target, steps)
+    else:
+        withdraw(store, dm, target)

@@ -276,7 +276,7 @@ def _preflight(config: DomainConfig, path: str, when: Occasion) -> None:
         if _takes_vga(made):
             from xlplug.execute import grants
 
-            grants.require_sole_vga(made, xen, xen.held())
+            grants.require_sole_vga(made, xen, store)
         if config.delegate:
             from xlplug.delegate.admit import check
 
@@ -285,7 +285,7 @@ def _preflight(config: DomainConfig, path: str, when: Occasion) -> None:
 
 
 def _takes_vga(made: "Plan") -> bool:
-    """Whether the domain will hold legacy VGA ports: only then is Xen asked for its dump, which takes longest of all."""
+    """Whether the domain will hold legacy VGA ports, of which there is only one set."""
     from xlplug.model.steps import IOPORT
     from xlplug.vga import VGA_PORT_SET
 

@@ -58,6 +58,8 @@ class Hypervisor(Protocol):
     with the errno that Xen gave (see docs/semantics.md for which and when).
     """
 
+    version: tuple[int, int]
+
     def iomem_permission(self, domid: int, first_mfn: int, nr_mfns: int, *, allow: bool) -> None:
         """Grant or revoke access to mfns.  Xen does not check whether they are RAM."""
         ...

@@ -141,14 +141,10 @@ class Step(NamedTuple):
         """The steps that take this one back, derived from the very values applied; empty where all of it is kept.
 
         Until Xen 4.22 unmapping ports also revokes them (xen/arch/x86/domctl.c, XEN_DOMCTL_ioport_mapping), so the part
-        that must stay is granted again after it; from 4.23 on that is a no-op.  Unmapping memory needs the permission
-        (XEN_DOMCTL_memory_mapping), which someone else may have revoked meanwhile, or a killed run not have granted yet:
-        it is granted again first, and falls with the permission's own undo.
+        that must stay is granted again after it; from 4.23 on that is a no-op.
         """
         if self.op in MAPPINGS:
             back = [self._replace(add=not self.add)]
-            if self.op == MEMORY_MAPPING and self.add:
-                back.insert(0, self._replace(op=IOMEM_PERMISSION, first_guest=None, kept=RangeSet()))
             if self.op == IOPORT_MAPPING and self.add:
                 back += [
                     self._replace(op=IOPORT_PERMISSION, first=r.start, nr=r.nr, first_guest=None, add=True)

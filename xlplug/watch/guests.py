@@ -21,11 +21,11 @@ from xlplug.model.addr import Domid
 from xlplug.model.bdf import Bdf
 from xlplug.model.errors import XlplugError
 from xlplug.model.host import HostSnapshot
-from xlplug.model.hypervisor import DomainInfo, HeldRights, Hypervisor, Store
+from xlplug.model.hypervisor import DomainInfo, Hypervisor, Store
 from xlplug.model.occasion import RESTORING, RUNNING, STARTING, Occasion, Who
 from xlplug.model.rangeset import RangeSet
 from xlplug.model.steps import IOPORT
-from xlplug.plan import Plan, build, mapped_in_vain
+from xlplug.plan import Plan, build
 from xlplug.vga import VGA_PORT_SET
 from xlplug.watch.guard import GuardLostError, Pauser
 
@@ -272,15 +272,15 @@ class Watcher:
 
         It tries when it learns of the device.  For a device that is plugged in later, the rights are never there at that time.
         For one that was there at the start, they were missing if nobody has made a grant so far: behind a stubdomain always,
-        and in dom0 if Xen's own record shows that QEMU's attempt has failed.
+        and in dom0 from Xen 4.23 on.
         """
-        if not _passes_vga(plan) or Journal(self._world.store, guest.domid).read().state:
+        if not _passes_vga(plan) or Journal(self._world.store, guest.domid, guest.uuid).read().state:
             return False
         return stubdom is not None or self._in_vain(guest, plan)
 
     def _in_vain(self, guest: _Guest, plan: Plan) -> bool:
-        """Whether Xen's own record shows that QEMU in dom0 has tried to map the VGA set and failed."""
-        return mapped_in_vain(plan, self._world.xen.held().get(guest.domid, HeldRights()))
+        """Whether QEMU in dom0 has tried to map the VGA set and failed."""
+        return grants.tried_in_vain(plan, self._world.xen, self._world.store)
 
     def _plan(
         self,

@@ -224,17 +224,24 @@ class MemXen:
         error = XenError(call, errno.EBUSY, f"domid={domid} extents={len(gfns)} order={order}")
         if domain is None or domain.info.dying or order >= _MAX_ORDER:
             raise error
-        pages = 1 << order
-        for gfn in gfns:
-            if domain.info.nr_pages + pages > domain.info.max_pages:
-                raise error
-            domain.info = domain.info._replace(nr_pages=domain.info.nr_pages + pages)
-            on_mmio = any(g in domain.mmio for g in range(gfn, gfn + pages))
-            domain.crashed |= on_mmio
-            if not on_mmio and gfn < _GFN_LIMIT:
-                domain.ram |= RangeSet([(gfn, gfn + pages)])
-            elif self.version >= _POPULATE_CHECKED:
-                raise error  # the pages stay charged, here and where nobody looks
+        size, charged, placed = 1 << order, domain.info.nr_pages, list[tuple[int, int]]()
+        room = charged + size * len(gfns) <= domain.info.max_pages
+        if room and not domain.mmio and _touch(gfns, size) and gfns[-1] < _GFN_LIMIT:
+            placed, charged, gfns = [(gfns[0], gfns[-1] + size)], charged + size * len(gfns), ()
+        try:
+            for gfn in gfns:
+                if charged + size > domain.info.max_pages:
+                    raise error
+                charged += size
+                on_mmio = bool(domain.mmio) and any(g in domain.mmio for g in range(gfn, gfn + size))
+                domain.crashed |= on_mmio
+                if not on_mmio and gfn < _GFN_LIMIT:
+                    placed.append((gfn, gfn + size))
+                elif self.version >= _POPULATE_CHECKED:
+                    raise error  # the pages stay charged, here and where nobody looks
+        finally:
+            domain.info = domain.info._replace(nr_pages=charged)
+            domain.ram |= RangeSet(placed)
 
     def decrease_reservation(self, domid: int, gfns: Sequence[int], order: int = 0) -> None:
         call = "xc_domain_decrease_reservation_exact"
@@ -245,12 +252,17 @@ class MemXen:
         error = XenError(call, errno.EINVAL, f"domid={domid} extents={len(gfns)} order={order}")
         if domain is None:
             raise error
-        pages = 1 << order
-        for gfn in gfns:
-            if not domain.ram.covers(gfn, gfn + pages):
-                raise error
-            domain.ram -= RangeSet([(gfn, gfn + pages)])
-            domain.info = domain.info._replace(nr_pages=domain.info.nr_pages - pages)
+        size, taken = 1 << order, list[tuple[int, int]]()
+        if _touch(gfns, size) and domain.ram.covers(gfns[0], gfns[-1] + size):
+            taken, gfns = [(gfns[0], gfns[-1] + size)], ()
+        try:
+            for gfn in gfns:
+                if not (domain.ram - RangeSet(taken)).covers(gfn, gfn + size):
+                    raise error
+                taken.append((gfn, gfn + size))
+        finally:
+            domain.ram -= RangeSet(taken)
+            domain.info = domain.info._replace(nr_pages=domain.info.nr_pages - RangeSet(taken).total)
 
     def set_max_mem(self, domid: int, kib: int) -> None:
         self._enter("xc_domain_setmaxmem", domid)
@@ -288,3 +300,8 @@ class MemXen:
                 f"(XEN) Memory pages belonging to domain {domid}:",
             ]
         return "\n".join(lines) + "\n"
+
+
+def _touch(gfns: Sequence[int], size: int) -> bool:
+    """Whether extents of that many pages lie one after the other, which saves looking at each."""
+    return isinstance(gfns, range) and gfns.step == size

@@ -77,6 +77,8 @@ def test_show_and_revoke(capsys: pytest.CaptureFixture[str]) -> None:
     held = RangeSet([(0xA0, 0xC0)])
     store.write("/libxl/7/xlplug/steps/000", "iomem_permission target 7 a0 20 - - - -")
     store.write("/libxl/7/xlplug/state", "applied")
+    store.write("/libxl/7/xlplug/handle", "")
+    store.write("/local/domain/7", "")
     rows = compare(7, xen.held(), store)
     made = show.show_json([(7, rows)])
     jsonschema.validate(made, json.loads((ROOT / "docs" / "show.schema.json").read_text()))

@@ -23,12 +23,14 @@ from xlplug.doctor.finding import FAILURE, INFO, OK, WARNING, Finding, worst
 from xlplug.doctor.places import Doors, Places
 from xlplug.doctor.reading import Missing, Unread
 from xlplug.dom0 import pci
+from xlplug.execute.journal import Entry, Journal
 from xlplug.hook import create, device_model, install
+from xlplug.model.addr import Domid
 from xlplug.model.bdf import Bdf
 from xlplug.model.errors import StoreError, XenError, XenUnavailableError
 from xlplug.model.host import E820_RAM, MemRegion
 from xlplug.model.hypervisor import DomainInfo, HeldRights
-from xlplug.model.rangeset import RangeSet
+from xlplug.model.steps import Step
 from xlplug.xen.in_memory import MemStore
 
 ROOT = Path(__file__).parents[3]
@@ -538,21 +540,36 @@ def test_a_config_of_each_kind(dom0: Dom0, tmp_path: Path) -> None:
     assert found[-1][3] == 'write passthrough="enabled"'
 
 
+def grant_vga(store: MemStore, domid: int) -> None:
+    store.write(f"/local/domain/{domid}", "")
+    step = Step("ioport_permission", "target", Domid(domid), 0x3B0, 0xC)
+    Journal(store, domid, "").write(Entry("applied", (step,)))
+
+
 def test_another_domain_holds_the_ports(dom0: Dom0) -> None:
-    dom0.xen.guests[5] = HeldRights(ports=RangeSet([(0x3B0, 0x3BC)]))
+    grant_vga(dom0.store, 5)
+    dom0.xen.guests[5] = HeldRights()
     path = str(dom0.write("g.cfg", CONFIG))
     found = [f for f in examine(dom0.look(path)) if f.name == path]
     assert (found[1].status, found[1].what) == (FAILURE, "domain 5 holds the legacy VGA ports already")
     assert found[1].advice == "shut it down, or 'xlplug revoke 5'"
 
 
-def test_no_dump_is_asked_for_without_need(dom0: Dom0) -> None:
-    dom0.xen.broken = "held"
+def test_what_was_granted_cannot_be_read(dom0: Dom0) -> None:
+    grant_vga(dom0.store, 5)
+    dom0.xen.guests[5] = HeldRights()
+    dom0.store.write("/libxl/5/xlplug/steps/000", "nonsense")
     plain = str(dom0.write("p.cfg", 'name="p"\n'))
     assert worst(examine(dom0.look(plain))) == OK
     path = str(dom0.write("g.cfg", CONFIG))
     found = [f for f in examine(dom0.look(path)) if f.name == path]
-    assert found[1].what.startswith("another domain's VGA ports not checked: held: EPERM")
+    assert found[1].what.startswith("another domain's VGA ports not checked: xenstore: /libxl/5/xlplug")
+
+
+def test_xen_s_dump_is_not_asked_for(dom0: Dom0) -> None:
+    dom0.xen.broken = "held"
+    path = str(dom0.write("g.cfg", CONFIG))
+    assert not [f for f in examine(dom0.look(path)) if "VGA ports" in f.what]
 
 
 def test_a_stubdomain_s_images(dom0: Dom0, tmp_path: Path) -> None:

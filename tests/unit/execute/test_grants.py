@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.unit.fakes import xenstore
 from xlplug.config.domain import DomainConfig
 from xlplug.execute import grants
 from xlplug.execute.apply import apply
 from xlplug.execute.compare import compare
-from xlplug.execute.journal import Journal
+from xlplug.execute.journal import Entry, Journal
 from xlplug.model.addr import Domid
 from xlplug.model.errors import ApplyError, Refused, RollbackError, StoreError
 from xlplug.model.host import HostSnapshot
@@ -34,11 +35,15 @@ def world(version: tuple[int, int], held: HeldRights | None = None) -> tuple[Mem
     xen = MemXen(version)
     xen.add_domain(DomainInfo(7, nr_pages=1000, max_pages=1256), held)
     xen.add_domain(DomainInfo(8, hvm=False, nr_pages=1000, max_pages=1256))
-    return xen, MemStore()
+    return xen, xenstore()
 
 
-def state(xen: MemXen) -> object:
+def state(xen: MemXen) -> tuple[dict[int, HeldRights], object, object]:
     return dict(xen.held()), xen.mapped(7), xen.mapped(8)
+
+
+def xlplug_nodes(store: MemStore) -> dict[str, str]:
+    return {path: value for path, value in store.nodes.items() if "/xlplug" in path}
 
 
 @pytest.fixture
@@ -63,7 +68,7 @@ def test_grant_twice_and_revoke(plan: Plan, version: tuple[int, int]) -> None:
     assert xen.held()[7] == HeldRights(RangeSet([(0x2F8, 0x300)]), RangeSet([(0xA0, 0xC0)]))
     assert xen.held()[8] == HeldRights(RangeSet(), RangeSet([(0xA0, 0xD0)]))
     assert xen.mapped(7) == ({}, ())
-    assert not any("xlplug" in node for node in store.nodes)
+    assert Journal(store, 7, "").read() == Entry("revoked"), "nothing but the fact that its mappings were taken away"
     assert grants.revoke(7, xen, store, quiet) == ()
 
 
@@ -73,14 +78,14 @@ def test_a_failure_at_any_call_leaves_everything_as_it_was(plan: Plan, version: 
         held = HeldRights(RangeSet([(0x2F8, 0x300)]), RangeSet([(0xA0, 0xC0)]))
         xen, store = world(version, held)
         xen.iomem_permission(8, 0xA0, 0x30, allow=True)  # libxl's
-        before, nodes = state(xen), dict(store.nodes)
+        before, nodes = state(xen), xlplug_nodes(store)
         xen.fail_call(k, errno.ENOMEM)
         with pytest.raises(ApplyError, match="ENOMEM") as caught:
             grants.grant(plan, xen, store, quiet)
         assert str(plan.steps[k]) in str(caught.value)
         assert caught.value.exit_code == 3
         assert state(xen) == before, f"step {k}"
-        assert {n for n in store.nodes if "xlplug" in n} == set(nodes)
+        assert xlplug_nodes(store) == nodes == {}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -117,12 +122,13 @@ def test_a_failed_undo_says_what_is_left_and_revoke_finishes(plan: Plan) -> None
     assert not xen.held()[7].ports.overlaps(0x3B0, 0x3E0)
 
 
-def test_what_was_held_before_is_kept(plan: Plan) -> None:
-    held = HeldRights(RangeSet([(0x3B4, 0x3B6)]), RangeSet([(0x7A18D, 0x7A18E), (0x500, 0x501)]))
+def test_what_libxl_grants_is_kept_whether_or_not_it_is_there(plan: Plan) -> None:
+    """Xen cannot be asked what a domain holds, so what libxl has granted follows from the configuration."""
+    held = HeldRights(RangeSet([(0x2F8, 0x300)]), RangeSet([(0x500, 0x501)]))
     xen, store = world((4, 17), held)
     grants.grant(plan, xen, store, quiet)
     grants.revoke(7, xen, store, quiet)
-    assert xen.held()[7].ports == held.ports | RangeSet([(0x2F8, 0x300)])
+    assert xen.held()[7].ports == held.ports
     assert xen.held()[7].memory == held.memory | RangeSet([(0xA0, 0xC0)])
 
 
@@ -130,12 +136,12 @@ def test_a_killed_run_is_finished(plan: Plan) -> None:
     for k in range(len(plan.steps)):
         for finish in ("grant", "revoke"):
             xen, store = world((4, 23))
-            Journal(store, 7).write("applying", plan.steps)
+            Journal(store, 7, "").write(Entry("applying", (), plan.steps))
             apply(plan.steps[:k], xen, quiet)
             if finish == "grant":
                 grants.grant(plan, xen, store, quiet)
                 assert xen.held()[7].ports.covers(0x3C0, 0x3E0)
-                assert Journal(store, 7).read().state == "applied"
+                assert Journal(store, 7, "").read().state == "applied"
             grants.revoke(7, xen, store, quiet)
             assert not xen.held()[7].ports.overlaps(0x3B0, 0x3E0)
             assert xen.mapped(7) == ({}, ())
@@ -162,16 +168,24 @@ def test_refusals_touch_nothing(host: Host, config: Config, plan: Plan) -> None:
     with pytest.raises(Refused, match="being destroyed"):
         grants.grant(plan._replace(target=Domid(10)), xen, store, quiet)
     assert xen.calls == 0
-    assert store.nodes == {}
+    assert xlplug_nodes(store) == {}
 
 
-def test_a_second_claimant_of_vga_is_refused(plan: Plan) -> None:
+@pytest.mark.parametrize("where", ["steps", "pending"])
+def test_a_second_claimant_of_vga_is_refused(plan: Plan, where: str) -> None:
+    """Also one whose run was killed: what is pending may be in force."""
     xen, store = world((4, 17))
-    xen.add_domain(DomainInfo(9), HeldRights(RangeSet([(0x3D4, 0x3D6)])))
+    xen.add_domain(DomainInfo(9, uuid="nine"))
+    store.write("/local/domain/9", "")
+    theirs = tuple(step._replace(domid=Domid(9)) for step in plan.steps if step.grantee == "target")
+    Journal(store, 9, "nine").write(Entry("applied", **{where: theirs}))
+    nodes = xlplug_nodes(store)
     with pytest.raises(Refused, match="domain 9 holds the legacy VGA ports"):
         grants.grant(plan, xen, store, quiet)
     assert xen.calls == 0
-    assert store.nodes == {}
+    assert xlplug_nodes(store) == nodes
+    xen.add_domain(DomainInfo(9, uuid="another of that number"))
+    assert grants.grant(plan, xen, store, quiet).done
 
 
 def test_revoking_after_the_stubdomain_is_gone(plan: Plan) -> None:
@@ -183,19 +197,88 @@ def test_revoking_after_the_stubdomain_is_gone(plan: Plan) -> None:
 
 
 def test_a_journal_of_someone_else_is_not_guessed_at(plan: Plan) -> None:
-    for text in ("", "x", "ioport_permission target zz 3b0 c - - -", "reboot target 7 3b0 c - - -"):
+    good = "ioport_permission target 7 3b0 c - - - -"
+    for text in (
+        "", "x", "ioport_permission target zz 3b0 c - - -", "reboot target 7 3b0 c - - - -", good.replace("7", "0"),
+        good.replace("7", "9"), good.replace("target", "stubdom"), good.replace("target 7", "stubdom 0"),
+        good.replace("target 7", "stubdom 7ff0"), good.replace(" c ", " 0 "), good.replace("3b0", "-3b0"),
+        good.replace("3b0", "1" * 17),
+    ):  # fmt: skip
         xen, store = world((4, 17))
         store.write("/libxl/7/xlplug/state", "applied")
+        store.write("/libxl/7/xlplug/handle", "")
         store.write("/libxl/7/xlplug/steps/000", text)
         with pytest.raises(StoreError, match="xenstore-rm /libxl/7/xlplug"):
             grants.grant(plan, xen, store, quiet)
         assert xen.calls == 0
+    store.write("/libxl/7/xlplug/steps/000", good)
+    assert Journal(store, 7, "").read().steps
+
+
+def test_a_journal_that_names_two_stubdomains_is_not_guessed_at(plan: Plan) -> None:
+    _, store = world((4, 17))
+    journal = Journal(store, 7, "")
+    two = tuple(plan.steps[0]._replace(grantee="stubdom", domid=Domid(n)) for n in (8, 9))
+    journal.write(Entry("applied", two))
+    with pytest.raises(StoreError, match="two stubdomains"):
+        journal.read()
 
 
 def test_journal_round_trip(plan: Plan) -> None:
-    journal = Journal(MemStore(), 7)
-    journal.write("applied", plan.steps)
-    assert journal.read().steps == tuple(s._replace(reason="") for s in plan.steps)
+    journal = Journal(xenstore(), 7, "")
+    many = tuple(plan.steps[0]._replace(first=i, reason="") for i in range(1200))
+    journal.write(Entry("applied", many, plan.steps, Domid(8)))
+    assert journal.read() == Entry("applied", many, tuple(s._replace(reason="") for s in plan.steps), Domid(8))
+    journal.remove()
+    assert journal.read() == Entry()
+
+
+def test_a_journal_of_another_domain_of_that_number_is_not_read(plan: Plan) -> None:
+    xen, store = world((4, 17))
+    Journal(store, 7, "the one before").write(Entry("applied", plan.steps))
+    assert Journal(store, 7, "").read() == Entry()
+    assert grants.revoke(7, xen, store, quiet) == ()
+    assert grants.grant(plan, xen, store, quiet).done
+    assert Journal(store, 7, "the one before").read() == Entry()
+
+
+def test_nothing_is_written_for_a_domain_whose_nodes_are_gone(plan: Plan) -> None:
+    """libxl removes /local/domain/7 and /libxl/7 before Xen forgets the domain."""
+    xen, store = world((4, 17))
+    store.remove("/local/domain/7")
+    with pytest.raises(Refused, match="domain 7 is being destroyed"):
+        grants.grant(plan, xen, store, quiet)
+    assert xen.calls == 0
+    assert xlplug_nodes(store) == {}
+
+
+def test_a_domain_that_goes_during_a_grant_leaves_no_record(plan: Plan) -> None:
+    for at in range(len(plan.steps)):
+        xen, store = world((4, 17))
+        before = state(xen)
+
+        def destroy(line: str, store: MemStore = store, at: int = at) -> None:
+            if line == str(plan.steps[at]):
+                for path in ("/local/domain/7", "/libxl/7"):
+                    store.remove(path)
+
+        with pytest.raises(ApplyError, match="domain 7 is being destroyed"):
+            grants.grant(plan, xen, store, destroy)
+        assert xlplug_nodes(store) == {}
+        assert (state(xen)[0][8], state(xen)[1:]) == (
+            HeldRights(RangeSet(), RangeSet([(0xA0, 0xD0)])), before[1:],
+        ), "all but what libxl grants"  # fmt: skip
+
+
+@pytest.mark.parametrize("target", [None, "9", "x", ""])
+def test_a_stubdomain_must_say_whom_it_serves(plan: Plan, target: str | None) -> None:
+    xen, store = world((4, 17))
+    store.remove("/local/domain/8/target")
+    if target is not None:
+        store.write("/local/domain/8/target", target)
+    with pytest.raises(Refused, match="domain 8 is not the stubdomain of domain 7"):
+        grants.grant(plan, xen, store, quiet)
+    assert xen.calls == 0
 
 
 def test_comparison(plan: Plan) -> None:
@@ -208,11 +291,11 @@ def test_comparison(plan: Plan) -> None:
     assert rows[7, "iomem"].others == RangeSet([(0x500, 0x501)])
     assert not rows[8, "iomem"].missing
     again = grants.grant(plan, xen, store, quiet)
-    assert [(s.domid, s.range) for s in again.done] == [(7, (0x3C0, 0x3E0))], "grant mends what show calls missing"
-    assert not any(r.missing for r in compare(7, xen.held(), store))
+    assert again.done == (), "Xen cannot be asked what is missing"
+    assert not any(r.missing for r in compare(7, xen.held(), store)), "but grant mends it"
     xen.ioport_permission(7, 0x3C0, 0x20, allow=False)
     xen.fail_call(0, errno.ENOMEM)
     with pytest.raises(ApplyError):
         grants.grant(plan, xen, store, quiet)
-    assert Journal(store, 7).read().state == "applied"
-    assert len(Journal(store, 7).read().steps) == len(plan.steps)
+    assert Journal(store, 7, "").read().state == "applied"
+    assert len(Journal(store, 7, "").read().steps) == len(plan.steps)

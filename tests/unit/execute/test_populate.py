@@ -4,26 +4,29 @@
 import errno
 import random
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import pytest
 
+from tests.unit.fakes import xenstore
 from xlplug.commands.show import comparison_lines
 from xlplug.config.domain import DomainConfig
 from xlplug.execute import grants
 from xlplug.execute.apply import apply
 from xlplug.execute.compare import compare
-from xlplug.execute.journal import APPLYING, Journal
+from xlplug.execute.journal import APPLYING, Entry, Journal
 from xlplug.execute.populate import extents, populate, release
 from xlplug.model.addr import Domid
 from xlplug.model.errors import ApplyError, RollbackError, StoreError, XenError
 from xlplug.model.host import HostSnapshot
-from xlplug.model.hypervisor import DomainInfo
+from xlplug.model.hypervisor import DomainInfo, Nodes
 from xlplug.model.occasion import BY_HAND, STARTING, Who
 from xlplug.model.rangeset import RangeSet
 from xlplug.model.steps import POPULATE_PHYSMAP, TARGET, Room, Step
 from xlplug.plan import Plan, build
 from xlplug.xen.in_memory import MemStore, MemXen
 
+T = TypeVar("T")
 Host = Callable[[str], HostSnapshot]
 Config = Callable[[str], DomainConfig]
 VERSIONS = [(4, 14), (4, 17), (4, 23)]
@@ -167,10 +170,10 @@ def test_pages_that_cannot_be_taken_back_are_no_secret(plan: Plan) -> None:
         release(made, xen)
     moved = plan._replace(steps=(made,))
     xen = machine(kind=Stuck)
-    grants.grant(moved, xen, store := MemStore(), quiet)
+    grants.grant(moved, xen, store := xenstore(), quiet)
     with pytest.raises(RollbackError, match=r"not revoked whole.*768 pages more than before"):
         grants.revoke(7, xen, store, quiet)
-    assert Journal(store, 7).read().steps
+    assert Journal(store, 7, "").read().pending
 
 
 def test_a_limit_that_someone_else_has_set_since_is_left() -> None:
@@ -187,7 +190,7 @@ def test_a_limit_that_someone_else_has_set_since_is_left() -> None:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_granted_told_once_and_taken_back(plan: Plan, version: tuple[int, int]) -> None:
-    xen, store = machine(version), MemStore()
+    xen, store = machine(version), xenstore()
     before, (tot, limit) = state(xen), pages(xen)
     added = tot + NEEDED
     assert added > limit, "five NICs do not fit in what libxl leaves free: raised by just what is needed"
@@ -200,23 +203,24 @@ def test_granted_told_once_and_taken_back(plan: Plan, version: tuple[int, int]) 
     assert ["physmap", "populated", "by", "xlplug", "{", "3000-400f,", "4040-417f", "}"] in map(
         str.split, shown.splitlines()
     )
-    granted, calls, nodes = state(xen), xen.calls, dict(store.nodes)
+    granted, nodes = state(xen), dict(store.nodes)
     assert grants.grant(plan, xen, store, quiet).done == ()
-    assert (state(xen), xen.calls, store.nodes) == (granted, calls, nodes), "not twice"
+    assert (state(xen), store.nodes) == (granted, nodes), "not twice"
     grants.revoke(7, xen, store, quiet)
     xen.iomem_permission(7, 0xA0, 0x20, allow=False)  # libxl's own, which stay
     xen.iomem_permission(8, 0xA0, 0x30, allow=False)
     assert state(xen) == before
-    assert not any("xlplug" in node for node in store.nodes)
+    assert not any(node.startswith(TOLD) for node in store.nodes)
+    assert Journal(store, 7, "").read() == Entry("revoked")
 
 
 def test_no_raise_where_libxl_has_left_enough(host: Host, config: Config) -> None:
-    xen, store = machine(), MemStore()
+    xen, store = machine(), xenstore()
     limit = pages(xen)[1]
     small = config(TEXT.replace('vif=["","","","",""]', 'vif=[""]'))
     grants.grant(build(small, host("igd-laptop"), Who(Domid(7))), xen, store, quiet)
     assert pages(xen)[1] == limit
-    assert {s.before.raised for s in Journal(store, 7).read().steps if s.before} == {limit}
+    assert {s.before.raised for s in Journal(store, 7, "").read().steps if s.before} == {limit}
     assert store.read("/local/domain/0/xlplug/7/populated") == "3000-400f,4040-407f", "the device model in dom0"
 
 
@@ -224,10 +228,10 @@ def test_no_raise_where_libxl_has_left_enough(host: Host, config: Config) -> Non
 @pytest.mark.parametrize("code", [errno.ENOMEM, errno.EBUSY])
 def test_a_failure_at_any_call_leaves_everything_as_it_was(plan: Plan, version: tuple[int, int], code: int) -> None:
     counted = machine(version)
-    grants.grant(plan, counted, MemStore(), quiet)
+    grants.grant(plan, counted, xenstore(), quiet)
     failed = 0
     for k in range(counted.calls):
-        xen, store = machine(version), MemStore()
+        xen, store = machine(version), xenstore()
         xen.iomem_permission(7, 0xA0, 0x20, allow=True)  # libxl's
         xen.iomem_permission(8, 0xA0, 0x30, allow=True)
         before = state(xen)
@@ -261,14 +265,14 @@ class Partial(MemXen):
 @pytest.mark.parametrize("version", VERSIONS)
 def test_running_out_of_memory_half_way_gives_all_back(plan: Plan, version: tuple[int, int]) -> None:
     counted = machine(version)
-    grants.grant(plan, counted, MemStore(), quiet)
+    grants.grant(plan, counted, xenstore(), quiet)
     for at in range(counted.calls):
         xen = machine(version, Partial)
         assert isinstance(xen, Partial)
         xen.at = at
         tot_limit, gfns = pages(xen), xen.ram(7)
         with pytest.raises(ApplyError, match="EBUSY"):
-            grants.grant(plan, xen, MemStore(), quiet)
+            grants.grant(plan, xen, xenstore(), quiet)
         assert (pages(xen), xen.ram(7)) == (tot_limit, gfns), at
 
 
@@ -286,35 +290,48 @@ class Interrupted(MemXen):
 
 def test_an_interrupt_after_any_call_leaves_everything_as_it_was(plan: Plan) -> None:
     counted = machine()
-    grants.grant(plan, counted, MemStore(), quiet)
+    grants.grant(plan, counted, xenstore(), quiet)
     for at in range(counted.calls - 1):
         xen = machine(kind=Interrupted)
         assert isinstance(xen, Interrupted)
         xen.at = at
         tot_limit, gfns = pages(xen), xen.ram(7)
         with pytest.raises(ApplyError, match="interrupted"):
-            grants.grant(plan, xen, MemStore(), quiet)
+            grants.grant(plan, xen, xenstore(), quiet)
         assert (pages(xen), xen.ram(7)) == (tot_limit, gfns), at
 
 
-class Deaf(MemStore):
-    """A xenstore that takes no publication from the given one on."""
+class Deaf:
+    """A xenstore that does not take one of the nodes for the device model."""
 
-    refuse = "populated"
+    def __init__(self, store: MemStore, refuse: str) -> None:
+        self.nodes, self.refuse, self.whole = store, refuse, store
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.nodes, name)
 
     def write(self, path: str, value: str) -> None:
         if path.endswith(f"/{self.refuse}"):
             raise StoreError(f"xenstore: cannot write {path}: ENOSPC")
-        super().write(path, value)
+        self.nodes.write(path, value)
+
+    def atomically(self, change: Callable[[Nodes], T]) -> T:
+        def within(view: Nodes) -> T:
+            self.nodes = view
+            try:
+                return change(self)
+            finally:
+                self.nodes = self.whole
+
+        return self.whole.atomically(within)
 
 
 @pytest.mark.parametrize("which", ["populated", "iomem"])
 def test_what_cannot_be_told_is_not_done(plan: Plan, which: str) -> None:
-    xen, store = machine(), Deaf()
-    store.refuse = which
+    xen, store = machine(), xenstore()
     before, gfns = pages(xen), xen.ram(7)
     with pytest.raises(ApplyError, match="ENOSPC"):
-        grants.grant(plan, xen, store, quiet)
+        grants.grant(plan, xen, Deaf(store, which), quiet)
     assert (pages(xen), xen.ram(7)) == (before, gfns)
     assert not any("xlplug" in node for node in store.nodes)
 
@@ -325,7 +342,7 @@ def test_what_cannot_be_told_is_not_done(plan: Plan, which: str) -> None:
 def killed(plan: Plan, xen: MemXen, store: MemStore, k: int) -> None:
     """A run that was killed after ``k`` steps and half of the next."""
     steps = grants._with_room(plan.steps, xen)
-    Journal(store, 7).write(APPLYING, steps, Domid(8))
+    Journal(store, 7, "").write(Entry(APPLYING, (), steps, Domid(8)))
     apply(steps[:k], xen, quiet)
     if k < len(steps) and steps[k].op == POPULATE_PHYSMAP:
         populate(steps[k]._replace(nr=max(1, steps[k].nr // 2)), xen)
@@ -334,7 +351,7 @@ def killed(plan: Plan, xen: MemXen, store: MemStore, k: int) -> None:
 @pytest.mark.parametrize("finish", ["grant", "revoke"])
 def test_a_killed_run_is_finished_or_undone_before_the_device_model_starts(plan: Plan, finish: str) -> None:
     for k in range(len(plan.steps) + 1):
-        xen, store = machine(), MemStore()
+        xen, store = machine(), xenstore()
         before, gfns = pages(xen), xen.ram(7)
         killed(plan, xen, store, k)
         if finish == "grant":
@@ -352,7 +369,7 @@ def test_after_a_killed_run_a_device_model_that_has_started_is_left_alone(
     """It was told nothing, and has populated the same gfns itself."""
     later = build(config(TEXT + STUB), host("igd-laptop"), Who(Domid(7), Domid(8)), BY_HAND)
     assert not any(s.op == POPULATE_PHYSMAP for s in later.steps)
-    xen, store = machine(ran=1), MemStore()
+    xen, store = machine(ran=1), xenstore()
     killed(plan, xen, store, len(plan.steps))
     gfns, lines = xen.ram(7), list[str]()
     grants.grant(later, xen, store, lines.append)
@@ -365,7 +382,7 @@ def test_after_a_killed_run_a_device_model_that_has_started_is_left_alone(
 
 
 def test_ram_that_a_device_model_has_in_use_stays(plan: Plan) -> None:
-    xen, store = machine(), MemStore()
+    xen, store = machine(), xenstore()
     grants.grant(plan, xen, store, quiet)
     stubdom = xen.domain_info(8)
     assert stubdom is not None
@@ -385,19 +402,19 @@ def test_ram_that_a_device_model_has_in_use_stays(plan: Plan) -> None:
 
 def test_a_device_model_in_dom0_has_started_once_all_is_done(host: Host, config: Config) -> None:
     made = build(config(TEXT), host("igd-laptop"), Who(Domid(7)), STARTING)
-    xen, store = machine(), MemStore()
+    xen, store = machine(), xenstore()
     before = xen.ram(7)
     grants.grant(made, xen, store, quiet)
     grants.revoke(7, xen, store, quiet)
     assert xen.ram(7) == before | BLOCKS
-    xen, store = machine(), MemStore()
-    Journal(store, 7).write(APPLYING, grants._with_room(made.steps, xen), Domid(0))
+    xen, store = machine(), xenstore()
+    Journal(store, 7, "").write(Entry(APPLYING, (), grants._with_room(made.steps, xen), Domid(0)))
     grants.revoke(7, xen, store, quiet)
     assert xen.ram(7) == before
 
 
 def test_a_guest_that_is_gone_leaves_no_trace_for_the_next_of_its_number(host: Host, config: Config) -> None:
-    xen, store = machine(), MemStore()
+    xen, store = machine(), xenstore()
     for gone in (7, 9):
         store.write(f"/local/domain/0/xlplug/{gone}/populated", "0-fff")
     without = build(config('xlplug_preload=1\nioports=["2f8"]\n'), host("igd-laptop"), Who(Domid(7)))
@@ -406,17 +423,17 @@ def test_a_guest_that_is_gone_leaves_no_trace_for_the_next_of_its_number(host: H
 
 
 def test_without_the_library_nothing_is_told(host: Host, config: Config) -> None:
-    xen, store = machine(), MemStore()
+    xen, store = machine(), xenstore()
     text = (TEXT + STUB).replace("xlplug_preload=1", "")
     grants.grant(build(config(text), host("igd-laptop"), Who(Domid(7), Domid(8))), xen, store, quiet)
-    assert not any(node.startswith("/local") for node in store.nodes)
+    assert not any(node.startswith(("/local/domain/8/xlplug", "/local/domain/0")) for node in store.nodes)
     assert xen.ram(7) == machine().ram(7)
 
 
 def test_a_detached_device_is_no_longer_told(plan: Plan) -> None:
-    xen, store = machine(), MemStore()
+    xen, store = machine(), xenstore()
     grants.grant(plan, xen, store, quiet)
     grants.revoke_detached(plan._replace(devices=()), xen, store, quiet)
     assert store.read(f"{TOLD}/iomem") is None
     assert store.read(f"{TOLD}/populated") == "3000-400f,4040-417f"
-    assert Journal(store, 7).read().dm == 8
+    assert Journal(store, 7, "").read().dm == 8

@@ -442,7 +442,8 @@ def attached(scene: Scene, domid: int) -> None:
 @pytest.mark.parametrize("stage", ["living", "being created"])
 def test_a_device_model_in_dom0_that_could_not_map(scene: Scene, config: Config, stage: str) -> None:
     """Xen 4.23 refused QEMU: nobody had granted the ports before."""
-    scene.xen = scene.watcher._world.xen
+    scene.xen = MemXen((4, 23))
+    scene.watcher._world = scene.watcher._world._replace(xen=scene.xen)
     attached(scene, 7)
     scene.domain(7, paused=False)
     if stage == "living":
