@@ -107,6 +107,7 @@ def _grant_recorded(options: GrantOptions, domain: Domid | str) -> int:
 
 def _carry_out(made: Plan, xen: Hypervisor, store: Store, options: GrantOptions) -> int:
     from xlplug.execute import grants
+    from xlplug.execute.signals import keep_waiting
 
     if options.dry_run:
         return _dry_run(made, options)
@@ -115,6 +116,7 @@ def _carry_out(made: Plan, xen: Hypervisor, store: Store, options: GrantOptions)
         warn(made.warnings)
     if made.refusals:
         raise Refused(*made.refusals)
+    keep_waiting()
     outcome = grants.grant(made, xen, store, (lambda _: None) if as_json else say)
     if as_json:
         print_json(grant_json(made, outcome))

@@ -11,6 +11,7 @@ def revoke(text: str, form: str) -> int:
     """Take back what was granted to a domain, given by domid or name."""
     from xlplug.dom0 import lock
     from xlplug.execute import grants
+    from xlplug.execute.signals import keep_waiting
     from xlplug.xen.ctrl import XenCtrl
     from xlplug.xen.store import XenStore
 
@@ -18,6 +19,7 @@ def revoke(text: str, form: str) -> int:
     interruptible()
     with XenCtrl() as xen, XenStore() as store, lock.locked():
         domid = find_domain(domain, xen, store).domid
+        keep_waiting()
         steps = grants.revoke(domid, xen, store, (lambda _: None) if form == "json" else say)
     if form == "json":
         from xlplug.commands.plan import step_json

@@ -54,11 +54,14 @@ class Waiting:
 
 
 def keep_waiting() -> None:
-    """Block the signals until the process ends: all is done that matters, and only its result is left to print."""
-    try:  # noqa: SIM105
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    except KeyboardInterrupt:
-        pass  # too late to stop anything
+    """Block the signals until the process ends, for a command that prints a result and ends when its work is done.
+
+    While the work goes on, `Waiting.let_in` still lets them in.
+
+    Raises:
+        KeyboardInterrupt: one came just before; nothing has begun.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
 
 
 def _set(mask: set[int]) -> None:

@@ -33,7 +33,7 @@ def watch(*, map_legacy: bool) -> int:
         GuardLostError: the process that pauses domains was killed.
     """
     asked_to_stop = _signals()
-    with Guard() as guard, XenCtrl() as xen, XenStore() as store:
+    with lock.only_watcher(), Guard() as guard, XenCtrl() as xen, XenStore() as store:
         for line in recover(xen, store):
             _log(WARNING, line)
         monitor = Monitor()

@@ -262,7 +262,8 @@ class Watcher:
             for step in grants.revoke_detached(plan, world.xen, world.store, lambda _: None):
                 self._say(INFO, guest, f"taken back, its device is gone: {step}")
             if config.wants_legacy:
-                self._grant(guest, plan)
+                later = [a.device.bdf for a in plan.devices if _slot(a.device.bdf) not in served]
+                self._grant(guest, plan, later)
                 if late:
                     self._say(WARNING, guest, _LATE.format(_device_model_in(stubdom), guest.domid))
         return guest._replace(served=frozenset(served), failed=False)
@@ -294,9 +295,9 @@ class Watcher:
         host = self._world.snapshot(config)
         return build(config, host, Who(guest.domid, stubdom), when, map_legacy=map_legacy and config.wants_legacy)
 
-    def _grant(self, guest: _Guest, plan: Plan) -> None:
+    def _grant(self, guest: _Guest, plan: Plan, plugged: Collection[Bdf] = ()) -> None:
         world = self._world
-        done = grants.grant(plan, world.xen, world.store, lambda _: None).done
+        done = grants.grant(plan, world.xen, world.store, lambda _: None, plugged=plugged).done
         for warning in plan.warnings:  # refusals are raised, as one line
             self._say(WARNING, guest, str(warning))
         for step in done:
