@@ -132,8 +132,7 @@ def mapped_in_vain(plan: Plan, held: HeldRights) -> bool:
     also grants them.  So this is about every stubdomain, and from 4.23 about a device model in dom0 too.
     """
     attached = any(a.device.bdf == plan.legacy_owner and a.device.owner == plan.target for a in plan.devices)
-    wanted = any(s.kind == IOPORT and s.grantee == TARGET and VGA_PORT_SET & RangeSet([s.range]) for s in plan.steps)
-    return plan.target is not None and attached and wanted and bool(VGA_PORT_SET - held.ports)
+    return plan.target is not None and attached and bool(VGA_PORT_SET - held.ports)
 
 
 def needs_whole_host(config: DomainConfig, devices: Iterable[PciDevice]) -> bool:

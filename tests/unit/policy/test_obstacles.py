@@ -235,6 +235,8 @@ def test_what_else_is_in_the_hole() -> None:
     assert says(mmio_hole, config, just) == ""
     rom = just._replace(resources=(*just.resources, Resource(6, 1 << 29, (1 << 29) + 32 * MIB, 0x46200)))
     assert "mmio_hole=512" in says(mmio_hole, config, rom)
+    full = just._replace(resources=(*just.resources, Resource(6, 1 << 29, (1 << 29) + 16 * MIB, 0x46200)))
+    assert says(mmio_hole, config, full) == "", "128 + 32 + 16, and 16 for the platform device: to the last byte"
     assert "mmio_hole=512" in says(mmio_hole, config._replace(vga="stdvga", videoram=32), just)
     assert says(mmio_hole, config, device(SLOT_3, 0x020000, Resource(7, 1 << 31, 1 << 32, 0x40200))) == "", (
         "its VFs' BARs"
