@@ -156,7 +156,7 @@ def domid_refusals(who: Who) -> list[Problem]:
             found.append(
                 Problem(f"{name} domid=0 is dom0, which holds these rights already", "give a guest's domid (xl list)")
             )
-        elif not 0 < domid < DOMID_FIRST_RESERVED:
+        elif domid not in range(1, DOMID_FIRST_RESERVED):
             found.append(
                 Problem(f"{name} domid={domid} is not a domain's number", "give one from 1 to 32751 (xl list)")
             )

@@ -224,6 +224,15 @@ def test_the_mmio_hole(memory: int, hole: int | None, mib: int, flags: int, want
     assert bool(found) == bool(wanted)
 
 
+def test_the_largest_hole() -> None:
+    def needs(*mib: int) -> str:
+        bars = (Resource(line, 1 << 20, (1 << 20) + size * MIB, 0x40200) for line, size in enumerate(mib))
+        return says(mmio_hole, HVM._replace(memory=4096, maxmem=4096), device(SLOT_3, 0x020000, *bars))
+
+    assert "write mmio_hole=3840" in needs(2048, 1024, 512)
+    assert "assign fewer devices" in needs(2048, 1024, 512, 256)
+
+
 def test_what_else_is_in_the_hole() -> None:
     just = device(
         SLOT_3,
