@@ -132,8 +132,7 @@ def mapped_in_vain(plan: Plan, held: HeldRights) -> bool:
     also grants them.  So this is about every stubdomain, and from 4.23 about a device model in dom0 too.
     """
     attached = any(a.device.bdf == plan.legacy_owner and a.device.owner == plan.target for a in plan.devices)
-    wanted = any(s.kind == IOPORT and s.grantee == TARGET and VGA_PORT_SET & RangeSet([s.range]) for s in plan.steps)
-    return plan.target is not None and attached and wanted and bool(VGA_PORT_SET - held.ports)
+    return plan.target is not None and attached and bool(VGA_PORT_SET - held.ports)
 
 
 def needs_whole_host(config: DomainConfig, devices: Iterable[PciDevice]) -> bool:
@@ -157,7 +156,7 @@ def domid_refusals(who: Who) -> list[Problem]:
             found.append(
                 Problem(f"{name} domid=0 is dom0, which holds these rights already", "give a guest's domid (xl list)")
             )
-        elif not 0 < domid < DOMID_FIRST_RESERVED:
+        elif domid not in range(1, DOMID_FIRST_RESERVED):
             found.append(
                 Problem(f"{name} domid={domid} is not a domain's number", "give one from 1 to 32751 (xl list)")
             )

@@ -224,6 +224,15 @@ def test_the_mmio_hole(memory: int, hole: int | None, mib: int, flags: int, want
     assert bool(found) == bool(wanted)
 
 
+def test_the_largest_hole() -> None:
+    def needs(*mib: int) -> str:
+        bars = (Resource(line, 1 << 20, (1 << 20) + size * MIB, 0x40200) for line, size in enumerate(mib))
+        return says(mmio_hole, HVM._replace(memory=4096, maxmem=4096), device(SLOT_3, 0x020000, *bars))
+
+    assert "write mmio_hole=3840" in needs(2048, 1024, 512)
+    assert "assign fewer devices" in needs(2048, 1024, 512, 256)
+
+
 def test_what_else_is_in_the_hole() -> None:
     just = device(
         SLOT_3,
@@ -235,6 +244,8 @@ def test_what_else_is_in_the_hole() -> None:
     assert says(mmio_hole, config, just) == ""
     rom = just._replace(resources=(*just.resources, Resource(6, 1 << 29, (1 << 29) + 32 * MIB, 0x46200)))
     assert "mmio_hole=512" in says(mmio_hole, config, rom)
+    full = just._replace(resources=(*just.resources, Resource(6, 1 << 29, (1 << 29) + 16 * MIB, 0x46200)))
+    assert says(mmio_hole, config, full) == "", "128 + 32 + 16, and 16 for the platform device: to the last byte"
     assert "mmio_hole=512" in says(mmio_hole, config._replace(vga="stdvga", videoram=32), just)
     assert says(mmio_hole, config, device(SLOT_3, 0x020000, Resource(7, 1 << 31, 1 << 32, 0x40200))) == "", (
         "its VFs' BARs"

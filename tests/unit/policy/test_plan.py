@@ -189,6 +189,19 @@ def test_a_display_that_may_come_later(host: Host, config: Config) -> None:
     assert any(later in w.what for w in build(other, host("igd-laptop"), occasion=CREATING).warnings)
 
 
+def test_a_device_model_that_has_mapped_in_vain(host: Host, config: Config) -> None:
+    laptop = host("igd-laptop")
+    attached = laptop._replace(devices=tuple(d._replace(owner=Domid(7)) for d in laptop.devices))
+    ports = RangeSet([(0x3B0, 0x3BC), (0x3C0, 0x3E0)])
+    plan = build(config(IGD), attached, Who(Domid(7)))
+    assert mapped_in_vain(plan, HeldRights())
+    assert mapped_in_vain(plan, HeldRights(ports=ports - RangeSet([(0x3DF, 0x3E0)])))
+    assert not mapped_in_vain(plan, HeldRights(ports=ports))
+    assert not mapped_in_vain(build(config(IGD), laptop, Who(Domid(7))), HeldRights()), "not attached yet"
+    assert not mapped_in_vain(build(config(IGD), laptop), HeldRights())
+    assert not mapped_in_vain(build(config('pci=["00:02.0"]\n'), attached, Who(Domid(7))), HeldRights())
+
+
 def test_map_legacy_maps_the_exact_tuples_after_the_permissions(host: Host, config: Config) -> None:
     for plan in (
         build(config(IGD), host("igd-laptop"), map_legacy=True),
