@@ -79,7 +79,7 @@ class Lock:
         os.close(self._fd)
 
     def _sign(self) -> None:
-        """Leave our number for who waits; a full /run is no reason not to go on."""
+        """Leave our number for who waits; a full /run does not stop us."""
         try:
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, str(os.getpid()).encode(), 0)
@@ -97,7 +97,7 @@ class Lock:
 
 
 def locked() -> Lock:
-    """One xlplug at a time changes this host's domains; a second one waits, but not for ever.
+    """One xlplug at a time changes this host's domains; a second one waits, but not forever.
 
     Raises:
         HostError: the other one has not finished in 45 s.

@@ -27,19 +27,7 @@ def take(xen: "XenCtrl | None", store: Store | None, config: DomainConfig | None
     from xlplug.dom0 import pci
     from xlplug.dom0.os_release import distribution
 
-    notes: list[HostNote] = []
-    memory: tuple[MemRegion, ...] = ()
-    info: XenInfo | None = None
-    if xen is None:
-        notes.append(HostNote(MEMORY, Problem("the machine's memory map was not read: not running on Xen")))
-    else:
-        info = XenInfo(xen.version, xen.version_text, running_capabilities())
-        try:
-            memory = xen.machine_memory_map()
-        except XlplugError as error:
-            notes.append(
-                HostNote(MEMORY, Problem(f"the machine's memory map was not read: {error.message}", error.hint))
-            )
+    memory, notes = _memory(xen)
     owned = pci.owners(store) if store is not None and (config is None or config.pci) else None
     devices, left_out = _functions(config, owned)
     notes += left_out
@@ -58,7 +46,7 @@ def take(xen: "XenCtrl | None", store: Store | None, config: DomainConfig | None
         memory=memory,
         opregion=opregion,
         vbios=vbios,
-        xen=info,
+        xen=None if xen is None else XenInfo(xen.version, xen.version_text, running_capabilities()),
         libraries=_libraries() if config is None else (),
         notes=tuple(notes),
         provenance="recorded by xlplug on the host itself",
@@ -66,6 +54,17 @@ def take(xen: "XenCtrl | None", store: Store | None, config: DomainConfig | None
         opregion_pin=pin,
         distribution=distribution(),
     )
+
+
+def _memory(xen: "XenCtrl | None") -> tuple[tuple[MemRegion, ...], list[HostNote]]:
+    """The machine's memory map, or a note that says why it could not be read."""
+    if xen is None:
+        return (), [HostNote(MEMORY, Problem("the machine's memory map was not read: not running on Xen"))]
+    try:
+        return xen.machine_memory_map(), []
+    except XlplugError as error:
+        problem = Problem(f"the machine's memory map was not read: {error.message}", error.hint)
+        return (), [HostNote(MEMORY, problem)]
 
 
 def _functions(

@@ -82,7 +82,7 @@ def _take_back(
     if any(str(step._replace(add=False)) in undone for step in mapped if step.op == MEMORY_MAPPING):
         log(f"domain {domid}'s device model had the VGA ranges mapped: the display is dead until 'xl reboot {domid}'")
     if left:
-        raise RollbackError(failed, left, hint="mend the cause and run it again")
+        raise RollbackError(failed, left, hint="correct the cause and run it again")
 
 
 def _vga_mappings(steps: Iterable[Step]) -> tuple[Step, ...]:
