@@ -165,8 +165,10 @@ class Creation(NamedTuple):
             time.sleep(0.2)
         lines = [line.removeprefix(prefix) for line in dmesg.splitlines() if line.startswith(prefix)]
         said = {what: value for what, equals, value in (line.partition("=") for line in lines) if equals}
-        marks = (f"ioport_map:add: dom{domid} ", f"ioport_map:add: d{domid} ", f"memory_map:add: d{domid} ")
-        mapped = [line.partition("map:add: ")[2] for line in dmesg.splitlines() if any(mark in line for mark in marks)]
+        # Which of the two lines calls a domain domN, and not dN, depends on Xen's version.
+        lines = [line.partition("map:add: ")[2] for line in dmesg.splitlines()]
+        mapped = [line.replace(f"dom{domid} ", f"d{domid} ") for line in lines]
+        mapped = [line for line in mapped if line.startswith(f"d{domid} ")]
         return Guest(domid, self.config, said, mapped)
 
 
