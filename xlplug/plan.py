@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from xlplug.config.domain import DomainConfig
 from xlplug.displays import LegacyRights, legacy_rights
-from xlplug.igd import OPREGION_REASON, is_igd
+from xlplug.igd import OPREGION_REASON
 from xlplug.model.addr import DOMID_FIRST_RESERVED, PAGE_SHIFT, Domid
 from xlplug.model.bdf import Bdf
 from xlplug.model.host import UNNAMED, HostSnapshot, PciDevice
@@ -98,7 +98,7 @@ def build(
         by_libxl=by_libxl,
         notes=(
             *legacy.notes,
-            *_opregion_note(config, devices, legacy, has_stubdom=has_stubdom),
+            *_opregion_note(config, legacy, has_stubdom=has_stubdom),
             *physmap.notes,
             *(note.problem for note in host.notes if note.about == UNNAMED),
         ),
@@ -189,16 +189,12 @@ def _populate_on_demand(config: DomainConfig, steps: Sequence[Step]) -> Iterator
         )
 
 
-def _opregion_note(
-    config: DomainConfig, devices: Iterable[PciDevice], legacy: LegacyRights, *, has_stubdom: bool
-) -> Iterator[Problem]:
+def _opregion_note(config: DomainConfig, legacy: LegacyRights, *, has_stubdom: bool) -> Iterator[Problem]:
     """Which QEMU runs in a stubdomain is not known here, so that this is not a warning."""
-    granted = [
-        device for device in devices if is_igd(device) and any(r.reason == OPREGION_REASON for r in legacy.rights)
-    ]
-    if granted and has_stubdom and not config.preload:
+    display = next((right.device for right in legacy.rights if right.reason == OPREGION_REASON), None)
+    if display is not None and has_stubdom and not config.preload:
         yield Problem(
-            f"{granted[0].bdf}: stock QEMU in a stubdomain leaves the OpRegion out without xlplug's preload library",
+            f"{display}: stock QEMU in a stubdomain leaves the OpRegion out without xlplug's preload library",
             "see hooks/preload/README.md",
         )
 

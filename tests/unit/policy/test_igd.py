@@ -93,6 +93,16 @@ def test_the_span_of_a_vbt() -> None:
     assert vbt_span(GOOD._replace(version=0x0201, rvda=0x1000, rvds=0x20)) == Range(0x7A18E018, 0x7A18E038)
 
 
+def test_stock_qemu_in_a_stubdomain_needs_the_preload_library(host: Host, config: Config) -> None:
+    def noted(text: str, name: str = "igd-laptop") -> bool:
+        return any("leaves the OpRegion out" in note.what for note in build(config(text), host(name)).notes)
+
+    assert noted(PASSED + STUB)
+    assert not noted(PASSED)
+    assert not noted(PASSED + STUB + "xlplug_preload=1\n")
+    assert not noted(PASSED + STUB, "igd-opregion-third-page"), "there is none to leave out"
+
+
 @pytest.mark.parametrize(("stub", "says"), [("", "a QEMU in dom0 maps it all the same"), (STUB, "refuses that call")])
 def test_without_its_third_page_there_is_no_opregion(host: Host, config: Config, stub: str, says: str) -> None:
     plan = build(config(PASSED + stub), host("igd-opregion-third-page"))

@@ -210,3 +210,14 @@ def test_the_settings_are_read(config: Config) -> None:
     assert libxl.device_model_args == ("-D", "x", "-d", "y")
     assert libxl.rdm
     assert not libxl.preload, "libxl does not keep what it does not know"
+
+
+@pytest.mark.parametrize(
+    ("vga", "videoram", "first"),
+    [("stdvga", 512, 512 << 8), ("stdvga", 513, None), ("qxl", 1024, 512 << 8), ("qxl", 1026, None)],
+)
+def test_the_largest_video_ram(vga: str, videoram: int, first: int | None) -> None:
+    memory = videoram + 64
+    found, unknown = predict(DomainConfig(type="hvm", memory=memory, maxmem=memory, vga=vga, videoram=videoram))
+    assert (found[0].nr if found else None) == first
+    assert bool(unknown) == (first is None)

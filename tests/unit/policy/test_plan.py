@@ -222,6 +222,9 @@ def test_mapping_for_a_display_that_is_attached_already_warns(host: Host, config
     owned = laptop._replace(devices=tuple(d._replace(owner=Domid(7)) for d in laptop.devices))
     assert "may have mapped" in str(build(config(IGD), owned, Who(Domid(7)), map_legacy=True).warnings[0])
     assert not build(config(IGD), owned, Who(Domid(7))).warnings
+    assert not build(config(IGD + 'ioports=["300"]\n'), owned, Who(Domid(7))).warnings, (
+        "nothing of the VGA set is mapped"
+    )
 
 
 def test_ioports_of_an_hvm_guest_are_mapped(host: Host, config: Config) -> None:
