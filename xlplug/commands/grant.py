@@ -123,7 +123,7 @@ def _carry_out(made: Plan, xen: Hypervisor, store: Store, options: GrantOptions)
     elif outcome.done:
         say(f"done: {len(outcome.done)} steps; take them back with 'xlplug revoke {made.target}'")
     elif outcome.already:
-        say(f"nothing to do: all {len(outcome.already)} steps were done before")
+        say(f"nothing to do: all {len(outcome.already)} steps were done before; their permissions are given once more")
     else:
         say("nothing to do: this domain needs no legacy range")
     return EXIT_DONE

@@ -252,17 +252,18 @@ class MemXen:
         error = XenError(call, errno.EINVAL, f"domid={domid} extents={len(gfns)} order={order}")
         if domain is None:
             raise error
-        size, taken = 1 << order, list[tuple[int, int]]()
-        if _touch(gfns, size) and domain.ram.covers(gfns[0], gfns[-1] + size):
-            taken, gfns = [(gfns[0], gfns[-1] + size)], ()
+        size, taken = 1 << order, set[int]()
         try:
+            if _touch(gfns, size) and domain.ram.covers(gfns[0], gfns[-1] + size):
+                taken.update(gfns)
+                return
             for gfn in gfns:
-                if not (domain.ram - RangeSet(taken)).covers(gfn, gfn + size):
+                if gfn in taken or not domain.ram.covers(gfn, gfn + size):
                     raise error
-                taken.append((gfn, gfn + size))
+                taken.add(gfn)
         finally:
-            domain.ram -= RangeSet(taken)
-            domain.info = domain.info._replace(nr_pages=domain.info.nr_pages - RangeSet(taken).total)
+            domain.ram -= RangeSet((gfn, gfn + size) for gfn in taken)
+            domain.info = domain.info._replace(nr_pages=domain.info.nr_pages - size * len(taken))
 
     def set_max_mem(self, domid: int, kib: int) -> None:
         self._enter("xc_domain_setmaxmem", domid)

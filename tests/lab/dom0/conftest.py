@@ -46,7 +46,9 @@ def dump() -> dict[int, HeldRights]:
 
 
 def journal(domid: int) -> str:
-    return sh("xenstore-ls", f"/libxl/{domid}/xlplug").stdout
+    """What is recorded of a domain's rights; nothing where only the fact is left that they were revoked."""
+    text = sh("xenstore-ls", f"/libxl/{domid}/xlplug").stdout
+    return "" if 'state = "revoked"' in text else text
 
 
 def discard(name: str) -> None:
