@@ -63,13 +63,17 @@ def rpm_files(package: Path) -> set[str]:
     return {path.removesuffix(".gz") for path in run("rpm", "-qpl", package).splitlines()}
 
 
+#: Folders of bash, of zsh in Debian and elsewhere, and of fish.
+COMPLETION = ("bash-completion/completions", "vendor-completions", "site-functions", "vendor_completions.d")
+
+
 def parts(paths: set[str], package: str) -> dict[str, set[str]]:
     """What users reach, wherever a distribution puts it: modules, pages, completion."""
     modules = {p.split(package, 1)[1] for p in paths if package in p and "__pycache__" not in p}
     return {
         "modules": {m for m in modules if Path(m).suffix or m.startswith("_hooks/")},
         "pages": {Path(p).name for p in paths if "/man/man" in p and Path(p).suffix[1:].isdigit()},
-        "completion": {Path(p).name for p in paths if "complet" in p or "site-functions" in p}
+        "completion": {Path(p).name for p in paths if any(f"/{folder}/" in p for folder in COMPLETION)}
         - {"completions", "vendor_completions.d", "vendor-completions", "site-functions"},
     }
 
