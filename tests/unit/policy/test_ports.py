@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """I/O ports: which are mapped, which are not, and what is said of each kind."""
 
-import time
 from collections.abc import Callable
 
 import pytest
 
-from xlplug.config.domain import DomainConfig, Vif
+from xlplug.config.domain import DomainConfig
 from xlplug.model.bdf import Bdf
 from xlplug.model.host import HostSnapshot, PciDevice, Resource, XenInfo
-from xlplug.model.rangeset import Range
 from xlplug.model.steps import IOPORT_MAPPING
 from xlplug.plan import Plan, build
 
@@ -196,12 +194,3 @@ def test_permissions_of_libxl_s_are_kept(config: Config) -> None:
     assert [(str(s.range), str(s.kept)) for s in plan.steps] == [
         ("300-310", "{ 300-310 }"), ("320", "{ 320 }"), ("300-310", "{ 300-310 }"), ("320", "{ 320 }"),
     ]  # fmt: skip
-
-
-def test_thirty_thousand_ports_take_no_second(host: Host) -> None:
-    ports = tuple(Range(port, port + 1) for port in range(0, 1 << 16, 2))
-    config = DomainConfig(name="g", type="hvm", memory=64, maxmem=64, vga="none", ioports=ports, vifs=(Vif(),))
-    began = time.process_time()
-    plan = build(config, host("server-bmc"))
-    assert time.process_time() - began < 1.0
-    assert len(mapped(plan)) == 32768
