@@ -44,3 +44,10 @@ def test_links_lead_somewhere(page: Path) -> None:
     text = re.sub(r"(?s)```.*?```|`[^`\n]*`", "", page.read_text())
     targets = [target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", text)]
     assert not [t for t in targets if t and "://" not in t and not (page.parent / t).exists()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_prose_fits_a_screen(page: Path) -> None:
+    """A table's row and a program's output cannot be wrapped."""
+    lines = enumerate(page.read_text().splitlines(), 1)
+    assert not [number for number, line in lines if len(line) > 120 and not line.startswith(("|", "    "))]
