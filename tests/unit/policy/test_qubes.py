@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jsonschema
 
+from tests.unit.fakes import xenstore
 from xlplug.config.from_libxl import from_libxl
 from xlplug.dom0.recording import load_domain
 from xlplug.execute import grants
@@ -14,7 +15,6 @@ from xlplug.model.bdf import Bdf
 from xlplug.model.occasion import STARTING, Who
 from xlplug.plan import build
 from xlplug.xen.in_memory import MemXen
-from xlplug.xen.store_in_memory import MemStore
 
 RECORDED = Path(__file__).parents[2] / "recorded" / "domains" / "qubes-sys-gui-gpu"
 
@@ -30,7 +30,7 @@ def test_sys_gui_gpu_gets_what_patch_1017_grants() -> None:
     plan = build(config, recorded.host, who, STARTING)
     assert (plan.refusals, plan.warnings) == ((), ())
     assert plan.legacy_owner == Bdf(0, 0, 2, 0)
-    xen, store = MemXen((4, 19)), MemStore()
+    xen, store = MemXen((4, 19)), xenstore(12, 13)
     xen.add_domain(recorded.target)
     xen.add_domain(recorded.stubdom)
     grants.grant(plan, xen, store, lambda _: None)
