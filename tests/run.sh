@@ -65,6 +65,8 @@ if [ "$what" != unit ]; then
 fi
 
 if [ "$what" = all ]; then
+	build/venv/bin/python -m pytest tests/fault >build/faults.log 2>&1 || failed="$failed faults"
+	cat build/faults.log
 	build/venv/bin/python -m pytest tests/packages tests/pictures tests/fleet >build/packages.log 2>&1 || failed="$failed packages"
 	cat build/packages.log
 	skips=$(grep '^SKIPPED' build/packages.log)

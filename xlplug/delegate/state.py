@@ -120,7 +120,7 @@ class State:
             HostError: it cannot be made.
         """
         try:
-            os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
             if os.path.lexists(path):
                 os.unlink(path)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

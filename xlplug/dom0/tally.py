@@ -21,7 +21,7 @@ def add(by: str, status: int, seconds: float | None = None, path: str = PATH) ->
     if status not in OUTCOMES or (path == PATH and not os.path.exists(_ON_XEN)):
         return
     try:
-        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     except OSError:
         return
