@@ -100,5 +100,5 @@ def verify(domid: int) -> tuple[int, dict[str, Any]]:
 def alive(pid: int) -> bool:
     try:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
