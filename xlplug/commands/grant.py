@@ -111,11 +111,11 @@ def _carry_out(made: Plan, xen: Hypervisor, store: Store, options: GrantOptions)
 
     if options.dry_run:
         return _dry_run(made, options)
+    if made.refusals:
+        raise Refused(*made.refusals)
     as_json = options.format == "json"
     if not as_json:
         warn(made.warnings)
-    if made.refusals:
-        raise Refused(*made.refusals)
     keep_waiting()
     outcome = grants.grant(made, xen, store, (lambda _: None) if as_json else say)
     if as_json:

@@ -267,12 +267,12 @@ def _preflight(config: DomainConfig, path: str, when: Occasion) -> None:
 
     with XenCtrl() as xen, XenStore() as store:
         made = rehearse(config, snapshot.take(xen, store, config), when)
+        if made.refusals:  # one line; 'xlplug plan' has the warnings too
+            raise Refused(*made.refusals)
         for text in made.warnings:
             sys.stderr.write(f"xlplug: warning: {text}\n")
         for text in made.notes if config.preload else ():
             sys.stderr.write(f"xlplug: note: {text}\n")
-        if made.refusals:
-            raise Refused(*made.refusals)
         if _takes_vga(made):
             from xlplug.execute import grants
 

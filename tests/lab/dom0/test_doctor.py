@@ -320,5 +320,6 @@ def test_another_domain_has_the_display(config: Path, guests: Guests) -> None:
     assert found.of("display") == [("ok", f"{VGA} [1234:1111] belongs to domain {domid}", "")]
     texts = [f[1] for f in found.of(str(config)) if f[0] == "failure"]
     assert texts == [
-        f"{VGA}: assigned to domain {domid}", f"domain {domid} holds the legacy VGA ports already",
+        f"{VGA}: assigned to domain {domid}",
+            f"domain {domid} has the display {VGA} with gfx_passthru, so its device model maps the legacy VGA ports",
     ]  # fmt: skip
