@@ -108,9 +108,8 @@ def test_through_the_watcher_the_display_works(daemon: Daemon, tmp_path: Path, d
 
 def test_a_refusal_leaves_the_guest_without_rights(daemon: Daemon, tmp_path: Path, guests: Guests) -> None:  # noqa: F811
     """There is one set of VGA ports, and another guest holds them."""
-    holder, _ = guests.make()
-    with XenCtrl() as xen:
-        xen.ioport_permission(holder, 0x3C0, 0x20, allow=True)
+    holder, _ = guests.make('ioports=["3c0-3df"]\n')
+    assert xlplug("grant", str(holder)).returncode == 0
     with running(tmp_path, "refused", wait=False) as guest:
         assert until(lambda: daemon.says(f"domain {guest.domid} ")), daemon.lines()
         assert daemon.says("refused: "), daemon.lines()
