@@ -113,9 +113,11 @@ def test_stock_qemu_finds_no_room_for_what_libxl_did_not_count(tmp_path: Path, t
 
 
 @pytest.fixture
-def guest(guests: Guests) -> tuple[int, int]:
+def guest(guests: Guests, store: XenStore) -> tuple[int, int]:
     """A paused guest without video RAM, and a domain that has never run, to stand for its stubdomain."""
-    return guests.make()[0], guests.make()[0]
+    target, stubdom = guests.make()[0], guests.make()[0]
+    store.write(f"/local/domain/{stubdom}/target", str(target))
+    return target, stubdom
 
 
 def plan(target: int, stubdom: int, text: str = 'vga="stdvga"\nmemory=80\n') -> Plan:
