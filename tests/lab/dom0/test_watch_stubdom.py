@@ -8,8 +8,6 @@ import os
 import re
 from pathlib import Path
 
-import pytest
-
 from tests.lab.dom0.conftest import Guests, dump, journal, patience, sh, xlplug
 from tests.lab.dom0.hooked import busy, domid_of, until
 from tests.lab.dom0.test_physmap import pages_in
@@ -242,27 +240,20 @@ def test_libxl_cannot_save_such_a_guest(daemon: Daemon, tmp_path: Path) -> None:
         in_time(daemon, guest)
 
 
-@pytest.mark.parametrize("first", ["the wrapper", "a second daemon"])
-def test_nothing_is_done_twice(daemon: Daemon, tmp_path: Path, first: str) -> None:  # noqa: F811
+def test_nothing_is_done_twice(daemon: Daemon, tmp_path: Path) -> None:  # noqa: F811
     """The wrapper grants for stubdomains too, and whoever comes second finds it done."""
-    second: Daemon | None = None
-    path: str | None = None
-    if first == "the wrapper":
-        prefix = tmp_path / "prefix"
-        assert xlplug("hook", "install", "--prefix", str(prefix)).returncode == 0
-        path = str(prefix / "sbin")
-    else:
-        (tmp_path / "second").mkdir()
-        second = Daemon(tmp_path / "second")
-    try:
-        with running(tmp_path, first.split()[1], path=path) as guest:
-            assert guest.said == ALIVE
-            said = [*daemon.lines(), *guest.console_log.splitlines(), *(second.lines() if second else ())]
-            for grantee in ("stubdom", "target"):
-                assert sum(f"grant {grantee}" in line for line in said) == 3, said
-            assert not any("ran before" in line for line in said)
-            assert until(lambda: sh("xenstore-read", f"/libxl/{guest.stubdom}/xlplug-paused").returncode != 0)
-    finally:
-        if second is not None:
-            assert second.stop() == 0
-            second.notify.close()
+    prefix = tmp_path / "prefix"
+    assert xlplug("hook", "install", "--prefix", str(prefix)).returncode == 0
+    with running(tmp_path, "wrapper", path=str(prefix / "sbin")) as guest:
+        assert guest.said == ALIVE
+        said = [*daemon.lines(), *guest.console_log.splitlines()]
+        for grantee in ("stubdom", "target"):
+            assert sum(f"grant {grantee}" in line for line in said) == 3, said
+        assert not any("ran before" in line for line in said)
+        assert until(lambda: sh("xenstore-read", f"/libxl/{guest.stubdom}/xlplug-paused").returncode != 0)
+
+
+def test_a_second_daemon_is_refused(daemon: Daemon) -> None:  # noqa: F811
+    done = xlplug("watch")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert f"process {daemon.process.pid}" in done.stderr
