@@ -65,12 +65,7 @@ class Plan(NamedTuple):
 
 
 def build(
-    config: DomainConfig,
-    host: HostSnapshot,
-    who: Who = NOBODY,
-    occasion: Occasion = AHEAD,
-    *,
-    map_legacy: bool = False,
+    config: DomainConfig, host: HostSnapshot, who: Who = NOBODY, occasion: Occasion = AHEAD, *, map_legacy: bool = False
 ) -> Plan:
     """Plan the grants for ``config`` on ``host``.
 
@@ -97,28 +92,18 @@ def build(
         delegated=tuple(d for device in devices for d in delegated(device)),
         by_libxl=by_libxl,
         notes=(
-            *legacy.notes,
-            *_opregion_note(config, legacy, has_stubdom=has_stubdom),
-            *physmap.notes,
+            *(*legacy.notes, *_opregion_note(config, legacy, has_stubdom=has_stubdom), *physmap.notes),
             *(note.problem for note in host.notes if note.about == UNNAMED),
         ),
         warnings=(
-            *config.warnings,
-            *pci_warnings,
-            *legacy.warnings,
-            *ports.warnings,
+            *(*config.warnings, *pci_warnings, *legacy.warnings, *ports.warnings),
             *_attached_already(legacy, ports.mappings, who),
             *obstacles(Scene(config, host, devices, has_stubdom)),
         ),
         refusals=(
-            *pci_refusals,
-            *domid_refusals(who),
-            *_no_stubdom_yet(config, who, occasion),
-            *legacy.refusals,
-            *ports.refusals,
-            *_ram_refusals(legacy.rights, host),
-            *_populate_on_demand(config, steps),
-            *physmap.refusals,
+            *(*pci_refusals, *domid_refusals(who), *_no_stubdom_yet(config, who, occasion)),
+            *(*legacy.refusals, *ports.refusals, *_ram_refusals(legacy.rights, host)),
+            *(*_populate_on_demand(config, steps), *physmap.refusals),
         ),
         preload=config.preload,
         legacy_owner=None if legacy.owner is None else legacy.owner.bdf,

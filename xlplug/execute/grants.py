@@ -6,7 +6,7 @@ in between two steps.  Nothing is read back from Xen: what libxl grants follows 
 we granted is in the journal.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 from xlplug.dom0 import nodes
@@ -73,18 +73,24 @@ def grant(plan: Plan, xen: Hypervisor, store: Store, log: Log, *, plugged: Colle
             _give_again(before.steps, xen)
             return Outcome(already=before.steps)
         _write(journal, Entry(APPLYING, before.steps, new, before.dm), entry, before, target)
-        try:
-            _give_again(before.steps, xen)
-            apply(
-                new, xen, log, lambda: _commit(journal, Entry(APPLIED, (*before.steps, *new), (), before.dm), target),
-                protect=before.steps, let_in=waiting.let_in,
-            )  # fmt: skip
-        except RollbackError:
-            raise  # the journal stays, for `revoke`
-        except ApplyError as error:
-            _record(journal, before, target, error.message)
-            raise
+        _add(new, before, journal, target, (xen, log, waiting.let_in))
     return Outcome(new, before.steps)
+
+
+def _add(
+    new: tuple[Step, ...], before: Entry, journal: Journal, target: int, by: tuple[Hypervisor, Log, Callable[[], None]]
+) -> None:
+    """Carry out the new steps, and record them; when that fails, the record of ``before`` is written again."""
+    xen, log, let_in = by
+    done = Entry(APPLIED, (*before.steps, *new), (), before.dm)
+    try:
+        _give_again(before.steps, xen)
+        apply(new, xen, log, lambda: _commit(journal, done, target), protect=before.steps, let_in=let_in)
+    except RollbackError:
+        raise  # the journal stays, for `revoke`
+    except ApplyError as error:
+        _record(journal, before, target, error.message)
+        raise
 
 
 def _commit(journal: Journal, entry: Entry, target: int) -> None:
