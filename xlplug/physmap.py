@@ -174,7 +174,7 @@ def _power_of_two(number: int) -> int:
 
 
 def _extra_devices(words: Iterable[str]) -> tuple[list[str], str]:
-    """Models of ``-device`` in ``device_model_args`` and ``_hvm``; or why one cannot tell."""
+    """Models of ``-device`` in ``device_model_args`` and ``_hvm``; or why they are not known."""
     found = []
     rest = iter(words)
     for word in rest:

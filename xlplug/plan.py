@@ -44,8 +44,8 @@ class Plan(NamedTuple):
     """What to do and what not.  With ``refusals`` it must not be carried out.
 
     ``warnings`` say what will not work; ``notes`` what is left undone though all is well.  ``legacy_owner`` is the assigned
-    display that gets the VGA set, None where none does.  ``preload``: the device model has our library, and is told what has
-    been done for it.
+    display that gets the VGA set, None where none does.  ``preload``: the device model has our library, which reads in
+    xenstore what has been done.
     """
 
     host: str

@@ -99,7 +99,7 @@ def _judge_all(chunk: Sequence[Unit]) -> list[Verdict]:
 
 
 def _judge(unit: Unit) -> list[Verdict]:
-    """A unit's verdicts; what cannot be read is a verdict, too."""
+    """A unit's verdicts; what cannot be read is also a verdict."""
     if unit.host:
         path = f"{unit.folder}/host.json"
         try:

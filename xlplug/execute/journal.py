@@ -110,7 +110,7 @@ class Journal:
         """Replace the content, and change what ``also`` changes, at once.
 
         Raises:
-            Refused: the toolstack has removed the domain's nodes; what we wrote now would stay behind for ever.
+            Refused: the toolstack has removed the domain's nodes; what we wrote now would never be removed.
             StoreError: xenstored failed; it may have written, or not.
         """
 

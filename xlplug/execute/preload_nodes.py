@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""What was done for a guest, told to its device model: below ``/local/domain/<DM>/xlplug/<TARGET>`` in xenstore.
+"""What was done for a guest, published for its device model: below ``/local/domain/<DM>/xlplug/<TARGET>`` in xenstore.
 
 DM is the domain that the device model runs in: the stubdomain, or 0.  ``populated`` has the gfns that are populated, ``iomem``
 the mfns that the guest was granted, both as inclusive hexadecimal ranges, sorted and joined by commas, also of one page:
@@ -20,9 +20,9 @@ __all__ = ["publish", "sweep", "update", "withdraw"]
 
 
 def publish(store: Nodes, dm: Domid, target: int, steps: Iterable[Step]) -> None:
-    """Tell all that ``steps`` have done, and nothing else.
+    """Publish all that ``steps`` have done, and nothing else.
 
-    The RAM comes last: a device model that is told of it goes on without looking.
+    The RAM comes last: a device model that finds it goes on at once.
     """
     steps = tuple(steps)
     for name, op in (("iomem", IOMEM_PERMISSION), ("populated", POPULATE_PHYSMAP)):
@@ -36,7 +36,7 @@ def publish(store: Nodes, dm: Domid, target: int, steps: Iterable[Step]) -> None
 
 
 def withdraw(store: Nodes, dm: Domid, target: int) -> None:
-    """Tell nothing any more."""
+    """Remove what was published."""
     store.remove(f"{nodes.preload(dm)}/{target}")
     if not store.list(nodes.preload(dm)):
         store.remove(nodes.preload(dm))

@@ -140,8 +140,7 @@ def _ram_in_use(step: Step, entry: Entry, xen: Hypervisor) -> bool:
 def revoke_detached(plan: Plan, xen: Hypervisor, store: Store, log: Log) -> tuple[Step, ...]:
     """Take back what was granted for devices that the domain no longer has; the steps taken back.
 
-    That libxl had granted some of it for the device, too, is no reason to leave it: what libxl grants for the devices that
-    are there now is left.
+    What libxl granted for a device that is gone goes as well.  What it grants for the devices that are there now is left.
 
     Raises:
         RollbackError: some could not be; the journal stays, so that it can be tried again.

@@ -40,14 +40,14 @@ def unfinished(entry: Entry, plan: Plan) -> tuple[Step, ...]:
     """What is pending and must be undone.
 
     RAM is taken back where the plan has it too, because populating again would lose the pages.  A device model that was
-    started meanwhile has been told nothing, so it has populated the same gfns itself, and may have mapped them.
+    started meanwhile found nothing published, so it has populated the same gfns itself, and may have mapped them.
     """
     wanted = {step.key for step in plan.steps}
     return tuple(step for step in entry.pending if step.op != POPULATE_PHYSMAP or step.key in wanted)
 
 
 def by_libxl(step: Step, plan: Plan, plugged: Collection[Bdf] = ()) -> RangeSet:
-    """The part of a step's range that libxl has granted, too."""
+    """The part of a step's range that libxl has also granted."""
     if step.kind not in (IOMEM, IOPORT):
         return step.kept
     theirs = RangeSet(
