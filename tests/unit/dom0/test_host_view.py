@@ -276,7 +276,7 @@ REGION = OpRegion(0x7A18D018, b"IntelGraphicsMem", 8192, 0x0200)
 
 def test_the_first_address_seen_is_remembered(tmp_path: Path) -> None:
     if os.geteuid() != 0:
-        pytest.skip("only root pins")
+        require("root", "only root pins")
     folder = str(tmp_path / "run")
     assert opregion_pin.pinned(folder) is None
     assert opregion_pin.remember(None, folder) is None
@@ -291,7 +291,7 @@ def test_the_first_address_seen_is_remembered(tmp_path: Path) -> None:
 
 def test_a_pin_that_others_could_write_matches_nothing(tmp_path: Path) -> None:
     if os.geteuid() != 0:
-        pytest.skip("only root pins")
+        require("root", "only root pins")
     folder = tmp_path / "run"
     opregion_pin.remember(REGION, str(folder))
     path = folder / "opregion"
