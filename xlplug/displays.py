@@ -52,7 +52,7 @@ def legacy_rights(
     if config.gfx_passthru is None:
         return LegacyRights(notes=tuple(_without_gfx(device) for device in displays if device.bdf != IGD))
     virtual = tuple(
-        Problem(f"{device.bdf}: a virtual function of {device.physfn}: no legacy VGA for it")
+        Problem(f"{device.bdf}: a virtual function of {device.physfn}: no legacy VGA for it", code="XLP313")
         for device in devices
         if device.physfn is not None and is_display(device)
     )
@@ -63,9 +63,14 @@ def legacy_rights(
         if attach_later:
             advice = "see 'xlplug watch'"
             return LegacyRights(
-                warnings=(*virtual, Problem(f"{text}: nothing is granted until one is plugged in", advice))
+                warnings=(
+                    *virtual,
+                    Problem(f"{text}: nothing is granted until one is plugged in", advice, code="XLP308"),
+                )
             )
-        return LegacyRights(warnings=virtual, refusals=(Problem(text, "add one to pci=, or remove gfx_passthru"),))
+        return LegacyRights(
+            warnings=virtual, refusals=(Problem(text, "add one to pci=, or remove gfx_passthru", code="XLP308"),)
+        )
     found = _vga(displays, legacy_owner(host.devices), grantees)
     found = found._replace(warnings=(*virtual, *found.warnings))
     for device in displays:
@@ -118,9 +123,9 @@ def _owner_elsewhere(displays: Sequence[PciDevice], owner: PciDevice) -> LegacyR
     cards = " and ".join(str(device.bdf) for device in displays)
     if driven_by_dom0(owner):
         text = f"{cards}: legacy VGA cycles reach {owner.bdf}, which dom0 drives ({owner.driver}): its VGA set is dom0's screen"
-        return LegacyRights(refusals=(Problem(text, "remove gfx_passthru: a second card needs none"),))
+        return LegacyRights(refusals=(Problem(text, "remove gfx_passthru: a second card needs none", code="XLP309"),))
     text = f"{cards}: no VGA set: legacy VGA cycles reach {owner.bdf}, which is not assigned to this guest"
-    return LegacyRights(warnings=(Problem(text, "remove gfx_passthru: a second card needs none"),))
+    return LegacyRights(warnings=(Problem(text, "remove gfx_passthru: a second card needs none", code="XLP310"),))
 
 
 def _needs_gfx(device: PciDevice, owner: PciDevice) -> Problem:
@@ -129,6 +134,7 @@ def _needs_gfx(device: PciDevice, owner: PciDevice) -> Problem:
         f"{device.bdf}: no VGA set: legacy VGA cycles reach {owner.bdf}{by}; QEMU refuses {device.bdf} without gfx_passthru, "
         "and up to Xen 4.22 a QEMU in dom0 takes the VGA set for itself all the same",
         _LET_START,
+        code="XLP311",
     )
 
 
@@ -138,12 +144,14 @@ def _owner_unknown(
     """Only where every display that may be the owner is this guest's own is there nothing to lose."""
     if not possible:
         text = "legacy VGA cycles reach no display: the bridges above do not forward them (VGA enable): no VGA set"
-        return LegacyRights(warnings=(Problem(text, _LET_START),))
+        return LegacyRights(warnings=(Problem(text, _LET_START, code="XLP312"),))
     names = " or ".join(str(device.bdf) for device in possible)
     text = f"it is not known whether legacy VGA cycles reach {names}"
     mine = [device for device in displays if device in possible]
     if len(mine) == len(possible):
-        warning = Problem(f"{text}: {mine[0].bdf} gets the VGA set, as if they reached it", "see boot_vga in sysfs")
+        warning = Problem(
+            f"{text}: {mine[0].bdf} gets the VGA set, as if they reached it", "see boot_vga in sysfs", code="XLP312"
+        )
         return LegacyRights(vga_rights(mine[0].bdf, grantees), mine[0], warnings=(warning,))
     advice = "run xlplug as root in dom0, or remove gfx_passthru if the card needs none"
-    return LegacyRights(warnings=(Problem(f"{text}: no VGA set for this guest", advice),))
+    return LegacyRights(warnings=(Problem(f"{text}: no VGA set for this guest", advice, code="XLP312"),))

@@ -72,22 +72,26 @@ def opregion_rights(device: PciDevice, host: HostSnapshot, grantees: tuple[str, 
     address = device.config_u32(ASLS)
     if address is None:
         what = f"{device.bdf}: config register fc (OpRegion) cannot be read"
-        return OpRegionRights(refusals=(Problem(what, "run xlplug as root in dom0"),))
+        return OpRegionRights(refusals=(Problem(what, "run xlplug as root in dom0", code="XLP401"),))
     if address in _NO_ADDRESS:
         return OpRegionRights()
     where = f"{device.bdf}: OpRegion at {address:x}"
     if host.opregion_pin is not None and host.opregion_pin != address:
         text = f"{where}: it was at {host.opregion_pin:x} when it was first seen since boot"
-        return OpRegionRights(refusals=(Problem(text, "reboot the host; the address must not change while it runs"),))
+        return OpRegionRights(
+            refusals=(Problem(text, "reboot the host; the address must not change while it runs", code="XLP402"),)
+        )
     if not host.memory:
         advice = "run xlplug as root in dom0, where the host's memory map is known"
-        return OpRegionRights(refusals=(Problem(f"{where}: the host's memory map was not read", advice),))
+        return OpRegionRights(
+            refusals=(Problem(f"{where}: the host's memory map was not read", advice, code="XLP401"),)
+        )
     mfns = opregion_mfns(address)
     faults = [(mfn, why) for mfn in range(*mfns) if (why := page_fault(mfn, host))]
     if faults and faults[0][0] < mfns.last:
         mfn, why = faults[0]
         text = f"{where}: its page {mfn:x} is {why}, and must be memory of the firmware's"
-        return OpRegionRights(refusals=(Problem(text, _FIRMWARE),))
+        return OpRegionRights(refusals=(Problem(text, _FIRMWARE, code="XLP403"),))
     fault = _header_problem(where, address, host)
     if fault is not None:
         return OpRegionRights(refusals=(fault,))
@@ -130,16 +134,22 @@ def _header_problem(where: str, address: int, host: HostSnapshot) -> Problem | N
     region = host.opregion
     if region is None:
         why = host.why_unread(OPREGION)
-        return Problem(f"{where}: {why.what}", why.advice)
+        return Problem(f"{where}: {why.what}", why.advice, code="XLP401")
     if region.maddr != address:
-        return Problem(f"{where}, but a header at {region.maddr:x} was read", "record the host again")
+        return Problem(f"{where}, but a header at {region.maddr:x} was read", "record the host again", code="XLP407")
     why_not = header_fault(region)
     if not why_not:
         return None
     if host.opregion_pin is not None:
         advice = "a guest has overwritten it: reboot the host"
-        return Problem(f"{where}: {why_not}, and had a good header when it was first seen since boot", advice)
-    return Problem(f"{where}: malformed OpRegion: {why_not}", f"{_FIRMWARE}; if a guest had it before, reboot the host")
+        return Problem(
+            f"{where}: {why_not}, and had a good header when it was first seen since boot", advice, code="XLP404"
+        )
+    return Problem(
+        f"{where}: malformed OpRegion: {why_not}",
+        f"{_FIRMWARE}; if a guest had it before, reboot the host",
+        code="XLP404",
+    )
 
 
 def _third_page(where: str, mfn: int, why: str, *, with_stubdom: bool) -> Problem:
@@ -148,6 +158,7 @@ def _third_page(where: str, mfn: int, why: str, *, with_stubdom: bool) -> Proble
     return Problem(
         f"{where}: QEMU maps three pages, and the third one, {mfn:x}, is {why}: no OpRegion for the guest ({does})",
         f"{_FIRMWARE}, or do without: the guest's driver then guesses which outputs there are",
+        code="XLP405",
     )
 
 
@@ -168,8 +179,7 @@ def _vbt_warnings(where: str, mfns: Range, region: OpRegion | None) -> tuple[Pro
             f"{where}: its VBT ({vbt.nr} bytes at {vbt.start:x}) ends beyond the three pages that QEMU and hvmloader map, so a "
             "Linux guest finds none and may show nothing",
             "save it with 'xlplug record host --vbt VBT', put it into the guest's /lib/firmware, and boot the guest with "
-            "i915.vbt_firmware=VBT",
-        ),
+            "i915.vbt_firmware=VBT", code="XLP406"),
     )  # fmt: skip
 
 
@@ -184,17 +194,21 @@ def vbios_rights(device: PciDevice, host: HostSnapshot) -> tuple[tuple[Right, ..
     vbios = host.vbios
     if vbios is None:
         why = host.why_unread(VBIOS)
-        return (), Problem(f"{device.bdf}: VBIOS shadow not granted to the stubdomain: {why.what}", why.advice)
+        return (), Problem(
+            f"{device.bdf}: VBIOS shadow not granted to the stubdomain: {why.what}", why.advice, code="XLP408"
+        )
     stop = vbios.maddr + vbios.size
     if vbios.maddr != VBIOS_SHADOW.start or not VBIOS_SHADOW.start < stop <= VBIOS_SHADOW.stop or stop > rom.stop:
         return (), Problem(
             f"{device.bdf}: VBIOS shadow not granted to the stubdomain: its header claims {vbios.size} bytes at "
-            f"{vbios.maddr:x}, more than the ROM's {rom.stop - rom.start}"
+            f"{vbios.maddr:x}, more than the ROM's {rom.stop - rom.start}",
+            code="XLP408",
         )
     if vbios.vendor != device.vendor:
         return (), Problem(
             f"{device.bdf}: VBIOS shadow not granted to the stubdomain: the ROM at {vbios.maddr:x} is made for vendor "
-            f"{vbios.vendor:04x}, the device is {device.vendor:04x}"
+            f"{vbios.vendor:04x}, the device is {device.vendor:04x}",
+            code="XLP408",
         )
     first, count = page_span(vbios.maddr, stop)
     return (Right(IOMEM, Range(first, first + count), STUBDOM, "VBIOS shadow", device.bdf),), None

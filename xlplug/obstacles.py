@@ -78,10 +78,10 @@ def slot_2_needs_gfx_passthru(scene: Scene) -> Iterator[Problem]:
             continue
         if not can_own_legacy_vga(device):
             text = f"{IGD}: stock QEMU takes this address for an integrated display and refuses anything else there"
-            yield Problem(text, "no stock QEMU passes this device through")
+            yield Problem(text, "no stock QEMU passes this device through", code="XLP321")
         elif scene.config.gfx_passthru is None:
             text = f"{IGD}: stock QEMU refuses this display without gfx_passthru ('Need to enable igd-passthru')"
-            yield Problem(text, 'write gfx_passthru="igd"')
+            yield Problem(text, 'write gfx_passthru="igd"', code="XLP322")
 
 
 def class_0380(scene: Scene) -> Iterator[Problem]:
@@ -91,6 +91,7 @@ def class_0380(scene: Scene) -> Iterator[Problem]:
             yield Problem(
                 f"{IGD}: stock QEMU refuses class 0380 at this address, and hvmloader offers such a display no OpRegion",
                 "use a QEMU and a hvmloader that are patched for it, as those of Qubes OS are",
+                code="XLP324",
             )
 
 
@@ -105,10 +106,10 @@ def no_igd_for_libxl(scene: Scene) -> Iterator[Problem]:
     late = [device for device in intel if device.class_code == _CLASS_DISPLAY_OTHER]
     if not late:
         text = f"{scene.passes_displays[0].bdf}: xl itself refuses gfx_passthru=1 without an Intel display"
-        yield Problem(text, 'write gfx_passthru="igd"')
+        yield Problem(text, 'write gfx_passthru="igd"', code="XLP323")
     elif scene.older_than(_IGD_BY_0380):
         text = f"{late[0].bdf}: libxl before 4.20 does not take class 0380 for an Intel display, and refuses gfx_passthru=1"
-        yield Problem(text, 'write gfx_passthru="igd"')
+        yield Problem(text, 'write gfx_passthru="igd"', code="XLP324")
 
 
 def no_vbios(scene: Scene) -> Iterator[Problem]:
@@ -121,10 +122,12 @@ def no_vbios(scene: Scene) -> Iterator[Problem]:
             advice = "put its VBIOS into the stubdomain as sysfs 'rom' (see docs/igd.md)"
         if device.rom is None or not device.rom.has_address:
             text = f"{IGD}: it has no ROM in sysfs, so QEMU finds no VBIOS and refuses it ('VGA: Can't get VBIOS')"
-            yield Problem(text, advice)
+            yield Problem(text, advice, code="XLP325")
         elif device.rom.start == VBIOS_SHADOW.start and scene.host.vbios is None:
             why = scene.host.why_unread(VBIOS)
-            yield Problem(f"{IGD}: QEMU needs its VBIOS and may find none: {why.what}", why.advice or advice)
+            yield Problem(
+                f"{IGD}: QEMU needs its VBIOS and may find none: {why.what}", why.advice or advice, code="XLP325"
+            )
 
 
 def rom_not_programmed(scene: Scene) -> Iterator[Problem]:
@@ -139,6 +142,7 @@ def rom_not_programmed(scene: Scene) -> Iterator[Problem]:
                 f"{device.bdf}: its ROM is not at the address that Linux keeps for it (register 30 has {register:x}, sysfs "
                 f"{rom.start:x}), so the guest will not find a VBIOS there",
                 f"let Linux program it once: echo 1 >{path}; cat {path} >/dev/null; echo 0 >{path}",
+                code="XLP326",
             )
 
 
@@ -158,7 +162,7 @@ def opregion_at_zero(scene: Scene) -> Iterator[Problem]:
         if device.bdf == IGD:
             advice = "update the firmware, or switch its display on there"
         text = f"{device.bdf}: it has no OpRegion (register {ASLS:x} is {device.config_u32(ASLS):x}), and QEMU does not check"
-        yield Problem(f"{text}: it {does} host pages that are not one", advice)
+        yield Problem(f"{text}: it {does} host pages that are not one", advice, code="XLP327")
 
 
 def emulated_card(scene: Scene) -> Iterator[Problem]:
@@ -168,6 +172,7 @@ def emulated_card(scene: Scene) -> Iterator[Problem]:
             f"vga={scene.config.vga}: an emulated card beside a passed-through display: they claim the same VGA ranges, and with "
             "QEMU 7.2 and earlier hvmloader offers no OpRegion",
             'write vga="none"',
+            code="XLP328",
         )
 
 
@@ -185,7 +190,7 @@ def mmio_hole(scene: Scene) -> Iterator[Problem]:
     wanted = -(-(needed + _4_GIB - _HOLE_STOP) // (256 * _MIB)) * 256
     advice = f"write mmio_hole={wanted}" if wanted <= _LARGEST_HOLE else "assign fewer devices"
     text = f"32-bit BARs of {needed // _MIB} MiB do not fit into the guest's MMIO hole, which has room for {room // _MIB} MiB"
-    yield Problem(text, advice)
+    yield Problem(text, advice, code="XLP329")
 
 
 def _below_4_gib(device: PciDevice) -> Iterator[Resource]:
@@ -224,7 +229,9 @@ def shared_pages(scene: Scene) -> Iterator[Problem]:
                     text = (
                         f"{device.bdf} (BAR {bar.line}) shares page {page:x} with {pages[page]}, which is not assigned"
                     )
-                    yield Problem(f"{text}: the guest can reach that device's registers", "assign both, or neither")
+                    yield Problem(
+                        f"{text}: the guest can reach that device's registers", "assign both, or neither", code="XLP330"
+                    )
 
 
 def may_share_a_page(device: PciDevice) -> bool:
@@ -256,6 +263,7 @@ def touching_port_bars(scene: Scene) -> Iterator[Problem]:
             yield Problem(
                 f"{text}: Xen 4.23 and later refuse the second mapping with EBUSY",
                 "assign only one of them to this guest",
+                code="XLP331",
             )
 
 
@@ -267,7 +275,9 @@ def bars_without_address(scene: Scene) -> Iterator[Problem]:
             continue
         names = ", ".join(f"{r.line}{' (I/O)' if r.is_port else ''}" for r in found)
         advice = "switch on above-4G decoding in the firmware's setup, or take out other cards"
-        yield Problem(f"{device.bdf}: the firmware gave BAR {names} no address, so the guest cannot use it", advice)
+        yield Problem(
+            f"{device.bdf}: the firmware gave BAR {names} no address, so the guest cannot use it", advice, code="XLP332"
+        )
 
 
 #: All obstacles, in the order in which they are printed.  docs/obstacles.md has a row for each.

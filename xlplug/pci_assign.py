@@ -73,7 +73,7 @@ def resolve(config: DomainConfig, host: HostSnapshot, *, who: Who, granting: boo
     for entry in config.pci:
         if entry.bdf is None:
             text = f"{entry}: a device given by name cannot be looked up here"
-            refusals.append(Problem(text, "write its address in pci="))
+            refusals.append(Problem(text, "write its address in pci=", code="XLP307"))
             continue
         matches = slots.get(entry.bdf[:3], []) if entry.all_functions else filter(None, (by_bdf.get(entry.bdf),))
         devices = tuple(matches)
@@ -82,7 +82,7 @@ def resolve(config: DomainConfig, host: HostSnapshot, *, who: Who, granting: boo
         for device in devices:
             if device.bdf in found:
                 text = f"{device.bdf}: listed twice in pci= and counted once"
-                warnings.append(Problem(text, "remove one of the two"))
+                warnings.append(Problem(text, "remove one of the two", code="XLP314"))
                 continue
             found[device.bdf] = Assigned(entry, device)
             fault = _assigned_elsewhere(device, who) or _bridge(device)
@@ -96,7 +96,7 @@ def resolve(config: DomainConfig, host: HostSnapshot, *, who: Who, granting: boo
 
 
 def _absent(entry: PciAssignment, host: HostSnapshot) -> Problem:
-    nowhere = Problem(f"{entry}: no such PCI device on host {host.name}", "see 'lspci -D'")
+    nowhere = Problem(f"{entry}: no such PCI device on host {host.name}", "see 'lspci -D'", code="XLP301")
     return host.note(str(entry.bdf)) or nowhere
 
 
@@ -104,14 +104,16 @@ def _assigned_elsewhere(device: PciDevice, who: Who) -> Problem | None:
     if device.owner is None or device.owner == who.target:
         return None
     advice = f"take it back first: xl pci-detach {device.owner} {device.bdf}"
-    return Problem(f"{device.bdf}: assigned to domain {device.owner}", advice)
+    return Problem(f"{device.bdf}: assigned to domain {device.owner}", advice, code="XLP302")
 
 
 def _bridge(device: PciDevice) -> Problem | None:
     if device.class_code >> 8 != _CLASS_BRIDGE:
         return None
     return Problem(
-        f"{device.bdf}: a PCI bridge, which cannot be passed through", "assign the functions behind it instead"
+        f"{device.bdf}: a PCI bridge, which cannot be passed through",
+        "assign the functions behind it instead",
+        code="XLP303",
     )
 
 
@@ -123,12 +125,14 @@ def _not_assignable(entry: PciAssignment, device: PciDevice, distribution: str) 
         advice = hide_at_boot(device.bdf, distribution)
         if entry.seize:
             return Problem(
-                f"{device.bdf}: a display {bound}, and seize=1 takes it away, which can hang the host", advice
+                f"{device.bdf}: a display {bound}, and seize=1 takes it away, which can hang the host",
+                advice,
+                code="XLP306",
             )
-        return Problem(f"{device.bdf}: a display {bound}, not assignable", advice)
+        return Problem(f"{device.bdf}: a display {bound}, not assignable", advice, code="XLP306")
     if entry.seize:
         return Problem(f"{device.bdf}: {bound}, and xl will seize it (seize=1)")
-    return Problem(f"{device.bdf}: {bound}, not assignable", f"run: xl pci-assignable-add {device.bdf}")
+    return Problem(f"{device.bdf}: {bound}, not assignable", f"run: xl pci-assignable-add {device.bdf}", code="XLP304")
 
 
 def delegated(device: PciDevice) -> tuple[Delegated, ...]:

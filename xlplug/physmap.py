@@ -196,7 +196,11 @@ def _conflicts(config: DomainConfig, blocks: Iterable[Block]) -> tuple[Problem, 
         ("beyond what a guest can address", RangeSet([(_GFN_LIMIT, 1 << 64)])),
     )
     return tuple(
-        Problem(f"{block.reason} gfn={block.range} would lie {where}", "change memory, videoram, mmio_hole or iomem")
+        Problem(
+            f"{block.reason} gfn={block.range} would lie {where}",
+            "change memory, videoram, mmio_hole or iomem",
+            code="XLP352",
+        )
         for block in blocks
         for where, ranges in taken
         if ranges.overlaps(*block.range)

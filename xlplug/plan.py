@@ -139,21 +139,31 @@ def domid_refusals(who: Who) -> list[Problem]:
             continue
         if domid == 0:
             found.append(
-                Problem(f"{name} domid=0 is dom0, which holds these rights already", "give a guest's domid (xl list)")
+                Problem(
+                    f"{name} domid=0 is dom0, which holds these rights already",
+                    "give a guest's domid (xl list)",
+                    code="XLP364",
+                )
             )
         elif domid not in range(1, DOMID_FIRST_RESERVED):
             found.append(
-                Problem(f"{name} domid={domid} is not a domain's number", "give one from 1 to 32751 (xl list)")
+                Problem(
+                    f"{name} domid={domid} is not a domain's number",
+                    "give one from 1 to 32751 (xl list)",
+                    code="XLP364",
+                )
             )
     if who.target is not None and who.target == who.stubdom:
-        found.append(Problem(f"target and stubdom are both domid={who.target}", "give two different domains"))
+        found.append(
+            Problem(f"target and stubdom are both domid={who.target}", "give two different domains", code="XLP364")
+        )
     return found
 
 
 def _no_stubdom_yet(config: DomainConfig, who: Who, occasion: Occasion) -> Iterator[Problem]:
     if config.stubdom and occasion.granting and who.target is not None and who.stubdom is None:
         text = "the configuration asks for a stubdomain and none runs yet"
-        yield Problem(text, "grant once it has been built")
+        yield Problem(text, "grant once it has been built", code="XLP363")
 
 
 def _attached_already(legacy: LegacyRights, mappings: Sequence[Step], who: Who) -> Iterator[Problem]:
@@ -171,6 +181,7 @@ def _populate_on_demand(config: DomainConfig, steps: Sequence[Step]) -> Iterator
         yield Problem(
             f"maxmem={config.maxmem} is more than memory={config.memory}: a guest with I/O rights cannot populate on demand",
             "set maxmem to memory",
+            code="XLP361",
         )
 
 
@@ -206,7 +217,9 @@ def _ram_refusals(rights: Iterable[Right], host: HostSnapshot) -> Iterable[Probl
     ram = host.ram
     return dict.fromkeys(
         Problem(
-            f"{right.reason} mfn {right.range} for {right.device} lies in the host's System RAM", "update the firmware"
+            f"{right.reason} mfn {right.range} for {right.device} lies in the host's System RAM",
+            "update the firmware",
+            code="XLP362",
         )
         for right in rights
         if right.kind == IOMEM and ram.overlaps(right.range.start << PAGE_SHIFT, right.range.stop << PAGE_SHIFT)

@@ -113,7 +113,7 @@ def _vga_mappings(owner: PciDevice | None, *, map_legacy: bool) -> tuple[list[St
         return [], ()
     if owner is None:
         text = "mapping the legacy VGA set was asked for, but no display of this guest gets it: not mapped"
-        return [], (Problem(text),)
+        return [], (Problem(text, code="XLP345"),)
     found = [_map(MEMORY_MAPPING, VGA_MEMORY, "VGA frame buffer, on request", owner.bdf)]
     found += [_map(IOPORT_MAPPING, ports, "VGA ports, on request", owner.bdf) for ports in VGA_PORTS]
     return found, ()
@@ -130,7 +130,7 @@ def _kept_from_dom0(wanted: RangeSet, host: HostSnapshot) -> tuple[Problem, ...]
     if not hit:
         return ()
     what = f"ioports: Xen keeps {', '.join(hit)} even from dom0, so that xl create ends with EPERM"
-    return (Problem(what, "remove these ports from ioports="),)
+    return (Problem(what, "remove these ports from ioports=", code="XLP341"),)
 
 
 def _left_to_the_device_model(
@@ -146,14 +146,14 @@ def _left_to_the_device_model(
     if owner is not None and wanted & VGA_PORT_SET:
         wanted -= VGA_PORT_SET
         text = "ioports= repeats VGA ports, which are left to the device model: it maps them for the display"
-        warnings.append(Problem(text, "remove them from ioports="))
+        warnings.append(Problem(text, "remove them from ioports=", code="XLP342"))
     overlap = wanted & bars
     if overlap:
         wanted -= bars
         text = (
             f"ioports {overlap.bare} not mapped: they are an I/O BAR of an assigned device, which the device model maps"
         )
-        warnings.append(Problem(text, "remove them from ioports="))
+        warnings.append(Problem(text, "remove them from ioports=", code="XLP342"))
     for what, neighbours in (
         ("the VGA ports", VGA_PORT_SET if owner is not None else RangeSet()),
         ("an I/O BAR of an assigned device", bars if touching else RangeSet()),
@@ -163,7 +163,7 @@ def _left_to_the_device_model(
         if beside:
             wanted -= beside
             text = f"ioports {beside.bare} not mapped: they touch {what}, and from Xen 4.23 a mapping that touches another fails"
-            warnings.append(Problem(text, "remove them from ioports="))
+            warnings.append(Problem(text, "remove them from ioports=", code="XLP343"))
     return wanted, tuple(warnings)
 
 
@@ -181,7 +181,7 @@ def _emulated_too(mapped: RangeSet, config: DomainConfig) -> Iterator[Problem]:
             text = (
                 f"ioports {ports.bare}: the guest will reach the host's device there, and not {name}, which is emulated"
             )
-            yield Problem(text, _ADVICE.get(name.partition(" ")[0], ""))
+            yield Problem(text, _ADVICE.get(name.partition(" ")[0], ""), code="XLP344")
 
 
 _ADVICE = {"COM": "remove serial=, or these ports", "LPT": "remove parallel=, or these ports"}

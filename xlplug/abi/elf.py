@@ -28,8 +28,8 @@ _ANOTHER = "give the path of a QEMU: xlplug abi /usr/bin/qemu-system-i386"
 class ProgramError(HostError):
     """A file whose imports cannot be read: ``why`` is a phrase without the file's name."""
 
-    def __init__(self, path: str, why: str, *, hint: str = _ANOTHER) -> None:
-        super().__init__(f"{path}: {why}", hint=hint)
+    def __init__(self, path: str, why: str, *, hint: str = _ANOTHER, code: str = "") -> None:
+        super().__init__(f"{path}: {why}", hint=hint, code=code)
         self.why = why
 
 
@@ -54,23 +54,27 @@ def read_imports(path: str) -> Imports:
         from elftools.common.exceptions import ELFError  # noqa: F401 - whether it is there
     except ImportError as error:
         raise HostError(
-            "this needs pyelftools, which is not installed", hint="install it (Debian: python3-pyelftools)"
+            "this needs pyelftools, which is not installed",
+            hint="install it (Debian: python3-pyelftools)",
+            code="XLP853",
         ) from error
     try:
         # A pipe would be waited for, and a device has no end.
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY)) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ProgramError(path, "not a regular file")
+                raise ProgramError(path, "not a regular file", code="XLP851")
             head = file.read(4)
             if head[:2] == b"#!":
                 what = "xlplug's own hook" if is_ours(path) else "a script"
-                raise ProgramError(path, f"{what}, not a program", hint="give the path of the QEMU that it starts")
+                raise ProgramError(
+                    path, f"{what}, not a program", hint="give the path of the QEMU that it starts", code="XLP851"
+                )
             if head != b"\x7fELF":
-                raise ProgramError(path, "not an ELF file")
+                raise ProgramError(path, "not an ELF file", code="XLP851")
             file.seek(0)
             return _read(path, file)
     except OSError as error:
-        raise ProgramError(path, error.strerror or str(error)) from error
+        raise ProgramError(path, error.strerror or str(error), code="XLP851") from error
 
 
 def _read(path: str, file: IO[bytes]) -> Imports:
@@ -87,16 +91,18 @@ def _read(path: str, file: IO[bytes]) -> Imports:
         raise
     except Exception as error:
         # pyelftools trusts the file, so a damaged one can raise anything.
-        raise ProgramError(path, "a damaged ELF file", hint="reinstall the package that it is from") from error
+        raise ProgramError(
+            path, "a damaged ELF file", hint="reinstall the package that it is from", code="XLP852"
+        ) from error
     if machine not in ("EM_X86_64", "EM_386"):
-        raise ProgramError(path, f"built for another machine ({machine}), not for x86")
+        raise ProgramError(path, f"built for another machine ({machine}), not for x86", code="XLP851")
     if kind not in ("ET_EXEC", "ET_DYN"):
-        raise ProgramError(path, f"not a program ({kind})")
+        raise ProgramError(path, f"not a program ({kind})", code="XLP851")
     if not header:
-        raise ProgramError(path, "without section headers, so its imports cannot be read")
+        raise ProgramError(path, "without section headers, so its imports cannot be read", code="XLP851")
     if dynamic:
-        raise ProgramError(path, "debugging symbols only, not the program")
-    raise ProgramError(path, "linked statically, so it imports nothing")
+        raise ProgramError(path, "debugging symbols only, not the program", code="XLP851")
+    raise ProgramError(path, "linked statically, so it imports nothing", code="XLP851")
 
 
 def _imports(sections: dict[str, Any], bounded: "_Bounded") -> Imports:

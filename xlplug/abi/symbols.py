@@ -166,8 +166,10 @@ def _problems(libraries: Sequence[Library], running: str) -> tuple[Problem, ...]
         package = f"libxenmisc{library.xen}" if library.xen else ""
         if library.xen and short and library.xen != short:
             advice = f"install a device model that was built for Xen {short}, or boot Xen {library.xen}"
-            found.append(Problem(f"it needs {library.soname}, but Xen {running} is running", advice))
+            found.append(Problem(f"it needs {library.soname}, but Xen {running} is running", advice, code="XLP854"))
         elif running and library.path is None:
             how = f" (Debian: {package})" if package else ""
-            found.append(Problem(f"it cannot start: {library.soname} is not installed", f"install it{how}"))
+            found.append(
+                Problem(f"it cannot start: {library.soname} is not installed", f"install it{how}", code="XLP854")
+            )
     return tuple(found)

@@ -46,11 +46,15 @@ def audit(folders: Sequence[str], processes: int = 0) -> Iterator[Verdict]:
     """
     for folder in folders:
         if not os.path.isdir(folder):
-            raise HostError(f"{folder} is not a folder", hint="give folders with recordings (see 'xlplug record')")
+            raise HostError(
+                f"{folder} is not a folder", hint="give folders with recordings (see 'xlplug record')", code="XLP807"
+            )
     work = _chunks(unit for folder in folders for unit in units(folder))
     first = next(work, None)
     if first is None:
-        raise HostError(f"nothing is recorded in {folders[0]}", hint="make recordings with 'xlplug record'")
+        raise HostError(
+            f"nothing is recorded in {folders[0]}", hint="make recordings with 'xlplug record'", code="XLP807"
+        )
     workers = processes or os.cpu_count() or 1
     second = next(work, None)
     if workers == 1 or second is None:
@@ -136,7 +140,7 @@ def _of_file(path: str, host: HostSnapshot) -> Verdict:
             config = parse(file.read(_LARGEST), path)
         return judge(config, host, path)
     except OSError as error:
-        return _unreadable(host.name, path, ConfigError(error.strerror or "cannot be read", path=path))
+        return _unreadable(host.name, path, ConfigError(error.strerror or "cannot be read", path=path, code="XLP201"))
     except XlplugError as error:
         return _unreadable(host.name, path, error)
 
@@ -147,7 +151,9 @@ def _of_recording(folder: str, host: HostSnapshot | None) -> Verdict:
         host = recorded.host
         data = recorded.config if recorded.config is not None else recorded.libxl_json
         if data is None:
-            raise ConfigError("no domain.cfg and no libxl.json", path=folder, hint="record the domain again")
+            raise ConfigError(
+                "no domain.cfg and no libxl.json", path=folder, hint="record the domain again", code="XLP206"
+            )
         stubdom = None if recorded.stubdom is None else Domid(recorded.stubdom.domid)
         who = Who(Domid(recorded.target.domid), stubdom)
         return judge(parse(data, folder), host, folder, who)
@@ -159,5 +165,9 @@ def _unreadable(host: str, path: str, error: XlplugError) -> Verdict:
     name = os.path.splitext(os.path.basename(path))[0]
     at = f"line {error.line}: " if isinstance(error, ConfigError) and error.line else ""
     return Verdict(
-        host, name, path, UNREADABLE, findings=(Finding("refused", Problem(f"{at}{error.message}", error.hint)),)
+        host,
+        name,
+        path,
+        UNREADABLE,
+        findings=(Finding("refused", Problem(f"{at}{error.message}", error.hint, error.code)),),
     )

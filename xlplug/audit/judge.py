@@ -90,5 +90,5 @@ def _clash(verdict: Verdict, wanting: Sequence[Verdict], what: str) -> list[Find
     if not names:
         return []
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    problem = Problem(f"{what}: also for domain '{names[0]}'{more}", "run only one of them at a time")
+    problem = Problem(f"{what}: also for domain '{names[0]}'{more}", "run only one of them at a time", code="XLP510")
     return [Finding("conflict", problem)]

@@ -85,7 +85,7 @@ def _value(verdict: Verdict) -> dict[str, object]:
         "path": verdict.path,
         "status": verdict.status,
         "on_4_23": verdict.on_4_23,
-        "findings": [{"kind": f.kind, "what": f.problem.what, "advice": f.problem.advice} for f in verdict.findings],
+        "findings": [{"kind": f.kind, **f.problem._asdict()} for f in verdict.findings],
     }
 
 

@@ -113,7 +113,7 @@ def read_config(path: str) -> bytes:
             return read_all(file, path)
     except OSError as error:
         raise ConfigError(
-            error.strerror or "cannot be read", path=path, hint="give the path of an xl config"
+            error.strerror or "cannot be read", path=path, hint="give the path of an xl config", code="XLP201"
         ) from error
 
 
@@ -126,7 +126,7 @@ def parse_domid(text: str | None, option: str) -> Domid | None:
     if text is None:
         return None
     if not text.isascii() or not text.isdecimal() or len(text) > 9:
-        raise UsageError(f"{option} '{text}' is not a domid", hint="give a number from 'xl list'")
+        raise UsageError(f"{option} '{text}' is not a domid", hint="give a number from 'xl list'", code="XLP801")
     return int(text)
 
 
@@ -143,7 +143,7 @@ def parse_domain(text: str) -> Domid | str:
         return text
     domid = parse_domid(text, "domid") or 0
     for problem in domid_refusals(Who(domid)):
-        raise UsageError(problem.what, hint=problem.advice)
+        raise UsageError(problem.what, hint=problem.advice, code=problem.code)
     return domid
 
 
@@ -158,10 +158,12 @@ def find_domain(domain: Domid | str, xen: "Hypervisor", store: "Store") -> "Doma
 
     domid = domain if isinstance(domain, int) else domains.named(domain, store)
     if domid == 0:
-        raise UsageError(f"'{domain}' is dom0, which holds these rights already", hint="give a guest (xl list)")
+        raise UsageError(
+            f"'{domain}' is dom0, which holds these rights already", hint="give a guest (xl list)", code="XLP802"
+        )
     info = None if domid is None else xen.domain_info(domid)
     if info is None:
-        raise Refused(Problem(f"domain {domain} does not exist", "see 'xl list'"))
+        raise Refused(Problem(f"domain {domain} does not exist", "see 'xl list'", code="XLP112"))
     return info
 
 

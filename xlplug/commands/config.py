@@ -20,7 +20,13 @@ def config(files: Sequence[str]) -> int:
             settings = language.parse(read_config(path), path=path)
         except ConfigError as error:
             code = EXIT_REFUSED
-            where = {"line": error.line, "column": error.column, "message": error.message, "advice": error.hint}
+            where = {
+                "line": error.line,
+                "column": error.column,
+                "message": error.message,
+                "advice": error.hint,
+                "code": error.code,
+            }
             sys.stdout.write(dumps({"file": path, "error": where}) + "\n")
             continue
         body = ", ".join(f"{dumps(name)}: {language.json_value(value)}" for name, value in settings.items())

@@ -44,7 +44,9 @@ def dm(options: DmOptions) -> int:
     """Serve functions to a guest until a signal says stop, or until the guest is gone."""
     domain = parse_domain(options.domain)
     if options.vslot is not None and len(options.devices) > 1:
-        raise ConfigError("--vslot is for one device", path="xlplug dm", hint="write BDF,vslot=NN for each")
+        raise ConfigError(
+            "--vslot is for one device", path="xlplug dm", hint="write BDF,vslot=NN for each", code="XLP230"
+        )
     specs = tuple(parse_spec(text, vslot=options.vslot) for text in options.devices)
     with ExitStack() as stack:
         job, uuid, dm_domain = _prepare(domain, specs, stack)
@@ -79,13 +81,15 @@ def _prepare(domain: Domid | str, specs: tuple[Spec, ...], stack: ExitStack) -> 
     with XenCtrl() as xen, XenStore() as store:
         domid = find_domain(domain, xen, store).domid
         info = guest(domid, xen)
-        taken = Problem(f"domain {domid} has a delegate already", _running(domid))
+        taken = Problem(f"domain {domid} has a delegate already", _running(domid), code="XLP711")
         locks = [stack.enter_context(_sole(f"dm-{domid}", taken, 0))]
         devices, _ = pci.functions(tuple((spec.host, False) for spec in specs), pci.owners(store))
         placements = admit(domid, specs, devices, xen)
         dm_domain = domains.stubdom_of(domid, store) or 0
     for spec in specs:
-        taken = Problem(f"{spec.host} is delegated already", f"see 'fuser {FOLDER}/{spec.host}.lock' for the process")
+        taken = Problem(
+            f"{spec.host} is delegated already", f"see 'fuser {FOLDER}/{spec.host}.lock' for the process", code="XLP712"
+        )
         locks.append(stack.enter_context(_sole(str(spec.host), taken, _LOCK_SECONDS)))
     for spec in specs:
         stack.callback(HostCommand(pci.SYS_PCI, spec.host).restore)
@@ -113,7 +117,9 @@ def _sole(name: str, taken: Problem, seconds: float) -> Iterator[int]:
         os.makedirs(FOLDER, mode=0o755, exist_ok=True)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise HostError(f"{path}: {error.strerror}", hint="is /run writable, and is this root?") from error
+        raise HostError(
+            f"{path}: {error.strerror}", hint="is /run writable, and is this root?", code="XLP821"
+        ) from error
     try:
         deadline = time.monotonic() + seconds
         while True:

@@ -54,12 +54,12 @@ def _grant_living(options: GrantOptions, domain: Domid | str) -> int:
             name = store.read(nodes.name(info.domid)) or ""
             if config.name != name:
                 text = f"{options.config} is for domain '{config.name}', but domain {info.domid} is '{name}'"
-                raise Refused(Problem(text, "give that domain's config"))
+                raise Refused(Problem(text, "give that domain's config", code="XLP217"))
         host, who = snapshot.take(xen, store, config), Who(info.domid, domains.stubdom_of(info.domid, store))
         made = build(config, host, who, BY_HAND, map_legacy=options.map_legacy)
         if not options.map_legacy and grants.tried_in_vain(made, xen, store):
             what = "the device model has the display already and could not map it"
-            warn([Problem(what, "mapped here, as with --map-legacy")])
+            warn([Problem(what, "mapped here, as with --map-legacy", code="XLP345")])
             made = build(config, host, who, BY_HAND, map_legacy=True)
         code = _carry_out(made, xen, store, options)
         if not options.dry_run:
@@ -78,7 +78,7 @@ def _grant_recorded(options: GrantOptions, domain: Domid | str) -> int:
     recorded = load_domain(folder)
     if domain not in (recorded.target.domid, recorded.name):
         text = f"the recording in {folder} is of domain {recorded.target.domid} ({recorded.name}), not {domain}"
-        raise Refused(Problem(text, "give that number or name"))
+        raise Refused(Problem(text, "give that number or name", code="XLP217"))
     if options.config is not None:
         data, path = read_config(options.config), options.config
     elif recorded.config is not None:
@@ -86,7 +86,9 @@ def _grant_recorded(options: GrantOptions, domain: Domid | str) -> int:
     elif recorded.libxl_json is not None:
         data, path = recorded.libxl_json, f"{folder}/libxl.json"
     else:
-        raise ConfigError("no domain.cfg and no libxl.json", path=folder, hint="give the xl config with --config")
+        raise ConfigError(
+            "no domain.cfg and no libxl.json", path=folder, hint="give the xl config with --config", code="XLP206"
+        )
     version = recorded.host.xen.version if recorded.host.xen else (4, 17)
     xen, store = MemXen(version), MemStore()
     xen.add_domain(recorded.target, recorded.target_rights)

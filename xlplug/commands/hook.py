@@ -69,7 +69,7 @@ def _status_of(path: str, extra: tuple[str, ...]) -> None:
 
     data = read_as_xl(path)
     if data is None:
-        raise HostError(f"{path} cannot be read", hint="give the path of an xl config")
+        raise HostError(f"{path} cannot be read", hint="give the path of an xl config", code="XLP201")
     config = parse(data, path, extra)
     if not config.wants_legacy:
         print_lines((f"{path}: needs no legacy range, so xl runs unchanged",))

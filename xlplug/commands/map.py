@@ -38,7 +38,9 @@ def map_(options: MapOptions) -> int:
         say(f"wrote {options.output}")
     else:
         raise HostError(
-            f"{options.output} does not say what to draw", hint="end it with .svg or .html, or give --format"
+            f"{options.output} does not say what to draw",
+            hint="end it with .svg or .html, or give --format",
+            code="XLP803",
         )
     return EXIT_REFUSED if any(kind == "refused" for kind, _ in picture.problems) else EXIT_DONE
 
@@ -71,7 +73,7 @@ def _of_domain(options: MapOptions) -> Picture:
     from xlplug.xen.store import XenStore
 
     if options.extra or options.host is not None:
-        raise HostError(f"{options.what} is a running domain", hint="leave --host and KEY=VALUE out")
+        raise HostError(f"{options.what} is a running domain", hint="leave --host and KEY=VALUE out", code="XLP803")
     domain = parse_domain(options.what)
     with XenCtrl() as xen, XenStore() as store:
         info = find_domain(domain, xen, store)
@@ -121,7 +123,7 @@ def _write(path: str, text: str) -> None:
             file.write(text)
         os.replace(part, path)
     except OSError as error:
-        raise HostError(f"{path}: {error.strerror}", hint="give a path that can be written") from error
+        raise HostError(f"{path}: {error.strerror}", hint="give a path that can be written", code="XLP820") from error
 
 
 def map_json(picture: Picture) -> dict[str, object]:

@@ -36,7 +36,7 @@ def metrics(output: str) -> int:
             file.write(text)
         os.replace(part, output)
     except OSError as error:
-        raise HostError(f"{output}: {error.strerror}", hint="give a path that can be written") from error
+        raise HostError(f"{output}: {error.strerror}", hint="give a path that can be written", code="XLP820") from error
     return EXIT_DONE
 
 

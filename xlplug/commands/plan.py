@@ -36,7 +36,7 @@ def plan(options: PlanOptions) -> int:
 
     who = Who(parse_domid(options.target, "--target"), parse_domid(options.stubdom, "--stubdom"))
     for problem in domid_refusals(who):
-        raise UsageError(problem.what, hint=problem.advice)
+        raise UsageError(problem.what, hint=problem.advice, code=problem.code)
     config = parse(read_config(options.config), options.config, options.extra)
     when = AHEAD
     if options.host is not None:

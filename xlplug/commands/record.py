@@ -29,7 +29,7 @@ def record_host(path: str, vbt: str | None = None) -> int:
         with open(path, "w", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
-        raise HostError(f"{path}: {error.strerror}", hint="give a path that can be written") from error
+        raise HostError(f"{path}: {error.strerror}", hint="give a path that can be written", code="XLP820") from error
     say(f"recorded host {host.name}: {len(host.devices)} PCI functions, {len(host.memory)} memory regions")
     for note in host.notes:
         say(f"  not recorded: {note}")
@@ -44,7 +44,7 @@ def _save_vbt(host: HostSnapshot, path: str) -> None:
         with open(path, "wb") as file:
             file.write(data)
     except OSError as error:
-        raise HostError(f"{path}: {error.strerror}", hint="give a path that can be written") from error
+        raise HostError(f"{path}: {error.strerror}", hint="give a path that can be written", code="XLP820") from error
     say(f"saved the VBT in {path}, {len(data)} bytes; put it into the guest's /lib/firmware, and boot the guest with")
     say(f"  i915.vbt_firmware={os.path.basename(path)}")
 
@@ -76,6 +76,8 @@ def record_domain(text: str, folder: str) -> int:
     try:
         write_domain(recording, folder)
     except OSError as error:
-        raise HostError(f"{folder}: {error.strerror}", hint="give a folder that can be written") from error
+        raise HostError(
+            f"{folder}: {error.strerror}", hint="give a folder that can be written", code="XLP820"
+        ) from error
     say(f"recorded domain {domid} ({recording.name}) in {folder}")
     return EXIT_DONE

@@ -37,7 +37,9 @@ def verify_command(options: VerifyOptions) -> int:
         if found is None or found.uuid != info.uuid:
             raise Refused(
                 Problem(
-                    f"nothing is recorded for domain {domid}", "it has no delegate, and no device that xlplug knows of"
+                    f"nothing is recorded for domain {domid}",
+                    "it has no delegate, and no device that xlplug knows of",
+                    code="XLP713",
                 )
             )
         report = _seen(found, xen)

@@ -38,15 +38,16 @@ def parse_spec(text: str, *, vslot: str | None = None) -> Spec:
         key, equals, value = (part.strip() for part in option.partition("="))
         if key == "vslot" and equals:
             if vslot is not None:
-                raise ConfigError(f"'{text}' has a vslot twice", hint=_HINT)
+                raise ConfigError(f"'{text}' has a vslot twice", hint=_HINT, code="XLP230")
             vslot = value
         elif key in ("dma", "irq", "msi"):
             raise ConfigError(
                 f"'{text}' asks for {key}, which no stable interface of Xen has for a delegate",
                 hint="leave it out, or assign the device with pci=[...]",
+                code="XLP230",
             )
         else:
-            raise ConfigError(f"'{text}' has an option that is not known, '{option}'", hint=_HINT)
+            raise ConfigError(f"'{text}' has an option that is not known, '{option}'", hint=_HINT, code="XLP230")
     if vslot is None:
         return Spec(host)
     import re  # the hook loads this module for `Spec` alone, and re takes longest of all
@@ -54,7 +55,9 @@ def parse_spec(text: str, *, vslot: str | None = None) -> Spec:
     match = re.fullmatch(r"(?:0x)?([0-9a-fA-F]{1,2})(?:\.([0-7]))?", vslot)
     if match is None or not 1 <= int(match[1], 16) <= 0x1F:
         raise ConfigError(
-            f"'{vslot}' is not a slot of a guest", hint="give 1 to 1f, hexadecimal, and .0 to .7 if need be"
+            f"'{vslot}' is not a slot of a guest",
+            hint="give 1 to 1f, hexadecimal, and .0 to .7 if need be",
+            code="XLP230",
         )
     return Spec(host, int(match[1], 16), int(match[2] or "0"))
 
@@ -68,24 +71,30 @@ def place(specs: Sequence[Spec], taken: Iterable[int]) -> tuple[Bdf, ...]:
     used = set(taken)
     for index, spec in enumerate(specs):
         if spec.slot is not None and spec.slot in used:
-            raise ConfigError(f"slot {spec.slot:x} of the guest is in use", hint="give another vslot, or none")
+            raise ConfigError(
+                f"slot {spec.slot:x} of the guest is in use", hint="give another vslot, or none", code="XLP230"
+            )
         if any(spec.host == other.host for other in specs[:index]):
-            raise ConfigError(f"{spec.host} is named twice", hint="name each function once")
+            raise ConfigError(f"{spec.host} is named twice", hint="name each function once", code="XLP230")
         if spec.slot is not None and any(spec[1:] == other[1:] for other in specs[:index]):
             raise ConfigError(
-                f"two functions at {spec.slot:x}.{spec.function} of the guest", hint="give them different ones"
+                f"two functions at {spec.slot:x}.{spec.function} of the guest",
+                hint="give them different ones",
+                code="XLP230",
             )
     asked = {spec.slot for spec in specs if spec.slot is not None}
     for number in asked:
         if not any(spec.slot == number and spec.function == 0 for spec in specs):
             raise ConfigError(
-                f"slot {number:x} of the guest would have no function 0", hint="a guest looks there first"
+                f"slot {number:x} of the guest would have no function 0",
+                hint="a guest looks there first",
+                code="XLP230",
             )
     free = (number for number in range(SLOT_FIRST, 0, -1) if number not in used | asked)
     placed = []
     for spec in specs:
         slot = next(free, None) if spec.slot is None else spec.slot
         if slot is None:
-            raise ConfigError("the guest has no free slot", hint="delegate fewer devices")
+            raise ConfigError("the guest has no free slot", hint="delegate fewer devices", code="XLP230")
         placed.append(Bdf(0, 0, slot, spec.function))
     return tuple(placed)

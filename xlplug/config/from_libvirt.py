@@ -31,11 +31,13 @@ def from_xml(data: bytes, path: str, *, gfx_passthru: bool) -> DomainConfig:
         root = ET.fromstring(data)  # noqa: S314 - root's own file, written by libvirtd
     except ET.ParseError as error:
         raise ConfigError(
-            f"not XML ({error})", path=path, hint="define the domain again with 'virsh define'"
+            f"not XML ({error})", path=path, hint="define the domain again with 'virsh define'", code="XLP205"
         ) from error
     domain = root if root.tag == "domain" else root.find("domain")
     if domain is None:
-        raise ConfigError("no <domain> in it", path=path, hint="define the domain again with 'virsh define'")
+        raise ConfigError(
+            "no <domain> in it", path=path, hint="define the domain again with 'virsh define'", code="XLP205"
+        )
     kind = domain.findtext("os/type", "").strip()
     memory = _mib(domain, "memory", path)
     pci = []
@@ -47,7 +49,9 @@ def from_xml(data: bytes, path: str, *, gfx_passthru: bool) -> DomainConfig:
                 segment, bus, slot, function = (int(fields.get(key, default), 0) for key, default in _ADDRESS)
                 bdf = Bdf.parse(f"{segment:04x}:{bus:02x}:{slot:02x}.{function:x}")
             except (ValueError, ConfigError):
-                raise ConfigError("a <hostdev> without a PCI address", path=path, hint="correct it") from None
+                raise ConfigError(
+                    "a <hostdev> without a PCI address", path=path, hint="correct it", code="XLP205"
+                ) from None
             pci.append(PciAssignment(bdf))  # managed ones are bound to pciback before libxl is called
     return DomainConfig(
         name=domain.findtext("name", ""),
@@ -71,4 +75,4 @@ def _mib(domain: "object", tag: str, path: str) -> int:
     try:
         return int(int(element.text or "") * _KIB[element.get("unit", "KiB")]) >> 10
     except (KeyError, ValueError, OverflowError):
-        raise ConfigError(f"<{tag}> is not understood", path=path, hint="give it in KiB") from None
+        raise ConfigError(f"<{tag}> is not understood", path=path, hint="give it in KiB", code="XLP205") from None

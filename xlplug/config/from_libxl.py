@@ -63,6 +63,7 @@ class _Object:
             f"not libxl's JSON for a domain: {where} is not {wanted}",
             path=self.path,
             hint="give the domain's xl config",
+            code="XLP204",
         )
 
     def member(self, key: str) -> "_Object":

@@ -42,7 +42,9 @@ class _Reader:
 
     def bad(self, name: str, text: str, hint: str) -> ConfigError:
         line = self.settings.line(name)
-        return ConfigError(f"{name}: '{text}' is not valid", path=self.path, line=line, text=text, hint=hint)
+        return ConfigError(
+            f"{name}: '{text}' is not valid", path=self.path, line=line, text=text, hint=hint, code="XLP203"
+        )
 
     def string(self, name: str) -> str | None:
         return self.settings.get_string(name)
@@ -167,7 +169,9 @@ class _Reader:
     def delegate(self, kind: str) -> tuple[Spec, ...]:
         def wrong(message: str, hint: str, text: str = "") -> ConfigError:
             line = self.settings.line(DELEGATE_KEY)
-            return ConfigError(f"{DELEGATE_KEY}: {message}", path=self.path, line=line, text=text, hint=hint)
+            return ConfigError(
+                f"{DELEGATE_KEY}: {message}", path=self.path, line=line, text=text, hint=hint, code="XLP230"
+            )
 
         found = []
         passed = {entry.bdf for entry in self.pci()}
@@ -194,7 +198,12 @@ class _Reader:
                 spec = parse_pci_spec(text)
             except ConfigError as error:
                 raise ConfigError(
-                    f"pci: {error.message}", path=self.path, line=self.settings.line("pci"), text=text, hint=error.hint
+                    f"pci: {error.message}",
+                    path=self.path,
+                    line=self.settings.line("pci"),
+                    text=text,
+                    hint=error.hint,
+                    code="XLP220",
                 ) from error
             found.append(_assignment(spec, permissive=permissive, seize=seize))
         return tuple(found)

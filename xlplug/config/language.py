@@ -214,7 +214,7 @@ class _Parser:
         if self.extra_at is not None and pos >= self.extra_at:
             line -= self.text.count("\n", 0, self.extra_at)
             path = "command line"
-        raise ConfigError(message, path=path, line=line, column=self.column(pos), text=text, hint=hint)
+        raise ConfigError(message, path=path, line=line, column=self.column(pos), text=text, hint=hint, code="XLP202")
 
 
 def _decode(text: str) -> str:

@@ -136,7 +136,7 @@ class _Spec:
         return slot, rest
 
     def fail(self, why: str, hint: str = _HINT) -> NoReturn:
-        raise ConfigError(f"PCI device '{self.text}': {why}", text=self.text, hint=hint)
+        raise ConfigError(f"PCI device '{self.text}': {why}", text=self.text, hint=hint, code="XLP220")
 
 
 def _c_atoi(text: str) -> int:

@@ -84,7 +84,9 @@ class Settings:
         return number
 
     def _ignored(self, name: str, why: str) -> None:
-        self.warnings.append(Problem(f"{self._path or 'config'}:{self.line(name)}: {name}: {why}, and xl ignores it"))
+        self.warnings.append(
+            Problem(f"{self._path or 'config'}:{self.line(name)}: {name}: {why}, and xl ignores it", code="XLP207")
+        )
 
     def assign(self, name: str, value: Value, at: int) -> None:
         """``=``, found at byte ``at``."""

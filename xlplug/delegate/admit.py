@@ -34,12 +34,16 @@ def guest(domid: int, xen: Servers) -> DomainInfo:
     """
     info = xen.domain_info(domid)
     if info is None or info.dying:
-        raise Refused(Problem(f"domain {domid} does not exist", "see 'xl list'"))
+        raise Refused(Problem(f"domain {domid} does not exist", "see 'xl list'", code="XLP112"))
     if not domid:
-        raise Refused(Problem("domain 0 is dom0", "give the domid of a guest (xl list)"))
+        raise Refused(Problem("domain 0 is dom0", "give the domid of a guest (xl list)", code="XLP802"))
     if not info.hvm:
         raise Refused(
-            Problem(f"domain {domid} is a PV domain, which has no BARs of its own", "delegate to an HVM or PVH guest")
+            Problem(
+                f"domain {domid} is a PV domain, which has no BARs of its own",
+                "delegate to an HVM or PVH guest",
+                code="XLP701",
+            )
         )
     return info
 
@@ -82,19 +86,24 @@ def _check(host: Bdf, device: PciDevice | None) -> None:
         Refused, HostError: it cannot be delegated.
     """
     if device is None:
-        raise HostError(f"{host} was not found on this host", hint="see 'lspci -D'")
+        raise HostError(f"{host} was not found on this host", hint="see 'lspci -D'", code="XLP301")
     if device.owner is not None:
         raise Refused(Problem(
             f"{host} is assigned to domain {device.owner}, whose device model maps it",
-            "remove it from pci=[...], or do not delegate it",
-        ))  # fmt: skip
+            "remove it from pci=[...], or do not delegate it", code="XLP702"))  # fmt: skip
     if device.driver not in _DRIVERS:
         bound = f"bound to the driver {device.driver}" if device.driver else "bound to no driver"
-        raise Refused(Problem(f"{host} is {bound}, not to pciback", f"run: xl pci-assignable-add {host}"))
+        raise Refused(
+            Problem(f"{host} is {bound}, not to pciback", f"run: xl pci-assignable-add {host}", code="XLP304")
+        )
     if len(device.config) < _CONFIG_HEADER:
-        raise HostError(f"the config space of {host} cannot be read", hint="run xlplug as root in dom0")
+        raise HostError(f"the config space of {host} cannot be read", hint="run xlplug as root in dom0", code="XLP703")
     if device.config[_HEADER_TYPE] & 0x7F:
-        raise Refused(Problem(f"{host} is a bridge, and only devices can be delegated", "name the device behind it"))
+        raise Refused(
+            Problem(
+                f"{host} is a bridge, and only devices can be delegated", "name the device behind it", code="XLP303"
+            )
+        )
     wrong = unfit(host, bars_of(device))
     if wrong:
-        raise Refused(Problem(wrong, "assign the device with pci=[...]"))
+        raise Refused(Problem(wrong, "assign the device with pci=[...]", code="XLP704"))

@@ -27,11 +27,15 @@ class HostCommand:
             wanted = self._before & ~BUS_MASTER | DECODE_IO | DECODE_MEMORY
             now = self._exchange(wanted)
         except OSError as error:
-            raise HostError(f"{self._path}: {error.strerror}", hint="is the kernel locked down?") from error
+            raise HostError(
+                f"{self._path}: {error.strerror}", hint="is the kernel locked down?", code="XLP703"
+            ) from error
         if now & BUS_MASTER:
             self.restore()
             raise HostError(
-                f"{host} does not give up bus mastering", hint="do not delegate it: it could write anywhere"
+                f"{host} does not give up bus mastering",
+                hint="do not delegate it: it could write anywhere",
+                code="XLP705",
             )
 
     def restore(self) -> None:

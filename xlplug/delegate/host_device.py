@@ -99,5 +99,7 @@ def open_bar(sys_pci: str, bdf: Bdf, bar: Bar) -> HostBar:
             os.close(fd)
     except OSError as error:
         raise HostError(
-            f"{path}: {error.strerror}", hint="is the kernel locked down, or the device held by a driver in dom0?"
+            f"{path}: {error.strerror}",
+            hint="is the kernel locked down, or the device held by a driver in dom0?",
+            code="XLP703",
         ) from error

@@ -51,7 +51,9 @@ def confine(domid: int) -> None:
     try:
         account = pwd.getpwnam(_USER)
     except KeyError as error:
-        raise HostError(f"the user '{_USER}' does not exist", hint=f"add it: useradd --system {_USER}") from error
+        raise HostError(
+            f"the user '{_USER}' does not exist", hint=f"add it: useradd --system {_USER}", code="XLP706"
+        ) from error
     os.chdir("/")
     os.setgroups([])
     os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
@@ -66,7 +68,7 @@ def _filter(calls: Iterable[str], ioctls: Iterable[int]) -> None:
     library: Any = load_stable("seccomp")
     context = library.seccomp_init(_ERRNO_EPERM)
     if not context:
-        raise HostError("seccomp_init failed", hint="reinstall libseccomp2")
+        raise HostError("seccomp_init failed", hint="reinstall libseccomp2", code="XLP706")
     try:
         for name in calls:
             number = library.seccomp_syscall_resolve_name(name.encode())
@@ -83,4 +85,8 @@ def _filter(calls: Iterable[str], ioctls: Iterable[int]) -> None:
 def _done(call: str, result: int, detail: str) -> None:
     """libseccomp answers -errno."""
     if result < 0:
-        raise HostError(f"{call} {detail}: {os.strerror(-result)}", hint="does the kernel have CONFIG_SECCOMP_FILTER?")
+        raise HostError(
+            f"{call} {detail}: {os.strerror(-result)}",
+            hint="does the kernel have CONFIG_SECCOMP_FILTER?",
+            code="XLP706",
+        )

@@ -144,6 +144,7 @@ def read(store: Store, domid: int) -> Record | None:
         raise StoreError(
             f"xenstore: {path} is not as xlplug writes it ({error})",
             hint="was it written by another version of xlplug?",
+            code="XLP714",
         ) from error
 
 

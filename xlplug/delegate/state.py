@@ -75,7 +75,9 @@ class State:
             size = _HEADER + _STRIDE * count
             os.ftruncate(fd, size)
         if size < _HEADER:
-            raise HostError("not a delegate's state: too short", hint="stop the delegate and start it again")
+            raise HostError(
+                "not a delegate's state: too short", hint="stop the delegate and start it again", code="XLP715"
+            )
         self._mapping = memoryview(mmap.mmap(fd, size))
         if count is not None:
             self._mapping[12:16] = struct.pack("<I", count)
@@ -83,7 +85,9 @@ class State:
         count = struct.unpack_from("<I", self._mapping, 12)[0]
         if self._mapping[:8] != _MAGIC or size != _HEADER + _STRIDE * count:
             raise HostError(
-                "not a delegate's state, or of another version", hint="stop the delegate and start it again"
+                "not a delegate's state, or of another version",
+                hint="stop the delegate and start it again",
+                code="XLP715",
             )
         self.functions = tuple(
             FunctionState(
@@ -125,7 +129,9 @@ class State:
                 os.unlink(path)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
-            raise HostError(f"{path}: {error.strerror}", hint="is /run writable, and is this root?") from error
+            raise HostError(
+                f"{path}: {error.strerror}", hint="is /run writable, and is this root?", code="XLP821"
+            ) from error
         return cls(fd, count), fd
 
     @classmethod
@@ -140,7 +146,7 @@ class State:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise HostError(f"{path}: {error.strerror}", hint="run xlplug as root in dom0") from error
+            raise HostError(f"{path}: {error.strerror}", hint="run xlplug as root in dom0", code="XLP821") from error
         try:
             return cls(fd)
         finally:

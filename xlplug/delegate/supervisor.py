@@ -59,7 +59,7 @@ class Supervisor:
             return
         self._end()
         said = text.decode("utf-8", "replace") or f"the delegate's process was not ready within {_READY_SECONDS} s"
-        raise ApplyError(said)
+        raise ApplyError(said, code="XLP716")
 
     def watch(self) -> int:
         """Serve until a signal says stop, or until the guest is gone; the exit status."""

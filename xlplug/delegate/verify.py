@@ -80,15 +80,20 @@ def _host(record: Record, seen: Seen) -> Iterable[Problem]:
     for device in (*record.device_model, *record.delegate):
         found = seen.host.get(device.host)
         if found is None:
-            yield Problem(f"{device.host} is gone from the host", "the guest reads all ones there; shut it down")
+            yield Problem(
+                f"{device.host} is gone from the host", "the guest reads all ones there; shut it down", code="XLP721"
+            )
         elif bars_of(found) != device.bars:
             yield Problem(
-                f"the BARs of {device.host} have moved on the host since they were recorded", "restart the guest"
+                f"the BARs of {device.host} have moved on the host since they were recorded",
+                "restart the guest",
+                code="XLP721",
             )
         elif found.driver not in ("pciback", "xen-pciback"):
             yield Problem(
                 f"{device.host} is not bound to pciback any more",
                 f"dom0 may use it as well; run: xl pci-assignable-add {device.host}",
+                code="XLP721",
             )
 
 
@@ -102,8 +107,7 @@ def _device_model(record: Record, seen: Seen, problems: list[Problem]) -> Iterab
             for domid in without:
                 problems.append(Problem(
                     f"domain {domid} does not hold BAR {bar.number} of {device.host}, {_words(bar)}",
-                    "the device model cannot map it; was the device detached?",
-                ))  # fmt: skip
+                    "the device model cannot map it; was the device detached?", code="XLP721"))  # fmt: skip
             reports.append(BarReport(bar, NOT_GRANTED if without else GRANTED))
         yield DeviceReport(device, DEVICE_MODEL, tuple(reports))
 
@@ -122,18 +126,27 @@ def _delegate(record: Record, seen: Seen, problems: list[Problem]) -> Iterable[D
     server = next((server for server in seen.servers if server.id == process.server), None)
     if not seen.serving:
         problems.append(
-            Problem("no process serves the delegated devices", "restart the guest: a vCPU that touches them waits")
+            Problem(
+                "no process serves the delegated devices",
+                "restart the guest: a vCPU that touches them waits",
+                code="XLP721",
+            )
         )
     elif not seen.supervised:
-        problems.append(Problem(
-            f"process {seen.serving} serves without its supervisor, process {process.pid}", "restart the guest before it dies"
-        ))  # fmt: skip
+        what = f"process {seen.serving} serves without its supervisor, process {process.pid}"
+        problems.append(Problem(what, "restart the guest before it dies", code="XLP721"))
     if server is None:
-        problems.append(Problem(f"ioreq server {process.server} is gone", "the guest reads all ones there; restart it"))
+        problems.append(
+            Problem(
+                f"ioreq server {process.server} is gone", "the guest reads all ones there; restart it", code="XLP721"
+            )
+        )
         server = IoreqServerInfo(process.server)
     if len(seen.kept) != len(record.delegate):
         problems.append(
-            Problem("what the delegate keeps is not there", f"{process.state} was removed; restart the guest")
+            Problem(
+                "what the delegate keeps is not there", f"{process.state} was removed; restart the guest", code="XLP721"
+            )
         )
         return []
     reports, memory, ports = [], RangeSet(), RangeSet()
@@ -146,6 +159,7 @@ def _delegate(record: Record, seen: Seen, problems: list[Problem]) -> Iterable[D
             Problem(
                 f"BAR {report.bar.number} of {device.host} is programmed, and Xen sends {_inclusive(report.at)} to nobody",
                 "restart the guest",
+                code="XLP722",
             )
             for report in bars
             if report.state == MISSING
@@ -178,10 +192,14 @@ def _beyond(record: Record, server: IoreqServerInfo, memory: RangeSet, ports: Ra
     ):  # fmt: skip
         if claimed - wanted:
             yield Problem(
-                f"ioreq server {server.id} claims {what} {claimed - wanted} beyond the record", "restart the guest"
+                f"ioreq server {server.id} claims {what} {claimed - wanted} beyond the record",
+                "restart the guest",
+                code="XLP722",
             )
     if functions - server.pci and server.pci:
-        yield Problem(f"ioreq server {server.id} lacks functions {functions - server.pci}", "restart the guest")
+        yield Problem(
+            f"ioreq server {server.id} lacks functions {functions - server.pci}", "restart the guest", code="XLP722"
+        )
 
 
 def _others(server: IoreqServerInfo, servers: tuple[IoreqServerInfo, ...]) -> Iterable[Problem]:
@@ -191,12 +209,15 @@ def _others(server: IoreqServerInfo, servers: tuple[IoreqServerInfo, ...]) -> It
             continue
         if other.pci & server.pci:
             yield Problem(
-                f"ioreq server {other.id} also claims functions {other.pci & server.pci}", "give them another vslot"
+                f"ioreq server {other.id} also claims functions {other.pci & server.pci}",
+                "give them another vslot",
+                code="XLP722",
             )
         if other.id > server.id and (other.memory & server.memory or other.ports & server.ports):
             yield Problem(
                 f"ioreq server {other.id} answers for {other.memory & server.memory} and ports {other.ports & server.ports}",
                 "the guest has put two devices at one address",
+                code="XLP722",
             )
 
 

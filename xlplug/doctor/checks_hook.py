@@ -91,7 +91,7 @@ def device_model(name: str, path: Reading[str], fits: Reading[str], before: str 
     if isinstance(path, Missing):
         return missing(name, path, "device model" if before else "")
     if isinstance(fits, Broken):
-        return Finding(FAILURE, name, f"the device model {path}: {fits.what}", fits.advice)
+        return Finding(FAILURE, name, f"the device model {path}: {fits.what}", fits.advice, fits.code)
     return Finding(
         OK, name, f"{before}{path} ({f'not looked into: {fits.what}' if isinstance(fits, Missing) else fits})"
     )

@@ -17,19 +17,20 @@ _SKIPPED = "skipped"  # until it is folded
 class Finding(NamedTuple):
     """One line: how it is, the name of what was looked at, what was found, and what to do ("" when there is nothing to do).
 
-    ``skipped`` names what was not looked at because of this.
+    ``code`` is that of the error behind it, "" where there was none.  ``skipped`` names what was not looked at because of this.
     """
 
     status: str
     name: str
     what: str
     advice: str = ""
+    code: str = ""
     skipped: tuple[str, ...] = ()
 
     @property
     def problem(self) -> Problem:
         """What was found, and what to do."""
-        return Problem(self.what, self.advice)
+        return Problem(self.what, self.advice, self.code)
 
 
 def missing(name: str, found: Missing, what: str = "") -> Finding:
@@ -41,7 +42,7 @@ def missing(name: str, found: Missing, what: str = "") -> Finding:
         return Finding(FAILURE, name, *found)
     if isinstance(found, Skipped):
         return Finding(_SKIPPED, f"{name}: {what}" if what else name, found.what)
-    return Finding(WARNING, name, f"{f'{what} ' if what else ''}not checked: {found.what}", found.advice)
+    return Finding(WARNING, name, f"{f'{what} ' if what else ''}not checked: {found.what}", found.advice, found.code)
 
 
 def there(name: str, reading: Reading[Any]) -> Finding:

@@ -53,7 +53,9 @@ def _of_file(call: Callable[..., T], *arguments: object) -> T | Missing:
         try:
             return call(*arguments)
         except ConfigError as error:
-            return Broken(f"line {error.line}: {error.message}" if error.line else error.message, error.hint)
+            return Broken(
+                f"line {error.line}: {error.message}" if error.line else error.message, error.hint, error.code
+            )
 
     return tried(placed)
 
@@ -61,7 +63,7 @@ def _of_file(call: Callable[..., T], *arguments: object) -> T | Missing:
 def _parsed(path: str) -> DomainConfig:
     data = read_as_xl(path)
     if data is None:
-        raise ConfigError("cannot be read", path=path, hint="give the path of an xl config")
+        raise ConfigError("cannot be read", path=path, hint="give the path of an xl config", code="XLP201")
     return parse(data, path)
 
 

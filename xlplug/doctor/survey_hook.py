@@ -57,7 +57,7 @@ def _fits(path: str, running: str) -> str | Missing:
     try:
         report = elf.look_into(path, running)
     except elf.ProgramError as error:
-        return Unread(error.why, error.hint)
+        return Unread(error.why, error.hint, error.code)
     except HostError as error:
         return Unread(*error.problem)
     if report.problems:
@@ -86,10 +86,10 @@ def _ran(path: str) -> Wrapper:
     try:
         output = _output_of([interpreter, *options, "-c", "\n".join(code)])
     except OSError as error:
-        raise HostError(f"{path} wants {interpreter}: {error.strerror}", hint=_AGAIN) from error
+        raise HostError(f"{path} wants {interpreter}: {error.strerror}", hint=_AGAIN, code="XLP609") from error
     if len(output) != 1:
         why = output[-1] if output else f"no answer within {_WRAPPER_SECONDS:.0f} s"
-        raise HostError(f"{path} does not start: {why}", hint=_AGAIN)
+        raise HostError(f"{path} does not start: {why}", hint=_AGAIN, code="XLP609")
     return Wrapper(output[0])
 
 

@@ -101,7 +101,7 @@ def left_by_firmware(host: Reading[HostSnapshot], memory: Reading[tuple[MemRegio
     if isinstance(memory, Skipped):
         return memory
     if isinstance(memory, Missing):
-        return type(memory)(f"the machine's memory map was not read: {memory.what}", memory.advice)
+        return type(memory)(f"the machine's memory map was not read: {memory.what}", memory.advice, memory.code)
     return after("displays", host, _headers)
 
 
@@ -109,7 +109,7 @@ def _headers(host: HostSnapshot) -> Firmware:
     read, notes = [], [note.problem for note in host.notes if note.about in (OPREGION, VBIOS)]
     region = host.opregion
     if region is not None and (fault := header_fault(region)):
-        notes.append(Problem(f"OpRegion at {region.maddr:x}: {fault}", "update the firmware"))
+        notes.append(Problem(f"OpRegion at {region.maddr:x}: {fault}", "update the firmware", code="XLP404"))
     elif region is not None:
         version = f"{region.version >> 8}.{region.version & 0xFF}"
         read.append(f"OpRegion at {region.maddr:#x}, version {version}, {region.size >> 10} KiB")

@@ -46,8 +46,8 @@ def xenstored_answer(door: Callable[[], AbstractContextManager[Store]]) -> Readi
     kind, _, text = data.decode("utf-8", "surrogateescape").partition("\0")
     if not kind:
         return text
-    what, _, advice = text.partition("\0")
-    return {"Broken": Broken, "Unread": Unread}[kind](what, advice)
+    what, advice, code = text.split("\0")
+    return {"Broken": Broken, "Unread": Unread}[kind](what, advice, code)
 
 
 def _ask(door: Callable[[], AbstractContextManager[Store]]) -> str:

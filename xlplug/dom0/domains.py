@@ -73,7 +73,9 @@ def libxl_json(info: DomainInfo) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise XenUnavailableError(f"{error.filename}: {error.strerror}", hint="run xlplug as root in dom0") from error
+        raise XenUnavailableError(
+            f"{error.filename}: {error.strerror}", hint="run xlplug as root in dom0", code="XLP106"
+        ) from error
 
 
 def domain_config(info: DomainInfo) -> DomainConfig:
@@ -92,11 +94,15 @@ def domain_config(info: DomainInfo) -> DomainConfig:
             "libxl has kept no configuration of it",
             path=f"domain {info.domid}",
             hint=f"give its xl config: xlplug grant {info.domid} --config FILE",
+            code="XLP206",
         )
     try:
         value = json.loads(data.rstrip(b"\0"))
     except (ValueError, RecursionError) as error:
         raise ConfigError(
-            f"libxl's JSON does not parse ({error})", path=f"domain {info.domid}", hint="give the domain's xl config"
+            f"libxl's JSON does not parse ({error})",
+            path=f"domain {info.domid}",
+            hint="give the domain's xl config",
+            code="XLP204",
         ) from error
     return from_libxl(value, path=f"domain {info.domid}")

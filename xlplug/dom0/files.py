@@ -37,5 +37,7 @@ def read_all(file: "BinaryIO", path: str) -> bytes:
     """
     data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
-        raise ConfigError(f"more than {MAX_BYTES >> 20} MiB", path=path, hint="give the path of a smaller file")
+        raise ConfigError(
+            f"more than {MAX_BYTES >> 20} MiB", path=path, hint="give the path of a smaller file", code="XLP201"
+        )
     return data

@@ -41,7 +41,10 @@ def parse(data: bytes, path: str, extra: Sequence[str] = ()) -> DomainConfig:
             value = json.loads(data.rstrip(b"\0"))
         except (ValueError, RecursionError) as error:
             raise ConfigError(
-                f"neither an xl config nor JSON ({error})", path=path, hint="give the path of an xl config"
+                f"neither an xl config nor JSON ({error})",
+                path=path,
+                hint="give the path of an xl config",
+                code="XLP202",
             ) from error
         return from_libxl(value, path=path)
     from xlplug.config import language
@@ -107,7 +110,10 @@ def being_created(name: str, uuid: str, *, igd: bool) -> Found | None:
             continue
         if creator.config != "/dev/null" and _modified(creator.config) > creator.started + _SLACK:
             raise ConfigError(
-                "changed since xl read it", path=creator.config, hint=f"destroy {name} and create it again"
+                "changed since xl read it",
+                path=creator.config,
+                hint=f"destroy {name} and create it again",
+                code="XLP208",
             )
         return Found(config)
     return None

@@ -87,10 +87,12 @@ def read_vbt(host: HostSnapshot, dev_mem: str = DEV_MEM) -> bytes:
     region = host.opregion
     if region is None:
         why = host.why_unread(OPREGION)
-        raise HostError(f"no OpRegion was read on this host: {why.what}", hint=why.advice)
+        raise HostError(f"no OpRegion was read on this host: {why.what}", hint=why.advice, code="XLP401")
     span = vbt_span(region) or Range(region.maddr + INNER_VBT.start, region.maddr + INNER_VBT.stop)
     if span.nr > _LARGEST_VBT:
-        raise HostError(f"the OpRegion's header claims a VBT of {span.nr} bytes", hint="update the firmware")
+        raise HostError(
+            f"the OpRegion's header claims a VBT of {span.nr} bytes", hint="update the firmware", code="XLP406"
+        )
     return parse_vbt(_read_firmware_memory(dev_mem, span.start, span.nr, host))
 
 
@@ -101,13 +103,15 @@ def _not_read(about: str, name: str, error: HostError) -> HostNote:
 def _read_firmware_memory(path: str, maddr: int, length: int, host: HostSnapshot) -> bytes:
     """``length`` bytes of host memory from ``maddr``, if every page of them is memory of the firmware's."""
     if not host.memory:
-        raise HostError("the host's memory map is not known", hint="run xlplug as root in dom0")
+        raise HostError("the host's memory map is not known", hint="run xlplug as root in dom0", code="XLP401")
     first, count = page_span(maddr, maddr + length)
     for mfn in range(first, first + count):
         why = page_fault(mfn, host)
         if why:
             raise HostError(
-                f"{maddr:x} is not in memory of the firmware's: page {mfn:x} is {why}", hint="update the firmware"
+                f"{maddr:x} is not in memory of the firmware's: page {mfn:x} is {why}",
+                hint="update the firmware",
+                code="XLP403",
             )
     return _read(path, maddr, length)
 
@@ -121,15 +125,15 @@ def _read(path: str, maddr: int, length: int) -> bytes:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise HostError(f"{path}: {error.strerror}", hint="run xlplug as root in dom0") from error
+        raise HostError(f"{path}: {error.strerror}", hint="run xlplug as root in dom0", code="XLP409") from error
     try:
         data = os.pread(fd, length, maddr)
     except OSError as error:
         raise HostError(
-            f"{path} at {maddr:x}: {error.strerror}", hint="see CONFIG_STRICT_DEVMEM of dom0's kernel"
+            f"{path} at {maddr:x}: {error.strerror}", hint="see CONFIG_STRICT_DEVMEM of dom0's kernel", code="XLP409"
         ) from error
     finally:
         os.close(fd)
     if len(data) != length:
-        raise HostError(f"{path} at {maddr:x}: {len(data)} of {length} bytes read")
+        raise HostError(f"{path} at {maddr:x}: {len(data)} of {length} bytes read", code="XLP409")
     return data

@@ -106,7 +106,9 @@ def _write(fd: int, data: bytes) -> None:
 
 def _cannot(error: OSError) -> HostError:
     return HostError(
-        f"the config cannot be handed over: {error.strerror}", hint="free some memory in dom0, see 'ulimit -n'"
+        f"the config cannot be handed over: {error.strerror}",
+        hint="free some memory in dom0, see 'ulimit -n'",
+        code="XLP613",
     )
 
 
@@ -128,7 +130,9 @@ def take(environment: MutableMapping[str, str]) -> Handover | None:
         return _read(fds[0])
     except (OSError, ValueError, OverflowError) as error:
         raise HostError(
-            f"{VARIABLE}={number} was not set by 'xlplug create'", hint="start the domain with 'xl create'"
+            f"{VARIABLE}={number} was not set by 'xlplug create'",
+            hint="start the domain with 'xl create'",
+            code="XLP613",
         ) from error
 
 

@@ -21,7 +21,9 @@ class Field:
         self.name = name
 
     def bad(self, why: str) -> NoReturn:
-        raise HostError(f"{self.path}: {self.name or 'the whole'} {why}", hint="see docs/recording.md for the format")
+        raise HostError(
+            f"{self.path}: {self.name or 'the whole'} {why}", hint="see docs/recording.md for the format", code="XLP805"
+        )
 
     def schema(self, wanted: str) -> None:
         found = self.get("schema").value

@@ -32,12 +32,16 @@ def run_folder(path: str = "") -> int:
             pass
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
-        raise HostError(f"{path}: {error.strerror}", hint="is /run mounted, and is this root?") from error
+        raise HostError(
+            f"{path}: {error.strerror}", hint="is /run mounted, and is this root?", code="XLP821"
+        ) from error
     info = os.fstat(fd)
     if info.st_uid != os.geteuid() or info.st_mode & 0o022:
         os.close(fd)
         raise HostError(
-            f"{path} may be written to by others than root", hint=f"look at who made it, then: rm -r {path}"
+            f"{path} may be written to by others than root",
+            hint=f"look at who made it, then: rm -r {path}",
+            code="XLP507",
         )
     return fd
 
@@ -57,7 +61,9 @@ class Lock:
         try:
             self._fd = os.open(self._name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=folder)
         except OSError as error:
-            raise HostError(f"{_FOLDER}/{self._name}: {error.strerror}", hint="is there room in /run?") from error
+            raise HostError(
+                f"{_FOLDER}/{self._name}: {error.strerror}", hint="is there room in /run?", code="XLP821"
+            ) from error
         finally:
             os.close(folder)
         until = time.monotonic() + self._patience
@@ -68,7 +74,7 @@ class Lock:
                     break
                 except BlockingIOError as error:
                     if time.monotonic() >= until:
-                        raise HostError(self._held(), hint=self._hint) from error
+                        raise HostError(self._held(), hint=self._hint, code="XLP506") from error
                     time.sleep(_INTERVAL)
             self._sign()
         except BaseException:

@@ -67,7 +67,7 @@ def several(paths: Iterable[str], owned: dict[Bdf, Domid]) -> tuple[tuple[PciDev
         try:
             device = function(path, owned)
         except HostError as error:
-            notes.append(HostNote(name, error.problem))
+            notes.append(HostNote(name, Problem(error.message, error.hint)))
         else:
             found += [] if device is None else [device]
     return tuple(sorted(found, key=lambda device: device.bdf)), tuple(sorted(notes))
@@ -105,7 +105,7 @@ def function(path: str, owned: dict[Bdf, Domid]) -> PciDevice | None:
             return None
         why = error.strerror if isinstance(error, OSError) else error
         raise HostError(
-            f"PCI function {bdf} cannot be read: {why}", hint="see 'lspci -D' and dom0's kernel log"
+            f"PCI function {bdf} cannot be read: {why}", hint="see 'lspci -D' and dom0's kernel log", code="XLP305"
         ) from error
 
 

@@ -145,7 +145,7 @@ def scrub_libxl(data: bytes) -> bytes:
     try:
         value = json.loads(data.rstrip(b"\0"))
     except ValueError as error:
-        raise HostError(f"libxl's record of the domain is not JSON ({error})") from error
+        raise HostError(f"libxl's record of the domain is not JSON ({error})", code="XLP204") from error
     stack: list[Any] = [value]
     while stack:
         item = stack.pop()
@@ -288,7 +288,7 @@ def _bytes(path: str) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise HostError(f"{path}: {error.strerror}") from error
+        raise HostError(f"{path}: {error.strerror}", code="XLP804") from error
 
 
 def _load(path: str) -> object:
@@ -296,8 +296,8 @@ def _load(path: str) -> object:
 
     data = _bytes(path)
     if data is None:
-        raise HostError(f"{path}: no such file", hint="make one with 'xlplug record'")
+        raise HostError(f"{path}: no such file", hint="make one with 'xlplug record'", code="XLP804")
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise HostError(f"{path}: not JSON ({error})", hint="make one with 'xlplug record'") from error
+        raise HostError(f"{path}: not JSON ({error})", hint="make one with 'xlplug record'", code="XLP805") from error

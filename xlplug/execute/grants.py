@@ -127,7 +127,7 @@ def _record(journal: Journal, before: Entry, target: int, happened: str) -> None
         pass  # the domain is going, and the record with it
     except StoreError as error:
         raise RollbackError(
-            happened, (f"the record of it ({error.message})",), hint=f"run: xlplug revoke {target}"
+            happened, (f"the record of it ({error.message})",), hint=f"run: xlplug revoke {target}", code="XLP508"
         ) from error
 
 
@@ -178,9 +178,9 @@ def _with_room(steps: Iterable[Step], xen: Hypervisor) -> tuple[Step, ...]:
 def _require_alive(name: str, domid: Domid, xen: Hypervisor) -> DomainInfo:
     info = xen.domain_info(domid)
     if info is None:
-        raise Refused(Problem(f"{name} {domid} does not exist", "see 'xl list'"))
+        raise Refused(Problem(f"{name} {domid} does not exist", "see 'xl list'", code="XLP112"))
     if info.dying:
-        raise Refused(Problem(f"{name} {domid} is being destroyed", "see 'xl list'"))
+        raise Refused(Problem(f"{name} {domid} is being destroyed", "see 'xl list'", code="XLP115"))
     return info
 
 
@@ -188,4 +188,8 @@ def _require_stubdom(stubdom: Domid, target: Domid, xen: Hypervisor, store: Stor
     """A stubdomain must say itself whom it serves: the guest's own node may name one that is gone, and its number another's."""
     _require_alive("stubdomain", stubdom, xen)
     if store.read(nodes.target(stubdom)) != str(target):
-        raise Refused(Problem(f"domain {stubdom} is not the stubdomain of domain {target}", "run it again in a second"))
+        raise Refused(
+            Problem(
+                f"domain {stubdom} is not the stubdomain of domain {target}", "run it again in a second", code="XLP504"
+            )
+        )

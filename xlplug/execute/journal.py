@@ -98,11 +98,13 @@ class Journal:
                 raise StoreError(
                     f"xenstore: {self.path}/{kind}/{name} was not written by xlplug: {text[:200]!r}",
                     hint=f"if nothing else of it is wanted: xenstore-rm {self.path}",
+                    code="XLP505",
                 ) from error
         if len({step.domid for step in steps if step.grantee == STUBDOM}) > 1:
             raise StoreError(
                 f"xenstore: {self.path}/{kind} names two stubdomains",
                 hint=f"if nothing of it is wanted: xenstore-rm {self.path}",
+                code="XLP505",
             )
         return tuple(steps)
 
@@ -118,7 +120,7 @@ class Journal:
             # libxl removes /local/domain/N before /libxl/N, and the domain itself only then: libxl_domain.c,
             # devices_destroy_cb.  xenstored lets this transaction end only while the node is still as it was read.
             if view.read(nodes.domain(self._domid)) is None:
-                raise Refused(Problem(f"domain {self._domid} is being destroyed", "see 'xl list'"))
+                raise Refused(Problem(f"domain {self._domid} is being destroyed", "see 'xl list'", code="XLP115"))
             view.remove(self.path)
             view.write(f"{self.path}/handle", self._handle or "")
             view.write(f"{self.path}/state", entry.state)

@@ -121,7 +121,7 @@ def _record_rest(journal: Journal, rest: Entry, domid: int, *, was_vga: bool) ->
         pass  # the domain is going, and the record with it
     except StoreError as error:
         raise RollbackError(
-            f"domain {domid} is revoked, but not the record of it", (error.message,), hint="run it again"
+            f"domain {domid} is revoked, but not the record of it", (error.message,), hint="run it again", code="XLP508"
         ) from error
 
 

@@ -36,7 +36,7 @@ def require_sole_vga(plan: Plan, xen: Hypervisor, store: Store) -> None:
         info = _other(name, plan, xen)
         if info is not None and any(map(is_vga, Journal(store, info.domid, info.uuid).read().every)):
             advice = f"shut it down, or 'xlplug revoke {info.domid}'"
-            raise Refused(Problem(f"domain {info.domid} holds the legacy VGA ports already", advice))
+            raise Refused(Problem(f"domain {info.domid} holds the legacy VGA ports already", advice, code="XLP509"))
     _require_no_stock_display(plan, xen, store)
 
 
@@ -74,6 +74,7 @@ def _require_no_stock_display(plan: Plan, xen: Hypervisor, store: Store) -> None
                 Problem(
                     f"domain {owner} has the display {bdf} with gfx_passthru, so its device model maps the legacy VGA ports",
                     "shut it down",
+                    code="XLP509",
                 )
             )
 

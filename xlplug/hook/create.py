@@ -101,7 +101,9 @@ def restore(words: Sequence[str]) -> int:
     override = config.device_model_override or ""
     if asked.config is None and is_ours(override) != config.wants_legacy:
         # It was created without the hook, or hooked for a setting that libxl does not save (xlplug_map_legacy, xlplug_preload).
-        raise ConfigError("the saved domain does not say what to grant", path=path, hint="run: xl restore CONFIG FILE")
+        raise ConfigError(
+            "the saved domain does not say what to grant", path=path, hint="run: xl restore CONFIG FILE", code="XLP211"
+        )
     if not config.wants_legacy:
         _become_xl("restore", words)
     program = wrapper()
@@ -190,6 +192,7 @@ def real_xl() -> str:
     raise HostError(
         f"{given} is not xl" if given and not is_ours(given) else "no xl in PATH",
         hint="install it (Debian: xen-utils), or correct PATH",
+        code="XLP601",
     )
 
 
@@ -203,7 +206,7 @@ def wrapper() -> str:
     if found is not None:
         return found
     where = os.environ.get(WRAPPER) or " or ".join(WRAPPERS)
-    raise HostError(f"there is no device model wrapper at {where}", hint="run 'xlplug hook install'")
+    raise HostError(f"there is no device model wrapper at {where}", hint="run 'xlplug hook install'", code="XLP602")
 
 
 def found_wrapper() -> str | None:
@@ -233,7 +236,7 @@ def _become_xl(subcommand: str, words: Sequence[str], offered: tuple[str, str] |
     try:
         become(path, [path, *options, subcommand, *words], changes)
     except OSError as error:
-        raise HostError(f"{path}: {error.strerror}", hint="reinstall it (Debian: xen-utils)") from error
+        raise HostError(f"{path}: {error.strerror}", hint="reinstall it (Debian: xen-utils)", code="XLP601") from error
 
 
 def _let_xl_reject(words: Sequence[str]) -> None:
@@ -304,6 +307,7 @@ def device_model(config: DomainConfig, path: str) -> str:
             f"legacy rights are for device_model_version qemu-xen, and this is {config.device_model_version}",
             path=path,
             hint='write device_model_version="qemu-xen"',
+            code="XLP210",
         )
     return real(config.device_model_override or "")
 
@@ -341,5 +345,9 @@ def _overridden(data: bytes, program: str, config: DomainConfig) -> bytes:
 def _override(program: str, config: DomainConfig) -> list[str]:
     """``k=v`` words that make xl start our wrapper, and no other version of the device model than it would have."""
     if any(char in program for char in '"\\\n'):
-        raise HostError(f"{program!r} cannot be written in an xl config", hint="install the hook under another prefix")
+        raise HostError(
+            f"{program!r} cannot be written in an xl config",
+            hint="install the hook under another prefix",
+            code="XLP603",
+        )
     return [f'device_model_override="{program}"', f'device_model_version="{config.device_model_version}"']

@@ -68,6 +68,7 @@ def default_path(version: tuple[int, int], folders: tuple[str, ...] = _FOLDERS) 
     raise HostError(
         f"{_library(version)} does not name the device model that it starts",
         hint="set device_model_override in the domain's config",
+        code="XLP612",
     )
 
 
@@ -85,6 +86,7 @@ def firmware_folder(version: tuple[int, int], folders: tuple[str, ...] = _FOLDER
     raise HostError(
         f"{_library(version)} does not name the folder for stubdomains",
         hint="set stubdomain_kernel and stubdomain_ramdisk in the domain's config",
+        code="XLP612",
     )
 
 
@@ -133,6 +135,7 @@ def _in_path(name: str) -> str:
     raise HostError(
         f"the device model {name} is not in PATH",
         hint="install it, or set device_model_override in the domain's config",
+        code="XLP612",
     )
 
 
@@ -158,5 +161,6 @@ def executable(path: str) -> str:
         raise HostError(
             f"the device model {path} is missing or not executable",
             hint="install it (Debian: qemu-system-xen), or correct device_model_override",
+            code="XLP612",
         )
     return path

@@ -112,15 +112,15 @@ def _file(path: str, device: PciDevice) -> bytes:
     """The VBIOS from the administrator's file."""
     hint = "see docs/igd.md for where to get one"
     if not os.path.isabs(path):  # when the guest reboots, xl's daemon is in "/"
-        raise ConfigError("xlplug_rom: not an absolute path", path=path, hint='write it from "/" on')
+        raise ConfigError("xlplug_rom: not an absolute path", path=path, hint='write it from "/" on', code="XLP214")
     try:
         with open(path, "rb") as file:
             data = file.read(_SHADOW_STOP - _SHADOW + 1)
     except OSError as error:
-        raise ConfigError(f"xlplug_rom: {error.strerror}", path=path, hint=hint) from error
+        raise ConfigError(f"xlplug_rom: {error.strerror}", path=path, hint=hint, code="XLP214") from error
     fault = _fault(data, device)
     if fault:
-        raise ConfigError(f"not a VBIOS for {device.bdf}: {fault}", path=path, hint=hint)
+        raise ConfigError(f"not a VBIOS for {device.bdf}: {fault}", path=path, hint=hint, code="XLP214")
     return data
 
 
@@ -133,7 +133,7 @@ def _shadow(path: str, device: PciDevice) -> bytes:
     except OSError as error:  # the kernel finds no ROM there, or the display is not the boot VGA and has no "rom"
         fault = f"{path}: {error.strerror}"
     if fault:
-        raise HostError(f"{device.bdf}: no VBIOS for it in host memory ({fault})", hint=_FILE_HINT)
+        raise HostError(f"{device.bdf}: no VBIOS for it in host memory ({fault})", hint=_FILE_HINT, code="XLP615")
     return data
 
 
@@ -203,6 +203,7 @@ def enter(view: View, folder: str = "/sys/bus/pci/devices") -> None:
         raise HostError(
             f"{DISPLAY}: cannot change what QEMU sees of it: {error.strerror}",
             hint="set xlplug_rom=0 and xlplug_hide_rom_line=0 (see docs/igd.md)",
+            code="XLP614",
         ) from error
 
 

@@ -34,7 +34,9 @@ def install(prefix: str) -> int:
     """
     layout = Layout(Path(os.path.abspath(prefix)))
     if any(char in str(layout.prefix) for char in '"\\\n'):
-        raise HostError(f"{str(layout.prefix)!r} cannot be written in an xl config", hint="give another --prefix")
+        raise HostError(
+            f"{str(layout.prefix)!r} cannot be written in an xl config", hint="give another --prefix", code="XLP603"
+        )
     known = manifest.read(layout)
     packaged = package_link.front_end_of(sys.argv[0])
     if packaged is not None and not known.files:
@@ -51,9 +53,11 @@ def install(prefix: str) -> int:
             wanted[layout.library] = _BUILT.read_bytes()
     for path in filter(os.path.lexists, wanted):
         if path not in known.files:
-            raise HostError(f"{path} exists and is not xlplug's", hint="give another --prefix")
+            raise HostError(f"{path} exists and is not xlplug's", hint="give another --prefix", code="XLP604")
         if manifest.changed(path, known.files[path]):
-            raise HostError(f"{path} was changed since it was installed", hint="save your changes, then remove it")
+            raise HostError(
+                f"{path} was changed since it was installed", hint="save your changes, then remove it", code="XLP604"
+            )
     _put_in_place(layout, wanted, known)
     for path in wanted:
         sys.stdout.write(f"installed {path}\n")
@@ -102,6 +106,7 @@ def _put_in_place(layout: Layout, wanted: dict[Path, bytes], known: Manifest) ->
         raise HostError(
             f"{error.filename or layout.prefix}: {error.strerror}",
             hint="run it as root" if denied else "give a --prefix that can be written",
+            code="XLP605",
         ) from error
 
 
@@ -118,7 +123,9 @@ def uninstall(prefix: str) -> int:
         return EXIT_DONE
     if not known.files:
         raise HostError(
-            f"xlplug's hook is not installed below {layout.prefix}", hint="give the --prefix it was installed with"
+            f"xlplug's hook is not installed below {layout.prefix}",
+            hint="give the --prefix it was installed with",
+            code="XLP606",
         )
     code = EXIT_DONE
     try:
@@ -132,7 +139,7 @@ def uninstall(prefix: str) -> int:
             sys.stdout.write(f"removed {path}\n")
         layout.manifest.unlink()
     except OSError as error:
-        raise HostError(f"{error.filename}: {error.strerror}", hint="run it as root") from error
+        raise HostError(f"{error.filename}: {error.strerror}", hint="run it as root", code="XLP605") from error
     for folder in reversed(known.folders):
         with contextlib.suppress(OSError):  # it has other files
             folder.rmdir()
@@ -152,7 +159,9 @@ def _template(name: str) -> bytes:
     try:
         return (_HOOKS / name).read_bytes()
     except OSError as error:
-        raise HostError(f"hooks/{name} is not part of this installation", hint="reinstall xlplug") from error
+        raise HostError(
+            f"hooks/{name} is not part of this installation", hint="reinstall xlplug", code="XLP608"
+        ) from error
 
 
 def _script(name: str) -> bytes:
@@ -163,7 +172,9 @@ def _script(name: str) -> bytes:
     """
     first = f"#!{sys.executable} -IS"
     if not sys.executable or len(first.encode()) > 255 or len(first.split()) != 2:
-        raise HostError(f"{sys.executable!r} cannot start a script", hint="run xlplug with /usr/bin/python3")
+        raise HostError(
+            f"{sys.executable!r} cannot start a script", hint="run xlplug with /usr/bin/python3", code="XLP607"
+        )
     lines = _template(name).decode().split("\n")
     lines[0] = first
     lines[lines.index("FOLDERS = []")] = f"FOLDERS = {_folders()!r}"
@@ -192,7 +203,7 @@ def wrapper_of(front_end: str) -> str:
         return wrapper()
     if os.access(path, os.X_OK) and is_ours(path):
         return path
-    raise HostError(f"there is no device model wrapper at {path}", hint="run 'xlplug hook install'")
+    raise HostError(f"there is no device model wrapper at {path}", hint="run 'xlplug hook install'", code="XLP602")
 
 
 def program_of(front_end: str) -> str:
@@ -206,7 +217,9 @@ def program_of(front_end: str) -> str:
     name = _set_in(front_end, "xlplug") or "xlplug"
     path = shutil.which(name)
     if path is None:
-        raise HostError(f"{front_end} starts {name}, which is missing", hint="run 'xlplug hook install' again")
+        raise HostError(
+            f"{front_end} starts {name}, which is missing", hint="run 'xlplug hook install' again", code="XLP608"
+        )
     return path
 
 

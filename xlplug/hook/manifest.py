@@ -66,7 +66,7 @@ def read(layout: Layout) -> Manifest:
     except (FileNotFoundError, NotADirectoryError):
         return Manifest({})
     except OSError as error:
-        raise HostError(f"{error.filename}: {error.strerror}", hint="run it as root") from error
+        raise HostError(f"{error.filename}: {error.strerror}", hint="run it as root", code="XLP605") from error
     files, folders = {}, []
     for line in lines:
         digest, _, name = line.partition("  ")
@@ -76,7 +76,11 @@ def read(layout: Layout) -> Manifest:
         elif path in layout.files:
             files[path] = digest
         else:
-            raise HostError(f"{layout.manifest} names {name or line!r}, which is not xlplug's", hint="remove that line")
+            raise HostError(
+                f"{layout.manifest} names {name or line!r}, which is not xlplug's",
+                hint="remove that line",
+                code="XLP610",
+            )
     return Manifest(files, tuple(folders))
 
 
@@ -95,7 +99,7 @@ def changed(path: Path, digest: str) -> bool:
     except IsADirectoryError:
         return True
     except OSError as error:
-        raise HostError(f"{error.filename}: {error.strerror}", hint="run it as root") from error
+        raise HostError(f"{error.filename}: {error.strerror}", hint="run it as root", code="XLP605") from error
 
 
 def digest_of(data: bytes) -> str:

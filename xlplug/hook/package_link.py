@@ -43,7 +43,7 @@ def make(path: Path, front_end: str) -> None:
         HostError: something else is there, or it cannot be made.
     """
     if os.path.lexists(path) and not is_link(path):
-        raise HostError(f"{path} exists and is not xlplug's", hint="give another --prefix")
+        raise HostError(f"{path} exists and is not xlplug's", hint="give another --prefix", code="XLP604")
     part = path.with_name(f"{path.name}.xlplug-new")
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -54,7 +54,9 @@ def make(path: Path, front_end: str) -> None:
         with contextlib.suppress(OSError):
             part.unlink()
         raise HostError(
-            f"{path.parent}: {error.strerror}", hint="run it as root, or give a --prefix that can be written"
+            f"{path.parent}: {error.strerror}",
+            hint="run it as root, or give a --prefix that can be written",
+            code="XLP605",
         ) from error
     sys.stdout.write(f"installed {path}, a link to {front_end}\n")
 
@@ -68,5 +70,5 @@ def remove(path: Path) -> None:
     try:
         path.unlink()
     except OSError as error:
-        raise HostError(f"{path}: {error.strerror}", hint="run it as root") from error
+        raise HostError(f"{path}: {error.strerror}", hint="run it as root", code="XLP605") from error
     sys.stdout.write(f"removed {path}\n")

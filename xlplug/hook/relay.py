@@ -37,7 +37,9 @@ def relay(source: int, alter: Callable[[bytes], bytes | None], *needed: int) -> 
         pid = os.fork()
     except OSError as error:
         raise HostError(
-            f"the domain cannot be received: {error.strerror}", hint="free some memory in dom0, see 'ulimit -a'"
+            f"the domain cannot be received: {error.strerror}",
+            hint="free some memory in dom0, see 'ulimit -a'",
+            code="XLP613",
         ) from error
     if pid == 0:
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:

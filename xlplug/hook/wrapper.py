@@ -112,6 +112,7 @@ def _serve(
             f"the config passed on is for domain '{config.name}'",
             path=f"domain {target} ({name})",
             hint="start it with 'xl create' through the xlplug front end (see 'xlplug hook status')",
+            code="XLP212",
         )
     library = preload_library(wrapper) if config.preload and stubdom is None else None
     if config.wants_legacy:
@@ -163,13 +164,14 @@ def _occasion(arguments: list[str], stubdom: Domid | None, library: str | None, 
 def _look_up(target: Domid, name: str, xen: "XenCtrl", *, igd: bool) -> Found:
     info = xen.domain_info(target)
     if info is None:
-        raise Refused(Problem(f"domain {target} does not exist", "see 'xl list'"))
+        raise Refused(Problem(f"domain {target} does not exist", "see 'xl list'", code="XLP112"))
     found = being_created(name, info.uuid, igd=igd)
     if found is None:
         raise ConfigError(
             "no configuration was passed on, and neither libvirt nor a running 'xl create' has one",
             path=f"domain {target} ({name})",
             hint="start it with 'xl create' through the xlplug front end (see 'xlplug hook status'), or after 'virsh define'",
+            code="XLP213",
         )
     return found
 

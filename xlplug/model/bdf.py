@@ -40,10 +40,12 @@ class Bdf(NamedTuple):
             parts.insert(0, "0")
         fields = [*parts, function]
         if not dot or len(fields) != 4 or not all(f and set(f) <= _HEX for f in fields):
-            raise ConfigError(f"'{text}' is not a PCI address", hint="write it as 0000:00:02.0")
+            raise ConfigError(f"'{text}' is not a PCI address", hint="write it as 0000:00:02.0", code="XLP220")
         bdf = cls(*(int(field, 16) for field in fields))
         if bdf.segment > 0xFFFF or bdf.bus > 0xFF or bdf.device > 0x1F or bdf.function > 7:
-            raise ConfigError(f"'{text}' is out of range for a PCI address", hint="write it as 0000:00:02.0")
+            raise ConfigError(
+                f"'{text}' is out of range for a PCI address", hint="write it as 0000:00:02.0", code="XLP220"
+            )
         return bdf
 
 

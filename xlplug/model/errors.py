@@ -40,20 +40,24 @@ EXIT_NOT_UNDONE = 4  #: failed, and not everything could be undone
 class XlplugError(Exception):
     """An error to show to the administrator as one line, without a traceback.
 
-    ``message`` says what is wrong, ``hint`` what to do next; `problem` is both, with where it is.
+    ``message`` says what is wrong, ``hint`` what to do next, ``code`` names the kind (docs/errors.md); `problem` is all
+    three, with where it is.  A class may have a code for those that are raised without one.
     """
 
     exit_code = EXIT_REFUSED
+    code = ""
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "", code: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        if code:
+            self.code = code
 
     @property
     def problem(self) -> Problem:
-        """What ``str`` prints, in its two parts."""
-        return Problem(self.message, self.hint)
+        """What ``str`` prints, in its parts."""
+        return Problem(self.message, self.hint, self.code)
 
     def __str__(self) -> str:
         return str(self.problem)
@@ -66,9 +70,17 @@ class ConfigError(XlplugError):
     """
 
     def __init__(
-        self, message: str, *, path: str = "", line: int = 0, column: int = 0, text: str = "", hint: str = ""
+        self,
+        message: str,
+        *,
+        path: str = "",
+        line: int = 0,
+        column: int = 0,
+        text: str = "",
+        hint: str = "",
+        code: str = "",
     ) -> None:
-        super().__init__(message, hint=hint)
+        super().__init__(message, hint=hint, code=code)
         self.path = path
         self.line = line
         self.column = column
@@ -77,7 +89,7 @@ class ConfigError(XlplugError):
     @property
     def problem(self) -> Problem:
         where = ":".join([self.path or "config", *(str(n) for n in (self.line, self.column) if n)])
-        return Problem(f"{where}: {self.message}", self.hint)
+        return Problem(f"{where}: {self.message}", self.hint, self.code)
 
 
 class HostError(XlplugError):
@@ -88,13 +100,13 @@ class Refused(XlplugError):  # noqa: N818 - reads as a verdict: "refused: …"
     """A plan that must not be carried out: its refusals, nothing touched."""
 
     def __init__(self, *refusals: Problem) -> None:
-        super().__init__(refusals[0].what, hint=refusals[0].advice)
+        super().__init__(refusals[0].what, hint=refusals[0].advice, code=refusals[0].code)
         self.refusals = refusals
 
     @property
     def problem(self) -> Problem:
         more = f" (and {len(self.refusals) - 1} more: see 'xlplug plan')" if len(self.refusals) > 1 else ""
-        return Problem(f"refused: {self.message}", f"{self.hint}{more}")
+        return Problem(f"refused: {self.message}", f"{self.hint}{more}", self.code)
 
 
 class XenUnavailableError(XlplugError):
@@ -110,18 +122,24 @@ class UsageError(XlplugError):
 class NotOnXenError(XenUnavailableError):
     """This machine does not run on Xen."""
 
+    code = "XLP101"
+
 
 class StoreError(XlplugError):
     """xenstore did not answer as it must."""
+
+    code = "XLP110"
 
 
 class XenError(XlplugError, OSError):
     """A Xen call that failed: ``call`` as the C library spells it, ``errno``, and what it was about."""
 
-    def __init__(self, call: str, errno: int, detail: str = "", *, hint: str = "") -> None:
+    code = "XLP111"
+
+    def __init__(self, call: str, errno: int, detail: str = "", *, hint: str = "", code: str = "") -> None:
         name = _errno_name(errno)
         on = f" {detail}" if detail else ""
-        XlplugError.__init__(self, f"{call}{on}: {name} ({os.strerror(errno)})", hint=hint)
+        XlplugError.__init__(self, f"{call}{on}: {name} ({os.strerror(errno)})", hint=hint, code=code)
         self.call = call
         self.errno = errno
         self.detail = detail
@@ -134,20 +152,23 @@ class ApplyError(XlplugError):
     """A step failed; everything that this run had added is undone."""
 
     exit_code = EXIT_FAILED
+    code = "XLP501"
 
 
 class RollbackError(XlplugError):
     """A step failed and so did an undo: the host is not clean.  ``left`` lists what to revoke by hand."""
 
     exit_code = EXIT_NOT_UNDONE
+    code = "XLP502"
 
-    def __init__(self, message: str, left: tuple[str, ...], *, hint: str = "") -> None:
-        super().__init__(message, hint=hint)
+    def __init__(self, message: str, left: tuple[str, ...], *, hint: str = "", code: str = "") -> None:
+        super().__init__(message, hint=hint, code=code)
         self.left = left
 
     @property
     def problem(self) -> Problem:
-        return Problem(self.message, "; ".join(filter(None, (self.hint, f"still in place: {', '.join(self.left)}"))))
+        advice = "; ".join(filter(None, (self.hint, f"still in place: {', '.join(self.left)}")))
+        return Problem(self.message, advice, self.code)
 
 
 def one_line(text: str) -> str:

@@ -30,7 +30,7 @@ def parse_opregion(data: bytes, maddr: int) -> OpRegion:
         HostError: fewer than `OPREGION_HEADER` bytes.
     """
     if len(data) < OPREGION_HEADER:
-        raise HostError(f"OpRegion at {maddr:#x}: {len(data)} bytes read, {OPREGION_HEADER} wanted")
+        raise HostError(f"OpRegion at {maddr:#x}: {len(data)} bytes read, {OPREGION_HEADER} wanted", code="XLP409")
     return OpRegion(
         maddr=maddr,
         signature=data[:16],
@@ -51,10 +51,10 @@ def parse_vbios(data: bytes, maddr: int) -> Vbios:
         HostError: no ROM header, or no PCI data structure.
     """
     if data[:2] != b"\x55\xaa" or len(data) < 0x1A:
-        raise HostError(f"VBIOS shadow at {maddr:#x}: no ROM header (55 aa)")
+        raise HostError(f"VBIOS shadow at {maddr:#x}: no ROM header (55 aa)", code="XLP409")
     at = int.from_bytes(data[0x18:0x1A], "little")
     if data[at : at + 4] != b"PCIR" or len(data) < at + 8:
-        raise HostError(f"VBIOS shadow at {maddr:#x}: no PCI data structure at offset {at:#x}")
+        raise HostError(f"VBIOS shadow at {maddr:#x}: no PCI data structure at offset {at:#x}", code="XLP409")
     vendor, device = (int.from_bytes(data[at + o : at + o + 2], "little") for o in (4, 6))
     return Vbios(maddr, data[2] * 512, vendor, device)
 
@@ -66,10 +66,16 @@ def parse_vbt(data: bytes) -> bytes:
         HostError: it is not one, or not whole.
     """
     if not data.startswith(_VBT_SIGNATURE) or len(data) < _VBT_SIZE + 2:
-        raise HostError("no VBT where the OpRegion says that one is (no $VBT signature)", hint="update the firmware")
+        raise HostError(
+            "no VBT where the OpRegion says that one is (no $VBT signature)", hint="update the firmware", code="XLP409"
+        )
     size = int.from_bytes(data[_VBT_SIZE : _VBT_SIZE + 2], "little")
     if not _VBT_SIZE < size <= len(data):
-        raise HostError(f"the VBT's header claims {size} bytes, and {len(data)} are there", hint="update the firmware")
+        raise HostError(
+            f"the VBT's header claims {size} bytes, and {len(data)} are there",
+            hint="update the firmware",
+            code="XLP409",
+        )
     return data[:size]
 
 
@@ -80,7 +86,7 @@ def parse_mcfg(data: bytes) -> tuple[Range, ...]:
         HostError: it is not an MCFG table.
     """
     if data[:4] != b"MCFG" or len(data) < _MCFG_ENTRIES:
-        raise HostError("ACPI's MCFG table is malformed")
+        raise HostError("ACPI's MCFG table is malformed", code="XLP409")
     found = []
     for at in range(_MCFG_ENTRIES, len(data) - _MCFG_ENTRY + 1, _MCFG_ENTRY):
         base, first, last = int.from_bytes(data[at : at + 8], "little"), data[at + 10], data[at + 11]

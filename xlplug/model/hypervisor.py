@@ -141,4 +141,6 @@ def check_domid(call: str, domid: int) -> None:
         XenError: ESRCH, as Xen answers for a domain that does not exist.
     """
     if not 0 <= domid < DOMID_FIRST_RESERVED:
-        raise XenError(call, errno.ESRCH, f"domid={domid}", hint="give the domid of a running domain (xl list)")
+        raise XenError(
+            call, errno.ESRCH, f"domid={domid}", hint="give the domid of a running domain (xl list)", code="XLP112"
+        )

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """What is wrong, and what to do about it: one value for refusals, warnings, notes, errors and findings.
 
+A refusal, a warning and an error have a code, which stays the same when the words change: docs/errors.md explains each.
+A note has none.
 Whoever finds the problem writes both parts.  Whoever shows it prints the value; nobody takes a sentence apart again.
 """
 
@@ -10,10 +12,12 @@ __all__ = ["Problem"]
 
 
 class Problem(NamedTuple):
-    """``what`` is wrong, and the ``advice``: what to do, "" where there is nothing to do.  Prints as one line."""
+    """``what`` is wrong, the ``advice``: what to do, "" where there is nothing to do, and the ``code``.  Prints as one line."""
 
     what: str
     advice: str = ""
+    code: str = ""
 
     def __str__(self) -> str:
-        return f"{self.what}; {self.advice}" if self.advice else self.what
+        text = f"{self.what}; {self.advice}" if self.advice else self.what
+        return f"{text} [{self.code}]" if self.code else text

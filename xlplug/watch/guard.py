@@ -127,7 +127,9 @@ class Guard:
         with contextlib.suppress(OSError):
             answer = self._answers.readline().rstrip("\n")
         if not answer:
-            raise GuardLostError("the process that pauses domains was killed", hint="restart 'xlplug watch'")
+            raise GuardLostError(
+                "the process that pauses domains was killed", hint="restart 'xlplug watch'", code="XLP511"
+            )
         if answer != "ok":
             raise XlplugError(answer)
 

@@ -71,6 +71,7 @@ class XenCtrl(Handle):
             raise XenUnavailableError(
                 f"xc_interface_open: {errno.errorcode.get(number, number)}",
                 hint="load the driver: modprobe xen-privcmd",
+                code="XLP107",
             )
         try:
             self._probe()
@@ -90,7 +91,9 @@ class XenCtrl(Handle):
         number = ffi.errno
         if result == -1 and number == errno.EPERM:
             raise XenUnavailableError(
-                "Xen refuses this domain control calls", hint="run xlplug in dom0; look at the XSM policy"
+                "Xen refuses this domain control calls",
+                hint="run xlplug in dom0; look at the XSM policy",
+                code="XLP108",
             )
         if result != -1 or number not in {errno.ESRCH, errno.EACCES}:
             raise mismatch.incomplete(version, "xc_domain_ioport_permission")
@@ -134,7 +137,7 @@ class XenCtrl(Handle):
         result = self._lib.xc_domain_memory_mapping(self._xch, domid, first_gfn, first_mfn, nr_mfns, int(bool(add)))
         if result < -1:
             # Up to 4.17 it answers -EINVAL, and leaves errno alone, when xc_domain_getinfo finds a higher domid only.
-            raise XenError(call, errno.ESRCH, f"domid={domid}", hint="no such domain; see 'xl list'")
+            raise XenError(call, errno.ESRCH, f"domid={domid}", hint="no such domain; see 'xl list'", code="XLP112")
         # From 4.22 a missing permission may show as EINVAL: libxenctrl then unmaps the range, and keeps that call's errno.
         refused = add and result < 0 and ffi.errno == errno.EINVAL
         check(
@@ -268,13 +271,11 @@ class XenCtrl(Handle):
             if 0 not in found:
                 raise XenError(
                     "xc_readconsolering", errno.ENODATA, "the dump of the q debug key did not fit Xen's console ring",
-                    hint="boot Xen with conring_size=1M",
-                )  # fmt: skip
+                    hint="boot Xen with conring_size=1M", code="XLP113")  # fmt: skip
             return found
         raise XenError(
             "xc_readconsolering", errno.EAGAIN, "other console output tore the dump of the q debug key",
-            hint="run it again; 'xl dmesg' shows who writes there",
-        )  # fmt: skip
+            hint="run it again; 'xl dmesg' shows who writes there", code="XLP113")  # fmt: skip
 
     def _dump(self) -> str:
         """What comes to the console while Xen dumps: its beginning is lost when the ring is too small."""

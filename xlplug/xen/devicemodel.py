@@ -137,7 +137,9 @@ class DeviceModel(StableHandle):
         check_domid(name, domid)
         if not has(self._lib, name):
             raise XenUnavailableError(
-                f"the installed libxendevicemodel has no {name}", hint="it came with Xen 4.15; use a newer Xen"
+                f"the installed libxendevicemodel has no {name}",
+                hint="it came with Xen 4.15; use a newer Xen",
+                code="XLP114",
             )
         shown = " ".join(str(a) for a in arguments if isinstance(a, int))
         result = getattr(self._lib, name)(self._handle, domid, *arguments)

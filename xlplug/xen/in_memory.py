@@ -99,7 +99,7 @@ class MemXen:
     def _find(self, call: str, domid: int) -> _Domain:
         domain = self._domains.get(domid)
         if domain is None:
-            raise XenError(call, errno.ESRCH, f"domid={domid}", hint="no such domain; see 'xl list'")
+            raise XenError(call, errno.ESRCH, f"domid={domid}", hint="no such domain; see 'xl list'", code="XLP112")
         return domain
 
     # permissions

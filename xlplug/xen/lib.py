@@ -57,7 +57,9 @@ def running_version(sys_hypervisor: str = SYS_HYPERVISOR) -> tuple[int, int, str
     major, minor = (_read(f"{sys_hypervisor}/version/{part}") for part in ("major", "minor"))
     extra = _read(f"{sys_hypervisor}/version/extra") or ""
     if not (major and minor and major.isdecimal() and minor.isdecimal()):
-        raise XenUnavailableError(f"{sys_hypervisor}/version does not hold Xen's version", hint="mount sysfs on /sys")
+        raise XenUnavailableError(
+            f"{sys_hypervisor}/version does not hold Xen's version", hint="mount sysfs on /sys", code="XLP106"
+        )
     return int(major), int(minor), f"{major}.{minor}{extra}"
 
 
@@ -74,12 +76,14 @@ def require_dom0(capabilities: str = _CAPABILITIES) -> None:
     """
     running_version()
     if os.geteuid() != 0:
-        raise XenUnavailableError("Xen can be changed by root only", hint="run it with sudo")
+        raise XenUnavailableError("Xen can be changed by root only", hint="run it with sudo", code="XLP102")
     text = _read(capabilities)
     if text is None:
-        raise XenUnavailableError(f"{capabilities} cannot be read", hint="mount it: mount -t xenfs xenfs /proc/xen")
+        raise XenUnavailableError(
+            f"{capabilities} cannot be read", hint="mount it: mount -t xenfs xenfs /proc/xen", code="XLP106"
+        )
     if "control_d" not in text:
-        raise XenUnavailableError("this is a guest domain", hint="run xlplug in dom0")
+        raise XenUnavailableError("this is a guest domain", hint="run xlplug in dom0", code="XLP103")
 
 
 #: Sonames in order of preference, and their Debian packages.  Xen 4.14's libxenstore has all that we call.
@@ -101,7 +105,9 @@ def _dlopen(soname: str, package: str) -> Any:  # noqa: ANN401 - cffi has no typ
     except OSError as error:
         # The same words after another soname are about a library that this one needs.
         if f"{soname}: cannot open shared object file" not in str(error):
-            raise XenUnavailableError(f"{soname} cannot be loaded: {error}", hint=f"reinstall {package}") from error
+            raise XenUnavailableError(
+                f"{soname} cannot be loaded: {error}", hint=f"reinstall {package}", code="XLP104"
+            ) from error
         return None
 
 
@@ -140,7 +146,9 @@ def load_stable(name: str) -> Any:  # noqa: ANN401 - cffi has no types
             return library
     (soname, package), *others = choices
     older = "".join(f", with an old Xen {other}" for _, other in others)
-    raise XenUnavailableError(f"{soname} is not installed", hint=f"install it (Debian: {package}{older})")
+    raise XenUnavailableError(
+        f"{soname} is not installed", hint=f"install it (Debian: {package}{older})", code="XLP104"
+    )
 
 
 def libc() -> LibC:
@@ -202,7 +210,7 @@ class StableHandle(Handle):
             number = ffi.errno
             self._quiet.close()
             hint = f"load the driver: modprobe {module}" if number == errno.ENOENT else "run it as root in dom0"
-            raise XenUnavailableError(f"lib{name} cannot reach Xen ({_errno_name(number)})", hint=hint)
+            raise XenUnavailableError(f"lib{name} cannot reach Xen ({_errno_name(number)})", hint=hint, code="XLP107")
 
     def close(self) -> None:
         """Close the handle; doing it again does nothing."""

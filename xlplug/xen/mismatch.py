@@ -28,6 +28,7 @@ def absent(wanted: str, folders: tuple[str, ...] | None = None) -> XenUnavailabl
     return XenUnavailableError(
         f"the running Xen's libxenctrl.so.{wanted} is not installed{have}",
         hint=f"install it (Debian: libxenmisc{wanted}){boot}",
+        code="XLP104",
     )
 
 
@@ -42,10 +43,12 @@ def foreign(wanted: str, running: str, maps: str = "/proc/self/maps") -> XenUnav
         return XenUnavailableError(
             f"the installed libxenctrl.so.{wanted} is of another build than the running Xen {running}, which refuses it",
             hint=f"install libxenmisc{wanted} from the same build as the running Xen, or reboot into the library's",
+            code="XLP105",
         )
     return XenUnavailableError(
         f"{path} is Xen {real}'s library, and the running Xen {running} refuses it",
         hint=f"install the real libxenctrl.so.{wanted} (Debian: libxenmisc{wanted}), or boot Xen {real}",
+        code="XLP105",
     )
 
 
@@ -54,6 +57,7 @@ def incomplete(wanted: str, name: str) -> XenUnavailableError:
     return XenUnavailableError(
         f"{name} of the running Xen's libxenctrl.so.{wanted} is not as this xlplug knows it",
         hint="use an xlplug that is newer than this Xen",
+        code="XLP105",
     )
 
 

@@ -89,7 +89,7 @@ class XenStore(_Nodes, Handle):
         if not self._handle:
             name = errno.errorcode.get(ffi.errno, str(ffi.errno))
             raise XenUnavailableError(
-                f"xenstored cannot be reached ({name})", hint="start it: systemctl start xenstored"
+                f"xenstored cannot be reached ({name})", hint="start it: systemctl start xenstored", code="XLP109"
             )
 
     def close(self) -> None:

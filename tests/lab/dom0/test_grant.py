@@ -212,7 +212,7 @@ def test_not_root() -> None:
         ["python3", "-m", "xlplug", "grant", "1"], capture_output=True, text=True, user=65534, env=dict(os.environ)
     )
     assert done.returncode == 1
-    assert done.stderr == "xlplug: Xen can be changed by root only; run it with sudo\n"
+    assert done.stderr == "xlplug: Xen can be changed by root only; run it with sudo [XLP102]\n"
 
 
 def test_without_xenstored_it_says_so() -> None:

@@ -175,7 +175,7 @@ def test_a_lost_guard_ends_the_daemon_in_one_line(daemon: Daemon, config: Path) 
     add(config, 'ioports=["2f8-2ff"]\n')
     assert sh("xl", "create", str(config)).returncode == 0
     assert daemon.process.wait(60) == 3
-    assert daemon.lines()[-1] == "xlplug: the process that pauses domains was killed; restart 'xlplug watch'"
+    assert daemon.lines()[-1] == "xlplug: the process that pauses domains was killed; restart 'xlplug watch' [XLP511]"
     domid = domid_of(config.stem)
     assert domid is not None
     assert until(lambda: not paused(domid))

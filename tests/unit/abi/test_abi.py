@@ -181,8 +181,8 @@ def test_a_library_that_is_not_installed(qemu: Path, tmp_path: Path) -> None:
     paths = find_libraries(str(alone), imports, folders=(str(tmp_path),), cache=str(tmp_path / "none"))
     made = judge("qemu", imports, paths, "4.17.4")
     assert tuple(map(str, made.problems)) == (
-        "it cannot start: libxenctrl.so.4.17 is not installed; install it (Debian: libxenmisc4.17)",
-        "it cannot start: libxendevicemodel.so.1 is not installed; install it",
+        "it cannot start: libxenctrl.so.4.17 is not installed; install it (Debian: libxenmisc4.17) [XLP854]",
+        "it cannot start: libxendevicemodel.so.1 is not installed; install it [XLP854]",
     )
     assert "NOT INSTALLED" in abi.abi_text(made)
     elsewhere = judge("qemu", imports, paths, "")
@@ -423,12 +423,12 @@ def test_the_command_without_what_it_needs(tmp_path: Path) -> None:
     if not Path("/sys/hypervisor/type").exists():
         done = run()
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr == "xlplug: this machine does not run on Xen; give the path of a QEMU to look at\n"
+        assert done.stderr == "xlplug: this machine does not run on Xen; give the path of a QEMU to look at [XLP851]\n"
     (tmp_path / "elftools.py").write_text("raise ImportError('no')\n")
     done = run(sys.executable, PYTHONPATH=str(tmp_path))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        "xlplug: this needs pyelftools, which is not installed; install it (Debian: python3-pyelftools)\n"
+        "xlplug: this needs pyelftools, which is not installed; install it (Debian: python3-pyelftools) [XLP853]\n"
     )
 
 
@@ -458,7 +458,7 @@ def test_limit() -> None:
         (CTRL[:1], ["libxenctrl.so.4.17"], "built for Xen 4.17"),
         (CTRL[:1], ["libxenctrl.so.4.14"],
          Broken("it needs libxenctrl.so.4.14, but Xen 4.17.7 is running",
-                "install a device model that was built for Xen 4.17, or boot Xen 4.14")),
+                "install a device model that was built for Xen 4.17, or boot Xen 4.14", "XLP854")),
         (MODEL, ["libxendevicemodel.so.1"], "runs on any Xen"),
         ((), [], Unread("it uses no Xen library")),
     ],
@@ -473,7 +473,7 @@ def test_the_doctor_looks_into_a_device_model(
 def test_the_doctor_sees_that_a_library_is_gone(folder: Path, tmp_path: Path) -> None:
     path = program(folder, "model", CTRL[:1], "libxenctrl.so.4.14").rename(tmp_path / "model")
     assert survey_hook.fits(str(path), (4, 14, "4.14.6")) == Broken(
-        "it cannot start: libxenctrl.so.4.14 is not installed", "install it (Debian: libxenmisc4.14)"
+        "it cannot start: libxenctrl.so.4.14 is not installed", "install it (Debian: libxenmisc4.14)", "XLP854"
     )
 
 
@@ -483,7 +483,7 @@ def test_the_doctor_does_without_pyelftools(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "elftools", None)
     running = (4, 17, "4.17.7")
     assert survey_hook.fits("/usr/bin/true", running) == Unread(
-        "this needs pyelftools, which is not installed", "install it (Debian: python3-pyelftools)"
+        "this needs pyelftools, which is not installed", "install it (Debian: python3-pyelftools)", "XLP853"
     )
     found = survey_hook.fits(Broken("gone"), running)
     assert isinstance(found, Skipped)

@@ -55,7 +55,7 @@ def test_what_two_domains_of_a_host_cannot_both_have(tmp_path: Path) -> None:
     found = {(v.host, v.domain): v for v in audit([str(tmp_path)], 1)}
     assert found["a", "gpu"].conflicts
     assert str(found["a", "gpu"].findings[0].problem) == (
-        "0000:00:02.0: also for domain 'other'; run only one of them at a time"
+        "0000:00:02.0: also for domain 'other'; run only one of them at a time [XLP510]"
     )
     assert found["a", "other"].conflicts
     assert not found["a", "web"].conflicts

@@ -311,7 +311,7 @@ def test_what_xen_refuses_is_logged_and_tried_again(bench: Bench) -> None:
         bench.server.map_range(0x1000 + 4 * i, 0x1001 + 4 * i, memory=True)
     bench.place(0, AT)
     bench.config(4, 2, 2)
-    assert bench.log == ["xendevicemodel_map_io_range_to_ioreq_server: ENOMEM (Cannot allocate memory)"]
+    assert bench.log == ["xendevicemodel_map_io_range_to_ioreq_server: ENOMEM (Cannot allocate memory) [XLP111]"]
     assert bench.do(COPY, AT, 4) == 0xFFFFFFFF
     bench.server.unmap_range(0x1000, 0x1001, memory=True)
     bench.config(4, 2, 2)

@@ -564,7 +564,7 @@ def test_any_mixture_is_told_and_its_exit_status_is_that_of_the_worst() -> None:
 def test_text() -> None:
     found = [
         Finding(OK, "root", "yes"),
-        Finding(FAILURE, "a longer name", "no", "do it", ("y", "z")),
+        Finding(FAILURE, "a longer name", "no", "do it", "", ("y", "z")),
         Finding(WARNING, "x", "hm"),
         Finding(INFO, "watcher", "not running"),
     ]
@@ -590,7 +590,7 @@ def test_what_depends_on_one_failure_is_in_its_line() -> None:
         )
     )
     lines = {f.name: f for f in found}
-    assert lines["xen"] == Finding(FAILURE, "xen", "it is torn", "repair it", ("dom0", "g.cfg: device model"))
+    assert lines["xen"] == Finding(FAILURE, "xen", "it is torn", "repair it", "", ("dom0", "g.cfg: device model"))
     assert "dom0" not in lines
     assert lines["domain control"] == Finding(WARNING, "domain control", "not checked: it needs 'libxenctrl'")
 

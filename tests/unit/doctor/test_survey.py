@@ -156,7 +156,9 @@ def lines(facts: Facts) -> dict[str, Finding]:
     return {finding.name: finding for finding in examine(facts)}
 
 
-SCRIPT = Unread("a script, not a program", "give the path of the QEMU that it starts")  # such is the device model here
+SCRIPT = Unread(
+    "a script, not a program", "give the path of the QEMU that it starts", "XLP851"
+)  # such is the device model here
 
 
 def test_a_healthy_dom0(dom0: Dom0, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -452,7 +454,7 @@ def test_who_is_not_root(dom0: Dom0) -> None:
     dom0.doors = dom0.doors._replace(xen=raising(AssertionError()), store=raising(AssertionError()), euid=lambda: 1000)
     found = lines(dom0.look())
     assert found["root"] == Finding(
-        FAILURE, "root", "not root (euid 1000): Xen can be changed by root only", "run it with sudo",
+        FAILURE, "root", "not root (euid 1000): Xen can be changed by root only", "run it with sudo", "",
         ("domain control", "xenstored", "iommu"),
     )  # fmt: skip
     assert [f.name for f in found.values() if f.status == FAILURE] == ["root"]

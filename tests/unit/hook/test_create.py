@@ -276,7 +276,7 @@ def test_no_xl(host: Host, config: str) -> None:
     host.config("broken.cfg", b"name=\n")
     Path(host.xl.path).unlink()
     line = refusal(host, "create", config)
-    assert line == "xlplug: no xl in PATH; install it (Debian: xen-utils), or correct PATH"
+    assert line == "xlplug: no xl in PATH; install it (Debian: xen-utils), or correct PATH [XLP601]"
 
 
 def test_only_front_ends_in_path(host: Host) -> None:
@@ -300,7 +300,7 @@ def test_past_a_second_front_end(host: Host) -> None:
 def test_an_xl_that_cannot_be_executed(host: Host) -> None:
     Path(host.xl.path).write_text("#!/nowhere\n")
     line = refusal(host, "create", "plain.cfg")
-    assert line == f"xlplug: {host.xl.path}: No such file or directory; reinstall it (Debian: xen-utils)"
+    assert line == f"xlplug: {host.xl.path}: No such file or directory; reinstall it (Debian: xen-utils) [XLP601]"
 
 
 def test_no_wrapper(host: Host) -> None:
@@ -382,7 +382,7 @@ def test_restore_of_what_was_not(host: Host, override: str, legacy: bool) -> Non
     """@: hooked for xlplug_map_legacy, which libxl does not keep."""
     host.config("save", saved(override.replace("@", str(host.wrapper)), legacy=legacy))
     line = refusal(host, "restore", "save")
-    assert line == "xlplug: save: the saved domain does not say what to grant; run: xl restore CONFIG FILE"
+    assert line == "xlplug: save: the saved domain does not say what to grant; run: xl restore CONFIG FILE [XLP211]"
 
 
 # what comes through a pipe
@@ -475,7 +475,7 @@ def test_a_domain_that_comes_and_no_wrapper(host: Host) -> None:
     sent = Sent(host)
     for data in (saved(""), saved("/else/xlplug/device-model", legacy=False)):
         done = sent(data, XLPLUG_DEVICE_MODEL="/none")
-        assert done.stderr == b"xlplug: there is no device model wrapper at /none; run 'xlplug hook install'\n"
+        assert done.stderr == b"xlplug: there is no device model wrapper at /none; run 'xlplug hook install' [XLP602]\n"
         assert sent.file.read_bytes() == b""
 
 

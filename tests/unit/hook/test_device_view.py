@@ -127,9 +127,8 @@ def test_what_is_not_a_vbios(
     ):
         with pytest.raises(ConfigError) as caught:
             ask()
-        assert (
-            str(caught.value) == f"{path}: not a VBIOS for 0000:00:02.0: {fault}; see docs/igd.md for where to get one"
-        )
+        where = "see docs/igd.md for where to get one [XLP214]"
+        assert str(caught.value) == f"{path}: not a VBIOS for 0000:00:02.0: {fault}; {where}"
     (sysfs / "0000:00:02.0" / "rom").write_bytes(data)
     with pytest.raises(HostError) as refused:
         view_of(igd, [display], str(sysfs))

@@ -140,7 +140,7 @@ def test_what_is_there_already_is_not_touched(tmp_path: Path, name: str, kind: s
         path.write_bytes(b"mine" if kind == "file" else (ROOT / "hooks" / "xl").read_bytes())
     before = tree(tmp_path)
     line = line_of(xlplug("hook", "install", "--prefix", str(tmp_path)))
-    assert line == f"xlplug: {path} exists and is not xlplug's; give another --prefix\n"
+    assert line == f"xlplug: {path} exists and is not xlplug's; give another --prefix [XLP604]\n"
     assert tree(tmp_path) == before
     assert os.path.lexists(path)
 
@@ -188,7 +188,7 @@ def test_what_was_changed_stays(tmp_path: Path, name: str, kind: str) -> None:
         path.mkdir() if kind == "folder" else path.symlink_to("/bin/sh")
     before = tree(tmp_path)
     line = line_of(xlplug("hook", "install", "--prefix", str(tmp_path)))
-    assert line == f"xlplug: {path} was changed since it was installed; save your changes, then remove it\n"
+    assert line == f"xlplug: {path} was changed since it was installed; save your changes, then remove it [XLP604]\n"
     assert tree(tmp_path) == before
     done = xlplug("hook", "uninstall", "--prefix", str(tmp_path))
     assert (done.returncode, done.stderr) == (1, "")
@@ -211,7 +211,7 @@ def test_a_manifest_that_names_something_else(tmp_path: Path, verb: str, line: s
     before = tree(tmp_path)
     message = line_of(xlplug("hook", verb, "--prefix", str(tmp_path)))
     assert f"manifest names {named.replace('@', str(tmp_path))}" in message
-    assert message.endswith("which is not xlplug's; remove that line\n")
+    assert message.endswith("which is not xlplug's; remove that line [XLP610]\n")
     assert tree(tmp_path) == before
 
 
@@ -219,7 +219,7 @@ def test_a_prefix_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for prefix in (str(tmp_path / "file"), "/proc/xlplug", str(tmp_path / "file" / "deep")):
         line = line_of(xlplug("hook", "install", "--prefix", prefix))
-        assert line.endswith("; give a --prefix that can be written\n")
+        assert line.endswith("; give a --prefix that can be written [XLP605]\n")
         assert "None" not in line
     assert tree(tmp_path) == {"file": b""}
 
@@ -239,7 +239,7 @@ def test_a_full_disk_leaves_all_as_it_was(tmp_path: Path) -> None:
             )
         )
 
-    assert full() == f"xlplug: {tmp_path}/p: File too large; give a --prefix that can be written\n"
+    assert full() == f"xlplug: {tmp_path}/p: File too large; give a --prefix that can be written [XLP605]\n"
     assert tree(tmp_path) == {}
     assert xlplug("hook", "install", "--prefix", str(tmp_path / "p")).returncode == 0
     before = tree(tmp_path)
@@ -276,7 +276,10 @@ def test_an_interpreter_that_cannot_start_a_script(
 
 def test_uninstall_where_nothing_is(tmp_path: Path) -> None:
     line = line_of(xlplug("hook", "uninstall", "--prefix", str(tmp_path)))
-    assert line == f"xlplug: xlplug's hook is not installed below {tmp_path}; give the --prefix it was installed with\n"
+    assert (
+        line
+        == f"xlplug: xlplug's hook is not installed below {tmp_path}; give the --prefix it was installed with [XLP606]\n"
+    )
 
 
 def test_the_installed_wrapper_runs(tmp_path: Path) -> None:

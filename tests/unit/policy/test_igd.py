@@ -254,7 +254,7 @@ def test_what_could_not_be_read_is_refused(host: Host, config: Config) -> None:
     )
     note = HostNote("opregion", Problem("the disk is full", "empty it"))
     told = build(config(PASSED), laptop._replace(opregion=None, notes=(note,)))
-    assert str(told.refusals[0]).endswith("the disk is full; empty it")
+    assert str(told.refusals[0]).endswith("the disk is full; empty it [XLP401]")
 
 
 def test_which_function_is_an_igd(host: Host) -> None:

@@ -59,7 +59,7 @@ def test_a_bridge_is_refused(config: Config) -> None:
     port = PciDevice(SLOT_3, 0x8086, 0x1901, 0x060400, driver="pcieport")
     plan = build(config('pci=["03:00.0"]\n'), HostSnapshot("h", (port,)))
     assert [str(r) for r in plan.refusals] == [
-        "0000:03:00.0: a PCI bridge, which cannot be passed through; assign the functions behind it instead"
+        "0000:03:00.0: a PCI bridge, which cannot be passed through; assign the functions behind it instead [XLP303]"
     ]
     assert plan.warnings == ()
 

@@ -145,7 +145,7 @@ def test_a_pause_that_xen_refuses_leaves_nothing(line: Line) -> None:
     before = dict(line.store.nodes)
     line.xen.fail["pause"] = errno.ESRCH
     for domid in (5, 9):  # 9 is gone, and so is all libxl had in xenstore for it
-        assert line.ask(f"pause {domid}") == (f"xc_domain_pause domid={domid}: ESRCH (No such process)")
+        assert line.ask(f"pause {domid}") == (f"xc_domain_pause domid={domid}: ESRCH (No such process) [XLP111]")
     assert line.store.nodes == before
 
 
@@ -318,7 +318,7 @@ def test_a_killed_guard_is_said(tmp_path: Path) -> None:
     assert process.stdout is not None
     output = process.stdout.read()  # communicate() would miss what readline() has read ahead
     _, error = process.communicate(timeout=10)
-    assert (output, error) == ("the process that pauses domains was killed; restart 'xlplug watch'\n", "")
+    assert (output, error) == ("the process that pauses domains was killed; restart 'xlplug watch' [XLP511]\n", "")
 
 
 def test_without_xen_the_reason_is_xens() -> None:

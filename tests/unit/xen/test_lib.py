@@ -55,7 +55,7 @@ def test_who_may_call(tmp_path: Path, on_xen: pytest.MonkeyPatch) -> None:
     with pytest.raises(XenUnavailableError, match="cannot be read; mount it"):
         lib.require_dom0(str(capabilities))
     capabilities.write_text("")
-    with pytest.raises(XenUnavailableError, match=r"^this is a guest domain; run xlplug in dom0$"):
+    with pytest.raises(XenUnavailableError, match=r"^this is a guest domain; run xlplug in dom0 \[XLP103\]$"):
         lib.require_dom0(str(capabilities))
     capabilities.write_text("control_d\n")
     lib.require_dom0(str(capabilities))
@@ -69,7 +69,7 @@ def test_an_absent_library_names_its_package() -> None:
         lib.load_ctrl(4, 99)
     assert re.fullmatch(
         r"the running Xen's libxenctrl\.so\.4\.99 is not installed(, only Xen [0-9. and]+'s is)?; "
-        r"install it \(Debian: libxenmisc4\.99\)(, or boot Xen [0-9. or]+)?",
+        r"install it \(Debian: libxenmisc4\.99\)(, or boot Xen [0-9. or]+)? \[XLP104\]",
         str(caught.value),
     )
 
@@ -108,7 +108,7 @@ def test_no_libxenstore_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(XenUnavailableError) as caught:
         lib.load_stable("xenstore")
     assert str(caught.value) == (
-        "libxenstore.so.4 is not installed; install it (Debian: libxenstore4, with an old Xen libxenstore3.0)"
+        "libxenstore.so.4 is not installed; install it (Debian: libxenstore4, with an old Xen libxenstore3.0) [XLP104]"
     )
 
 
@@ -147,7 +147,7 @@ def test_check_tells_the_right_errno(result: int, left: int, told: int) -> None:
         check("xc_call", result, lambda: "domid=7", hint="do this")
     assert caught.value.errno == told
     assert str(caught.value).startswith(f"xc_call domid=7: {errno.errorcode[told]} (")
-    assert str(caught.value).endswith("; do this")
+    assert str(caught.value).endswith("; do this [XLP111]")
 
 
 def test_what_an_ioreq_server_s_errors_advise() -> None:

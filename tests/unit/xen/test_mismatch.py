@@ -33,7 +33,7 @@ def maps(folder: Path, *paths: Path) -> str:
     [
         ([], "is not installed; install it (Debian: libxenmisc4.20)"),
         (["libxenctrl.so.4.20", "libxenctrl.so.4.17.0", "libxenctrl.so", "xlibxenctrl.so.4.16"], "is not installed; install"),
-        (["libxenctrl.so.4.17"], "is not installed, only Xen 4.17's is; install it (Debian: libxenmisc4.20), or boot Xen 4.17"),
+        (["libxenctrl.so.4.17"], "only Xen 4.17's is; install it (Debian: libxenmisc4.20), or boot Xen 4.17 [XLP104]"),
         (["libxenctrl.so.4.17", "libxenctrl.so.4.9"], "only Xen 4.9 and 4.17's is; "),
     ],
 )  # fmt: skip
@@ -56,13 +56,13 @@ def test_a_library_by_another_name_is_told_by_its_own(tmp_path: Path) -> None:
     path = library(tmp_path / "some where" / "libxenctrl.so.4.17.0", "libxenctrl.so.4.17")
     assert str(mismatch.foreign("4.20", "4.20.4", maps(tmp_path, path))) == (
         f"{path} is Xen 4.17's library, and the running Xen 4.20.4 refuses it; "
-        "install the real libxenctrl.so.4.20 (Debian: libxenmisc4.20), or boot Xen 4.17"
+        "install the real libxenctrl.so.4.20 (Debian: libxenmisc4.20), or boot Xen 4.17 [XLP105]"
     )
 
 
 SAME = (
     "the installed libxenctrl.so.4.20 is of another build than the running Xen 4.20.4, which refuses it; "
-    "install libxenmisc4.20 from the same build as the running Xen, or reboot into the library's"
+    "install libxenmisc4.20 from the same build as the running Xen, or reboot into the library's [XLP105]"
 )
 
 
@@ -86,5 +86,5 @@ def test_a_file_that_cannot_be_told(tmp_path: Path) -> None:
 def test_a_xen_after_our_time() -> None:
     assert str(mismatch.incomplete("4.31", "xc_domain_pause")) == (
         "xc_domain_pause of the running Xen's libxenctrl.so.4.31 is not as this xlplug knows it; "
-        "use an xlplug that is newer than this Xen"
+        "use an xlplug that is newer than this Xen [XLP105]"
     )

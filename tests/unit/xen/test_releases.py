@@ -126,7 +126,7 @@ def test_another_version_s_library_by_the_running_one_s_name(
     version, other = "{}.{}".format(*xen), "{}.{}".format(*library)
     assert opening(xen, library, named=xen) == (
         f"{tmp_path}/lib/libxenctrl.so.{version} is Xen {other}'s library, and the running Xen {version}.1 refuses it; "
-        f"install the real libxenctrl.so.{version} (Debian: libxenmisc{version}), or boot Xen {other}"
+        f"install the real libxenctrl.so.{version} (Debian: libxenmisc{version}), or boot Xen {other} [XLP105]"
     )
 
 
@@ -140,7 +140,7 @@ def test_only_another_version_s_library(opening: Opening) -> None:
 def test_a_function_that_is_gone(opening: Opening, name: str) -> None:
     assert opening((4, 24), without=name) == (
         f"{name} of the running Xen's libxenctrl.so.4.24 is not as this xlplug knows it; "
-        "use an xlplug that is newer than this Xen"
+        "use an xlplug that is newer than this Xen [XLP105]"
     )
 
 
