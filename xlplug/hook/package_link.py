@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from xlplug.hook.device_model import is_ours
-from xlplug.model.errors import HostError
+from xlplug.model.errors import HostError, printable
 
 __all__ = ["front_end_of", "is_link", "make", "remove"]
 
@@ -56,7 +56,7 @@ def make(path: Path, front_end: str) -> None:
         raise HostError(
             f"{path.parent}: {error.strerror}", hint="run it as root, or give a --prefix that can be written"
         ) from error
-    sys.stdout.write(f"installed {path}, a link to {front_end}\n")
+    sys.stdout.write(printable(f"installed {path}, a link to {front_end}") + "\n")
 
 
 def remove(path: Path) -> None:
@@ -69,4 +69,4 @@ def remove(path: Path) -> None:
         path.unlink()
     except OSError as error:
         raise HostError(f"{path}: {error.strerror}", hint="run it as root") from error
-    sys.stdout.write(f"removed {path}\n")
+    sys.stdout.write(printable(f"removed {path}") + "\n")
