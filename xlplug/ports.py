@@ -19,7 +19,7 @@ __all__ = ["Ports", "plan_ports"]
 
 #: Ports that Xen keeps from dom0, so that dom0 cannot give them on.  The address of ACPI's PM timer is the machine's own, and
 #: so are the ports of a serial console of Xen's; they are not known here.  Source: xen/arch/x86/dom0_build.c,
-#: dom0_setup_permissions; from 4.23 on the second list too.
+#: dom0_setup_permissions; from 4.20 on the second list too, as its q dump shows.
 _KEPT = (
     (Range(0x20, 0x22), "the interrupt controller"),
     (Range(0x40, 0x44), "the interval timer"),
@@ -27,11 +27,19 @@ _KEPT = (
     (Range(0xA0, 0xA2), "the second interrupt controller"),
     (Range(0xCFC, 0xD00), "PCI configuration"),
 )
-_KEPT_4_23 = (
+_KEPT_4_20 = (
     (Range(0x92, 0x93), "system control port A"),
     (Range(0xF0, 0xF1), "the FPU's error port"),
     (Range(0x4D0, 0x4D2), "the interrupt controllers' edge and level registers"),
     (Range(0xCF9, 0xCFA), "reset control"),
+)
+
+#: Ports of the whole machine: a guest that writes to them ends the host, or gets code of the firmware's to run.  Xen does not
+#: keep all of them from dom0.  Source: Intel's ICH and PCH datasheets, APM_CNT and APM_STS (b2, b3: an SMI), RST_CNT (cf9); PCI
+#: 3.0, 3.2.2.3.2, CONFIG_ADDRESS (cf8), which Xen and dom0 use between two accesses to it.
+_MACHINE = (
+    (Range(0xB2, 0xB4), "the SMI command port"),
+    (Range(0xCF8, 0xCFC), "PCI configuration, and the reset at cf9"),
 )
 
 #: What Xen and QEMU's HVM machines emulate in any case.
@@ -99,7 +107,7 @@ def plan_ports(
     ``devices`` are the assigned functions.
     """
     wanted = RangeSet(config.ioports)
-    refusals = _kept_from_dom0(wanted, host)
+    refusals = (*_kept_from_dom0(wanted, host), *_of_the_machine(wanted))
     if config.type != "hvm":
         return Ports(refusals=refusals)
     found, warnings = _vga_mappings(owner, map_legacy=map_legacy)
@@ -125,12 +133,20 @@ def _map(op: str, span: Range, reason: str, device: Bdf | None) -> Step:
 
 def _kept_from_dom0(wanted: RangeSet, host: HostSnapshot) -> tuple[Problem, ...]:
     """One refusal that names the ports which dom0 has not got itself."""
-    kept = [*_KEPT, *(_KEPT_4_23 if host.xen is not None and host.xen.version >= _TOUCHING else ())]
+    kept = [*_KEPT, *(_KEPT_4_20 if host.xen is not None and host.xen.version >= (4, 20) else ())]
     hit = [f"{both.bare} ({name})" for span, name in kept if (both := wanted & RangeSet([span]))]
     if not hit:
         return ()
     what = f"ioports: Xen keeps {', '.join(hit)} even from dom0, so that xl create ends with EPERM"
     return (Problem(what, "remove these ports from ioports=", code="XLP341"),)
+
+
+def _of_the_machine(wanted: RangeSet) -> Iterator[Problem]:
+    """One refusal that names the ports by which a guest has the whole host."""
+    hit = [f"{both.bare} ({name})" for span, name in _MACHINE if (both := wanted & RangeSet([span]))]
+    if hit:
+        what = f"ioports: a guest that writes to {', '.join(hit)} can reset the host or run code of its firmware"
+        yield Problem(what, "remove these ports from ioports=")
 
 
 def _left_to_the_device_model(

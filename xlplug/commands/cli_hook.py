@@ -72,9 +72,10 @@ def hook_status(config: str | None, extra: tuple[str, ...]) -> None:
 
 @hook.command("uninstall")
 @_prefix
-def hook_uninstall(prefix: str) -> None:
+@click.option("--force", is_flag=True, help="Also while guests run that need it for their next reboot.")
+def hook_uninstall(prefix: str, *, force: bool) -> None:
     """Remove exactly what was installed."""
-    run_and_exit(install.uninstall, prefix)
+    run_and_exit(lambda: install.uninstall(prefix, force=force))
 
 
 @click.command()

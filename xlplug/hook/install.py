@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 
 import xlplug
-from xlplug.hook import manifest, package_link
+from xlplug.hook import manifest, package_link, place
 from xlplug.hook.create import wrapper
 from xlplug.hook.device_model import PRELOAD, is_ours
 from xlplug.hook.manifest import Layout, Manifest
-from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED, HostError
+from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED, HostError, printable
 
 __all__ = ["first_xl", "install", "installed", "prefix_of", "program_of", "uninstall", "wrapper_of"]
 
@@ -54,13 +54,12 @@ def install(prefix: str) -> int:
     for path in filter(os.path.lexists, wanted):
         if path not in known.files:
             raise HostError(f"{path} exists and is not xlplug's", hint="give another --prefix", code="XLP604")
-        if manifest.changed(path, known.files[path]):
+        if known.changed(path):
             raise HostError(
                 f"{path} was changed since it was installed", hint="save your changes, then remove it", code="XLP604"
             )
-    _put_in_place(layout, wanted, known)
-    for path in wanted:
-        sys.stdout.write(f"installed {path}\n")
+    place.put_in_place(layout, wanted, known)
+    _say(*(f"installed {path}" for path in wanted))
     _say_if_unused(layout)
     return EXIT_DONE
 
@@ -68,52 +67,18 @@ def install(prefix: str) -> int:
 def _say_if_unused(layout: Layout) -> None:
     first = first_xl()
     if first != str(layout.front_end):
-        sys.stdout.write(
-            f"not yet in use: {first or 'no xl'} comes first in PATH; put {layout.front_end.parent} before it\n"
-        )
+        _say(f"not yet in use: {first or 'no xl'} comes first in PATH; put {layout.front_end.parent} before it")
     else:  # a shell that has run xl before remembers where that was
-        sys.stdout.write("in shells that are open, run: hash -r\n")
+        _say("in shells that are open, run: hash -r")
 
 
-def _put_in_place(layout: Layout, wanted: dict[Path, bytes], known: Manifest) -> None:
-    """Write every file and the manifest, or leave everything as it was.
-
-    All new files are written before the first one is renamed, so that a full disk leaves an older version intact.
-
-    Raises:
-        HostError: something cannot be written.
-    """
-    made: list[Path] = []
-    parts: dict[Path, Path] = {}
-    placed: list[Path] = []
-    try:
-        for path in (*wanted, layout.manifest):
-            _make_folders(path.parent, made)
-        for path, data in (*wanted.items(), (layout.manifest, manifest.text(wanted, known, made))):
-            parts[path] = _write_beside(path, data, 0o644 if path in (layout.library, layout.manifest) else 0o755)
-        for path in tuple(parts):
-            parts[path].replace(path)
-            del parts[path]
-            placed.append(path)
-    except OSError as error:
-        for path in (*parts.values(), *(placed if not known.files else ())):
-            with contextlib.suppress(OSError):
-                path.unlink()
-        for folder in reversed(made):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        denied = isinstance(error, PermissionError) and os.geteuid() != 0
-        raise HostError(
-            f"{error.filename or layout.prefix}: {error.strerror}",
-            hint="run it as root" if denied else "give a --prefix that can be written",
-            code="XLP605",
-        ) from error
-
-
-def uninstall(prefix: str) -> int:
+def uninstall(prefix: str, *, force: bool = False) -> int:
     """Remove the files in the manifest and the folders that we made, if they are empty; 1 if a changed file was left.
 
+    Unless ``force`` is given, guests that need the wrapper to come back from their own reboot keep it.
+
     Raises:
+        Refused: such guests run; nothing was touched.
         HostError: nothing is installed there, or something cannot be removed.
     """
     layout = Layout(Path(os.path.abspath(prefix)))
@@ -121,29 +86,47 @@ def uninstall(prefix: str) -> int:
     if not known.files and package_link.is_link(layout.front_end):
         package_link.remove(layout.front_end)
         return EXIT_DONE
-    if not known.files:
+    if known.files and not force:
+        from xlplug.hook.hooked_guests import require_none
+
+        require_none(str(layout.wrapper))
+    left_over = place.clear(layout)
+    _say(*(f"removed {path}, which an installation that was killed had left" for path in left_over))
+    if not known.files and not left_over:
         raise HostError(
             f"xlplug's hook is not installed below {layout.prefix}",
             hint="give the --prefix it was installed with",
             code="XLP606",
         )
+    return _remove(layout, known) if known.files else EXIT_DONE
+
+
+def _remove(layout: Layout, known: Manifest) -> int:
     code = EXIT_DONE
     try:
-        for path, digest in known.files.items():
+        for path in known.files:
             if os.path.lexists(path):
-                if manifest.changed(path, digest):
-                    sys.stdout.write(f"left in place, because it was changed: {path}\n")
+                if known.changed(path):
+                    _say(f"left in place, because it was changed: {path}")
                     code = EXIT_REFUSED
                     continue
                 path.unlink()
-            sys.stdout.write(f"removed {path}\n")
+            _say(f"removed {path}")
+        for folder in reversed(known.folders):  # while the manifest still says that they are ours
+            with contextlib.suppress(OSError):  # it has other files, or the manifest
+                folder.rmdir()
         layout.manifest.unlink()
     except OSError as error:
         raise HostError(f"{error.filename}: {error.strerror}", hint="run it as root", code="XLP605") from error
     for folder in reversed(known.folders):
-        with contextlib.suppress(OSError):  # it has other files
+        with contextlib.suppress(OSError):
             folder.rmdir()
     return code
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        sys.stdout.write(f"{printable(line)}\n")
 
 
 def first_xl() -> str | None:
@@ -250,10 +233,11 @@ def installed(prefix: str) -> dict[str, str]:
     layout = Layout(Path(os.path.abspath(prefix)))
     if package_link.is_link(layout.front_end):
         found[str(layout.front_end)] = "" if is_ours(str(layout.front_end)) else "missing"
-    for path, digest in manifest.read(layout).files.items():
+    known = manifest.read(layout)
+    for path in known.files:
         if not os.path.lexists(path):
             found[str(path)] = "missing"
-        elif manifest.changed(path, digest):
+        elif known.before or known.changed(path):
             found[str(path)] = "changed"
         else:
             found[str(path)] = "" if os.access(path, os.X_OK) else "not executable"
@@ -269,25 +253,3 @@ def _front_end_text(layout: Layout) -> bytes:
 
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "'\\''") + "'"
-
-
-def _make_folders(folder: Path, made: list[Path]) -> None:
-    missing = []
-    while not folder.exists():
-        missing.append(folder)
-        folder = folder.parent
-    for each in reversed(missing):
-        each.mkdir(mode=0o755)
-        made.append(each)
-
-
-def _write_beside(path: Path, data: bytes, mode: int) -> Path:
-    """A new file in the same folder, whole or not at all, to be renamed."""
-    part = path.with_name(f"{path.name}.xlplug-new")
-    try:
-        part.write_bytes(data)
-        part.chmod(mode)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
-    return part

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from xlplug.hook.device_model import is_ours
-from xlplug.model.errors import HostError
+from xlplug.model.errors import HostError, printable
 
 __all__ = ["front_end_of", "is_link", "make", "remove"]
 
@@ -58,7 +58,7 @@ def make(path: Path, front_end: str) -> None:
             hint="run it as root, or give a --prefix that can be written",
             code="XLP605",
         ) from error
-    sys.stdout.write(f"installed {path}, a link to {front_end}\n")
+    sys.stdout.write(printable(f"installed {path}, a link to {front_end}") + "\n")
 
 
 def remove(path: Path) -> None:
@@ -71,4 +71,4 @@ def remove(path: Path) -> None:
         path.unlink()
     except OSError as error:
         raise HostError(f"{path}: {error.strerror}", hint="run it as root", code="XLP605") from error
-    sys.stdout.write(f"removed {path}\n")
+    sys.stdout.write(printable(f"removed {path}") + "\n")
