@@ -5,7 +5,7 @@ IN = $(VENV)/bin
 # Byte-compiled modules are part of what is measured and shipped.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test unit faults mutants lab lab-test bench bench-lab install preload install-preload man completion install-hook install-program install-system deb release clean
+.PHONY: demo test unit faults mutants lab lab-test bench bench-lab bench-delegate install preload install-preload man completion install-hook install-program install-system deb release clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.runtime
@@ -46,6 +46,11 @@ bench: $(VENV)/.test
 # What the hook adds to xl create, on the real Xen.
 bench-lab: $(VENV)/.test
 	@$(IN)/python -m tests.lab exec --timeout 2400 --release $(RELEASE) --out build/bench-$(RELEASE) -- python3 -m benchmarks.dom0
+
+# What a delegate costs, beside QEMU's emulation, direct mapping, and no device.
+bench-delegate: $(VENV)/.test
+	@$(IN)/python -m tests.lab exec --machine devices --release $(or $(RELEASE),bookworm) --out build/bench-delegate \
+		-- python3 -m benchmarks.delegate
 
 $(VENV)/.runtime: pyproject.toml
 	@echo 'setting up a private environment in $(VENV)'

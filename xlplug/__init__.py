@@ -7,7 +7,7 @@ imports from its own floor and from those above it in this list (tests/unit/test
     model     values: steps, ranges, addresses, the host, problems, errors, protocols
     config    a domain's configuration: three readers, one DomainConfig
     policy    which grants a domain needs: vga.py vga_owner.py igd.py registers.py displays.py ports.py pci_assign.py
-              hide_at_boot.py physmap.py obstacles.py plan.py
+              hide_at_boot.py delegation.py physmap.py obstacles.py plan.py
     picture   address maps for a terminal, as SVG and as HTML
     xen       Xen's libraries, and the hypervisor in memory
     dom0      what is read from this dom0: devices, firmware, domains, configurations

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from xlplug.config.domain import DomainConfig
+from xlplug.delegation import Served, delegation
 from xlplug.displays import LegacyRights, legacy_rights
 from xlplug.igd import OPREGION_REASON
 from xlplug.model.addr import DOMID_FIRST_RESERVED, PAGE_SHIFT, Domid
@@ -45,7 +46,7 @@ class Plan(NamedTuple):
 
     ``warnings`` say what will not work; ``notes`` what is left undone though all is well.  ``legacy_owner`` is the assigned
     display that gets the VGA set, None where none does.  ``preload``: the device model has our library, which reads in
-    xenstore what has been done.
+    xenstore what has been done.  ``served``: functions that a delegate serves.
     """
 
     host: str
@@ -62,6 +63,7 @@ class Plan(NamedTuple):
     refusals: tuple[Problem, ...] = ()
     preload: bool = False
     legacy_owner: Bdf | None = None
+    served: tuple[Served, ...] = ()
 
 
 def build(
@@ -81,6 +83,7 @@ def build(
     by_libxl = _by_libxl(config, devices, grantees)
     steps = _steps(legacy.rights, ports.mappings, by_libxl, who)
     physmap = plan_physmap(config, who.target, has_stubdom=has_stubdom, ram_left=occasion.ram_left)
+    served = delegation(config.delegate, host.devices, host.distribution, granting=occasion.granting)
     return Plan(
         host=host.name,
         domain=config.name,
@@ -92,21 +95,22 @@ def build(
         delegated=tuple(d for device in devices for d in delegated(device)),
         by_libxl=by_libxl,
         notes=(
-            *(*legacy.notes, *_opregion_note(config, legacy, has_stubdom=has_stubdom), *physmap.notes),
+            *(*legacy.notes, *_opregion_note(config, legacy, has_stubdom=has_stubdom), *physmap.notes, *served.notes),
             *(note.problem for note in host.notes if note.about == UNNAMED),
         ),
         warnings=(
-            *(*config.warnings, *pci_warnings, *legacy.warnings, *ports.warnings),
+            *(*config.warnings, *pci_warnings, *legacy.warnings, *ports.warnings, *served.warnings),
             *_attached_already(legacy, ports.mappings, who),
             *obstacles(Scene(config, host, devices, has_stubdom)),
         ),
         refusals=(
             *(*pci_refusals, *domid_refusals(who), *_no_stubdom_yet(config, who, occasion)),
             *(*legacy.refusals, *ports.refusals, *_ram_refusals(legacy.rights, host)),
-            *(*_populate_on_demand(config, steps), *physmap.refusals),
+            *(*_populate_on_demand(config, steps), *physmap.refusals, *served.refusals),
         ),
         preload=config.preload,
         legacy_owner=None if legacy.owner is None else legacy.owner.bdf,
+        served=served.served,
     )
 
 

@@ -20,6 +20,7 @@ from xlplug.delegate.record import DelegateProcess, RecordedDevice
 from xlplug.delegate.state import FOLDER, State, path_of
 from xlplug.delegate.supervisor import Supervisor
 from xlplug.dom0 import domains, pci
+from xlplug.dom0.os_release import distribution
 from xlplug.model.addr import Domid
 from xlplug.model.errors import ConfigError, HostError, Refused, StoreError, XlplugError
 from xlplug.model.problem import Problem
@@ -84,7 +85,7 @@ def _prepare(domain: Domid | str, specs: tuple[Spec, ...], stack: ExitStack) -> 
         taken = Problem(f"domain {domid} has a delegate already", _running(domid), code="XLP711")
         locks = [stack.enter_context(_sole(f"dm-{domid}", taken, 0))]
         devices, _ = pci.functions(tuple((spec.host, False) for spec in specs), pci.owners(store))
-        placements = admit(domid, specs, devices, xen)
+        placements = admit(domid, specs, devices, xen, distribution())
         dm_domain = domains.stubdom_of(domid, store) or 0
     for spec in specs:
         taken = Problem(

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from xlplug.commands.common import parse_domid, print_json, print_lines, read_config, readable_xen
 from xlplug.commands.text import table
+from xlplug.delegation import Served
 from xlplug.displays import PURPOSES
 from xlplug.dom0.find_config import parse
 from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED, UsageError
@@ -106,11 +107,23 @@ def _sections(plan: Plan) -> list[tuple[str, list[str]]]:
             "Left to the device model (the guest decides where its BARs are)",
             table((str(d.device), f"BAR {d.bar}", _range(d.kind, d.range)) for d in plan.delegated),
         ),
+        (
+            "Served by a delegate, a process in dom0 (the guest decides where its BARs are)",
+            table(row for each in plan.served for row in _served(each)),
+        ),
         ("Granted by libxl itself (never undone by xlplug)", by_libxl),
         ("Notes", [f"  {problem}" for problem in plan.notes]),
         ("Warnings", [f"  {problem}" for problem in plan.warnings]),
         ("REFUSED: nothing of this will be done", [f"  {problem}" for problem in plan.refusals]),
     ]
+
+
+def _served(each: Served) -> list[tuple[str, ...]]:
+    """A row for each BAR: the function, where the guest will see it, the BAR with its machine range."""
+    spec = each.spec
+    where = "in a free slot" if spec.slot is None else f"in slot {spec.slot:x}.{spec.function}"
+    bars = [(f"BAR {bar.number}", str(bar)) for bar in each.bars] or [("no BARs", "")]
+    return [(str(spec.host), where, *bar) for bar in bars]
 
 
 def _range(kind: str, span: Range) -> str:
@@ -141,6 +154,23 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "delegated": [
             {"device": str(d.device), "bar": d.bar, "kind": d.kind, "first": d.range.start, "count": d.range.nr}
             for d in plan.delegated
+        ],
+        "served": [
+            {
+                "host": str(each.spec.host),
+                "slot": each.spec.slot,
+                "function": each.spec.function,
+                "bars": [
+                    {
+                        "index": bar.number,
+                        "kind": bar.kind,
+                        "prefetch": bar.prefetch,
+                        "machine": {"first": bar.start, "count": bar.size},
+                    }
+                    for bar in each.bars
+                ],
+            }
+            for each in plan.served
         ],
         "by_libxl": [
             {

@@ -7,10 +7,14 @@ from typing import NamedTuple
 from xlplug.model.bdf import Bdf
 from xlplug.model.errors import ConfigError
 
-__all__ = ["SLOT_FIRST", "Spec", "parse_spec", "place"]
+__all__ = ["SLOTS_OF_QEMU", "SLOT_FIRST", "SLOT_ISA_BRIDGE", "Spec", "parse_spec", "place"]
 
-#: Chosen from here downwards: 1f is where a device model puts the ISA bridge of an Intel display (QEMU, docs/igd-assign.txt).
-SLOT_FIRST = 0x1E
+#: Where a device model puts the ISA bridge of an Intel display.  Source: QEMU, docs/igd-assign.txt.
+SLOT_ISA_BRIDGE = 0x1F
+SLOT_FIRST = 0x1E  #: chosen from here downwards
+#: A config's delegate starts before QEMU, which then gives its devices the first slots that it has free itself.  A guest with
+#: a display, two network cards, USB and sound has fewer than so many.  `xlplug verify` finds what collides all the same.
+SLOTS_OF_QEMU = 8
 _HINT = "write BDF[,vslot=NN[.F]], for example 0000:03:00.0,vslot=1d"
 
 

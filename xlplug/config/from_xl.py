@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """An xl configuration's settings as a `DomainConfig`, with libxl's defaults."""
 
-from xlplug.config.delegated import Spec, parse_spec, place
+from xlplug.config.delegated import SLOT_FIRST, SLOT_ISA_BRIDGE, SLOTS_OF_QEMU, Spec, parse_spec, place
 from xlplug.config.domain import (
     DEFAULT_MAXMEM,
     DELEGATE_KEY,
@@ -182,6 +182,16 @@ class _Reader:
                 found.append(parse_spec(text))
             except ConfigError as error:
                 raise wrong(error.message, error.hint, text) from error
+            slot = found[-1].slot
+            if slot is not None and slot < SLOTS_OF_QEMU:
+                raise wrong(
+                    f"slot {slot:x} of the guest is left to QEMU, which starts later and takes the first that are free",
+                    f"give a vslot from {SLOTS_OF_QEMU:x} to {SLOT_FIRST:x}, or none", text,
+                )  # fmt: skip
+            if slot == SLOT_ISA_BRIDGE and self.gfx_passthru() is not None:
+                raise wrong(
+                    "slot 1f of the guest has QEMU's ISA bridge for an Intel display", "give another vslot", text
+                )
             if found[-1].host in passed:
                 raise wrong(f"{found[-1].host} is also in pci", "remove it from one of them: only one can map it", text)
         try:

@@ -5,18 +5,17 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from xlplug.config.delegated import Spec, place
-from xlplug.delegate.bar import bars_of, unfit
 from xlplug.delegate.process import Placement
-from xlplug.model.bdf import Bdf
-from xlplug.model.errors import HostError, Refused
+from xlplug.delegation import delegation
+from xlplug.model.bar import bars_of
+from xlplug.model.errors import Refused
 from xlplug.model.host import PciDevice
 from xlplug.model.hypervisor import DomainInfo, IoreqServerInfo
 from xlplug.model.problem import Problem
 
 __all__ = ["Servers", "admit", "check", "guest"]
 
-_DRIVERS = ("pciback", "xen-pciback")
-_HEADER_TYPE, _CONFIG_HEADER = 0x0E, 64
+_CONFIG_HEADER = 64
 
 
 class Servers(Protocol):
@@ -48,13 +47,15 @@ def guest(domid: int, xen: Servers) -> DomainInfo:
     return info
 
 
-def admit(domid: int, specs: Sequence[Spec], devices: Sequence[PciDevice], xen: Servers) -> tuple[Placement, ...]:
+def admit(
+    domid: int, specs: Sequence[Spec], devices: Sequence[PciDevice], xen: Servers, distribution: str = ""
+) -> tuple[Placement, ...]:
     """The functions with their places in the guest.  ``devices`` are those of ``specs`` that the host has.
 
     Raises:
-        Refused, ConfigError, HostError: one of them cannot be delegated.
+        Refused, ConfigError: one of them cannot be delegated.
     """
-    check(specs, devices)
+    check(specs, devices, distribution)
     by_host = {device.bdf: device for device in devices}
     servers = xen.ioreq_servers().get(domid, ())
     taken = {
@@ -68,42 +69,12 @@ def admit(domid: int, specs: Sequence[Spec], devices: Sequence[PciDevice], xen: 
     )
 
 
-def check(specs: Sequence[Spec], devices: Sequence[PciDevice]) -> None:
+def check(specs: Sequence[Spec], devices: Sequence[PciDevice], distribution: str) -> None:
     """What of `admit` can be asked before there is a guest.
 
     Raises:
-        Refused, HostError: one of them cannot be delegated.
+        Refused: one of them cannot be delegated.
     """
-    by_host = {device.bdf: device for device in devices}
-    for spec in specs:
-        _check(spec.host, by_host.get(spec.host))
-
-
-def _check(host: Bdf, device: PciDevice | None) -> None:
-    """One function.
-
-    Raises:
-        Refused, HostError: it cannot be delegated.
-    """
-    if device is None:
-        raise HostError(f"{host} was not found on this host", hint="see 'lspci -D'", code="XLP301")
-    if device.owner is not None:
-        raise Refused(Problem(
-            f"{host} is assigned to domain {device.owner}, whose device model maps it",
-            "remove it from pci=[...], or do not delegate it", code="XLP702"))  # fmt: skip
-    if device.driver not in _DRIVERS:
-        bound = f"bound to the driver {device.driver}" if device.driver else "bound to no driver"
-        raise Refused(
-            Problem(f"{host} is {bound}, not to pciback", f"run: xl pci-assignable-add {host}", code="XLP304")
-        )
-    if len(device.config) < _CONFIG_HEADER:
-        raise HostError(f"the config space of {host} cannot be read", hint="run xlplug as root in dom0", code="XLP703")
-    if device.config[_HEADER_TYPE] & 0x7F:
-        raise Refused(
-            Problem(
-                f"{host} is a bridge, and only devices can be delegated", "name the device behind it", code="XLP303"
-            )
-        )
-    wrong = unfit(host, bars_of(device))
-    if wrong:
-        raise Refused(Problem(wrong, "assign the device with pci=[...]", code="XLP704"))
+    refusals = delegation(specs, devices, distribution, granting=True).refusals
+    if refusals:
+        raise Refused(*refusals)

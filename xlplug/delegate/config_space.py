@@ -9,7 +9,7 @@ guest's command register and has no effect.
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from xlplug.delegate.bar import BARS, IO, MEMORY64, Bar
+from xlplug.model.bar import BARS, IO, MEMORY64, Bar
 
 __all__ = ["CONFIG_BYTES", "ConfigSpace", "Decoded"]
 

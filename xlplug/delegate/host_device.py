@@ -10,7 +10,7 @@ import mmap
 import os
 from abc import ABC, abstractmethod
 
-from xlplug.delegate.bar import Bar
+from xlplug.model.bar import Bar
 from xlplug.model.bdf import Bdf
 from xlplug.model.errors import HostError
 from xlplug.xen.lib import ffi

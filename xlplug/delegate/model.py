@@ -9,11 +9,11 @@ import errno
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
-from xlplug.delegate.bar import Bar
 from xlplug.delegate.config_space import ConfigSpace, Decoded
 from xlplug.delegate.guest_memory import GuestMemory
 from xlplug.delegate.host_device import AbsentBar, HostBar
 from xlplug.delegate.state import Ranges
+from xlplug.model.bar import Bar
 from xlplug.model.bdf import Bdf
 from xlplug.model.errors import XenError
 from xlplug.xen.ioreq import ALL_ONES, COPY, INVALIDATE, PCI_CONFIG, PIO, TIMEOFFSET, Request

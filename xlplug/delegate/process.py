@@ -15,13 +15,13 @@ import traceback
 from collections.abc import Callable
 from typing import NamedTuple
 
-from xlplug.delegate.bar import Bar
 from xlplug.delegate.config_space import ConfigSpace
 from xlplug.delegate.guest_memory import GuestMemory
 from xlplug.delegate.host_device import open_bar
 from xlplug.delegate.model import Function, Model, bars_without_device
 from xlplug.delegate.privileges import confine
 from xlplug.delegate.state import State
+from xlplug.model.bar import Bar
 from xlplug.model.bdf import Bdf
 from xlplug.model.errors import EXIT_DONE, EXIT_FAILED, XenError, XlplugError, one_line
 from xlplug.xen.devicemodel import DeviceModel

@@ -14,9 +14,9 @@ model runs may read it.  docs/delegation.md describes it as an interface; these 
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
-from xlplug.delegate.bar import BARS, Bar, bars_of
 from xlplug.dom0 import nodes
 from xlplug.model.addr import Domid
+from xlplug.model.bar import BARS, Bar, bars_of
 from xlplug.model.bdf import Bdf
 from xlplug.model.errors import StoreError, XlplugError
 from xlplug.model.host import PciDevice

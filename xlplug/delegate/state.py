@@ -17,8 +17,8 @@ import os
 import struct
 from typing import NamedTuple
 
-from xlplug.delegate.bar import BARS
 from xlplug.delegate.config_space import CONFIG_BYTES
+from xlplug.model.bar import BARS
 from xlplug.model.errors import HostError
 from xlplug.model.rangeset import Range
 

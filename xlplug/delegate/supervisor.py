@@ -52,14 +52,21 @@ class Supervisor:
         ready = self._fork(adopt=False)
         try:
             answered = select.select([ready], [], [], _READY_SECONDS)[0]
-            text = os.read(ready, PIPE_BYTES) if answered else b""
+            text = os.read(ready, PIPE_BYTES) if answered else None
         finally:
             os.close(ready)
         if text == READY:
             return
         self._end()
-        said = text.decode("utf-8", "replace") or f"the delegate's process was not ready within {_READY_SECONDS} s"
-        raise ApplyError(said, code="XLP716")
+        if text:
+            raise ApplyError(text.decode("utf-8", "replace"), code="")  # it ends with the code of what is wrong
+        late = text is None
+        what = f"was not ready within {_READY_SECONDS} s" if late else "ended before it was ready"
+        raise ApplyError(
+            f"the delegate's process {what}",
+            hint="is dom0 out of processor time or memory? try again" if late else "see dom0's kernel log (dmesg)",
+            code="XLP716",
+        )
 
     def watch(self) -> int:
         """Serve until a signal says stop, or until the guest is gone; the exit status."""

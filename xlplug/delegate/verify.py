@@ -8,10 +8,10 @@ what the device model maps directly, Xen shows which ranges the guest may be giv
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from xlplug.delegate.bar import Bar, bars_of
 from xlplug.delegate.config_space import ConfigSpace
 from xlplug.delegate.record import Record, RecordedDevice
 from xlplug.model.addr import page_span
+from xlplug.model.bar import Bar, bars_of
 from xlplug.model.bdf import Bdf
 from xlplug.model.host import PciDevice
 from xlplug.model.hypervisor import HeldRights, IoreqServerInfo

@@ -28,12 +28,12 @@ def take(xen: "XenCtrl | None", store: Store | None, config: DomainConfig | None
     from xlplug.dom0.os_release import distribution
 
     memory, notes = _memory(xen)
-    owned = pci.owners(store) if store is not None and (config is None or config.pci) else None
+    owned = pci.owners(store) if store is not None and (config is None or config.pci or config.delegate) else None
     devices, left_out = _functions(config, owned)
     notes += left_out
     opregion = vbios = pin = None
     mmcfg: tuple[Range, ...] = ()
-    if devices:
+    if devices and (config is None or config.pci):
         from xlplug.dom0 import firmware, opregion_pin
 
         mmcfg = firmware.read_mmcfg()
@@ -76,8 +76,11 @@ def _functions(
 
     if config is None:
         return pci.everything(owned)
-    named = pci.functions(tuple((e.bdf, e.all_functions) for e in config.pci if e.bdf is not None), owned)
-    return pci.everything(owned) if needs_whole_host(config, named[0]) else named
+    assigned = tuple((e.bdf, e.all_functions) for e in config.pci if e.bdf is not None)
+    named = pci.functions((*assigned, *((spec.host, False) for spec in config.delegate)), owned)
+    ours = {spec.host for spec in config.delegate}
+    whole = needs_whole_host(config, (device for device in named[0] if device.bdf not in ours))
+    return pci.everything(owned) if whole else named
 
 
 def _libraries() -> tuple[tuple[str, str], ...]:

@@ -264,7 +264,7 @@ def _let_xl_reject(words: Sequence[str]) -> None:
 def _preflight(config: DomainConfig, path: str, when: Occasion) -> None:
     """Refuse all that can be refused before anything is created."""
     device_model(config, path)
-    from xlplug.dom0 import pci, snapshot
+    from xlplug.dom0 import snapshot
     from xlplug.xen.ctrl import XenCtrl
     from xlplug.xen.store import XenStore
 
@@ -280,11 +280,6 @@ def _preflight(config: DomainConfig, path: str, when: Occasion) -> None:
             from xlplug.execute import grants
 
             grants.require_sole_vga(made, xen, store)
-        if config.delegate:
-            from xlplug.delegate.admit import check
-
-            hosts = tuple((spec.host, False) for spec in config.delegate)
-            check(config.delegate, pci.functions(hosts, pci.owners(store))[0])
 
 
 def _takes_vga(made: "Plan") -> bool:

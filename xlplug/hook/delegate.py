@@ -44,9 +44,9 @@ def start(domid: int, specs: tuple[Spec, ...]) -> None:
     finally:
         os.close(read)
     if said != "ready":
-        raise ApplyError(
-            f"the delegate of domain {domid} did not start: {said or f'not ready within {_SECONDS} s'}", code="XLP716"
-        )
+        why = said or f"not ready within {_SECONDS} s"
+        # What it said ends with the code of what is wrong.
+        raise ApplyError(f"the delegate of domain {domid} did not start: {why}", code="" if said else "XLP716")
 
 
 def _until_ready(fd: int) -> str:

@@ -22,7 +22,7 @@ BUFFER = 0x200000  #: guest memory that nothing else uses
 OPERATIONS = (
     "nothing read8 read16 read32 read64 write8 write16 write32 write64 in8 in16 in32 out8 out16 out32 "
     "movs_from movs_to movs_back ins8 ins32 outs8 outs32 stos32 xadd32 start_cpu hypercall_page hypercall "
-    "reads32 writes32 ins_each32"
+    "reads32 writes32 ins_each32 moves32 hammer garbage"
 ).split()
 
 #: Devices of the lab's machine (tests/lab/devices.py) by name.
@@ -159,6 +159,13 @@ class Puppet:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise StuckError(f"{complaint} within {seconds} s")
+            if select.select([self.server.fileno()], [], [], left)[0]:
+                self.serve()
+
+    def serve_for(self, seconds: float) -> None:
+        """Answer what comes in that time."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
             if select.select([self.server.fileno()], [], [], left)[0]:
                 self.serve()
 

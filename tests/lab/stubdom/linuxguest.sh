@@ -29,6 +29,7 @@ for device in /sys/bus/pci/devices/*; do
 	busybox devmem $((address + 4)) 32 0x12345678
 	say "inverted $(busybox devmem $((address + 4)) 32)"
 	busybox devmem $((address + 8)) 32 6
+	while [ $(($(busybox devmem $((address + 0x20)) 32) & 1)) = 1 ]; do :; done # a thread of QEMU's computes it
 	say "factorial $(busybox devmem $((address + 8)) 32)"
 	echo 1 >"$device/remove"
 	echo 1 >/sys/bus/pci/rescan

@@ -58,7 +58,7 @@ table:
 	.long	nothing, read8, read16, read32, read64, write8, write16, write32, write64
 	.long	in8, in16, in32, out8, out16, out32
 	.long	movs_from, movs_to, movs_back, ins8, ins32, outs8, outs32, stos32, xadd32, start_cpu, hypercall_page, hypercall
-	.long	reads32, writes32, ins_each32
+	.long	reads32, writes32, ins_each32, moves32, hammer, garbage
 table_end:
 
 nothing:
@@ -153,6 +153,87 @@ ins_each32:
 	mov	edx, edi
 1:	in	eax, dx
 	loop	1b
+	ret
+# A BAR moved back and forth: ecx pairs of config writes.  cf8 holds the register; edi and esi are the addresses.
+moves32:
+	mov	edx, 0xcfc
+1:	mov	eax, edi
+	out	dx, eax
+	mov	eax, esi
+	out	dx, eax
+	loop	1b
+	ret
+# Reads and writes a BAR at edi, and reads config space (ecx: what goes to cf8), until it is stopped.  The record at esi, in the
+# guest's memory: 0 what stops it, 4 how many rounds, 8 the longest round, 10h when the last one began (both 64 bits of the
+# time stamp counter), 18h what was read last from the BAR, 1ch and from config space, 20h and 24h in the longest round.
+hammer:
+	push	ebx
+	push	ebp
+1:	rdtsc
+	mov	[esi + 0x10], eax
+	mov	[esi + 0x14], edx
+	mov	ebx, [edi]
+	mov	[edi + 4], ebx
+	mov	eax, ecx
+	mov	edx, 0xcf8
+	out	dx, eax
+	mov	edx, 0xcfc
+	in	eax, dx
+	mov	ebp, eax
+	rdtsc
+	mov	[esi + 0x18], ebx
+	mov	[esi + 0x1c], ebp
+	sub	eax, [esi + 0x10]
+	sbb	edx, [esi + 0x14]
+	cmp	edx, [esi + 0xc]
+	jb	3f
+	ja	2f
+	cmp	eax, [esi + 8]
+	jbe	3f
+2:	mov	[esi + 8], eax
+	mov	[esi + 0xc], edx
+	mov	[esi + 0x20], ebx
+	mov	[esi + 0x24], ebp
+3:	inc	dword ptr [esi + 4]
+	cmp	dword ptr [esi], 0
+	je	1b
+	pop	ebp
+	pop	ebx
+	ret
+# Noise into every register of a function's config space, 1, 2 and 4 bytes at a time.  edi: what goes to cf8 for register 0,
+# esi: where the noise begins.
+garbage:
+	push	ebx
+	xor	ebx, ebx		# register
+1:	mov	ecx, 1			# bytes
+2:	mov	eax, ebx
+	and	eax, 0xfc
+	or	eax, edi
+	mov	edx, 0xcf8
+	out	dx, eax
+	imul	esi, esi, 1664525
+	add	esi, 1013904223
+	mov	eax, esi
+	bswap	eax			# the upper bits are the better noise
+	mov	edx, ebx
+	and	edx, 3
+	add	edx, 0xcfc
+	cmp	ecx, 2
+	je	3f
+	ja	4f
+	out	dx, al
+	jmp	5f
+3:	out	dx, ax
+	jmp	5f
+4:	out	dx, eax
+5:	shl	ecx, 1
+	cmp	ecx, 4
+	jbe	2b
+	inc	ebx
+	cmp	ebx, 0x100
+	jb	1b
+	mov	eax, esi
+	pop	ebx
 	ret
 # vCPU number esi: INIT, SIPI, SIPI at its APIC id, which is twice its number (xen/arch/x86/hvm/vlapic.c, SET_xAPIC_ID).
 start_cpu:

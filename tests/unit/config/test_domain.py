@@ -280,6 +280,8 @@ def test_delegated_functions(text: str, specs: list[str]) -> None:
             'type="hvm"\npci=["03:00.0"]\nxlplug_delegate=["03:00.0"]',
             "0000:03:00.0 is also in pci; remove it from one of them",
         ),
+        ('type="hvm"\nxlplug_delegate=["03:00.0,vslot=7"]', "slot 7 of the guest is left to QEMU"),
+        ('type="hvm"\ngfx_passthru="igd"\nxlplug_delegate=["03:00.0,vslot=1f"]', "slot 1f of the guest has QEMU's ISA"),
         ('type="pvh"\nxlplug_delegate=["03:00.0"]', "run 'xlplug dm' once the guest is there"),
     ],
 )

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from xlplug.delegate.bar import IO, MEMORY32, MEMORY64, Bar, bars_of, unfit
 from xlplug.delegate.config_space import CONFIG_BYTES, ConfigSpace
+from xlplug.model.bar import IO, MEMORY32, MEMORY64, Bar, bars_of, unfit
 from xlplug.model.bdf import Bdf
 from xlplug.model.host import PciDevice, Resource
 
@@ -188,8 +188,20 @@ def test_malformed_bars(text: str) -> None:
         Bar.parse(0, text)
 
 
-def test_sizes_that_no_bar_has() -> None:
+def test_bars_that_cannot_be_served() -> None:
     where = Bdf(0, 3, 0, 0)
-    assert unfit(where, BARS) == ""
-    assert "BAR 0 of 0000:03:00.0 has 0x3000 bytes" in unfit(where, (Bar(0, MEMORY32, 0, 0x3000),))
-    assert unfit(where, (Bar(0, MEMORY32, 0, 8),))
+    assert unfit(where, BARS) is None
+    for bar, what in (
+        (
+            Bar(0, MEMORY32, 0x1000, 0x4000),
+            "BAR 0 of 0000:03:00.0 has 0x3000 bytes, which is not a size that a BAR can have",
+        ),
+        (
+            Bar(1, MEMORY32, 0x1000, 0x1008),
+            "BAR 1 of 0000:03:00.0 has 0x8 bytes, which is not a size that a BAR can have",
+        ),
+        (Bar(2, MEMORY32, 0, 0x1000), "BAR 2 of 0000:03:00.0 has no address on the host"),
+    ):
+        found = unfit(where, (bar,))
+        assert found is not None
+        assert found.what == what

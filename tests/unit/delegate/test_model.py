@@ -9,12 +9,12 @@ from collections.abc import Iterator
 import pytest
 
 from tests.contract.ioreq_in_memory import Hub, MemChannels, MemDevices, MemMemory
-from xlplug.delegate.bar import IO, MEMORY32, MEMORY64, Bar
 from xlplug.delegate.config_space import CONFIG_BYTES, ConfigSpace
 from xlplug.delegate.guest_memory import GuestMemory
 from xlplug.delegate.host_device import HostBar
 from xlplug.delegate.model import Function, Model
 from xlplug.delegate.state import State
+from xlplug.model.bar import IO, MEMORY32, MEMORY64, Bar
 from xlplug.model.bdf import Bdf
 from xlplug.model.errors import XenError
 from xlplug.model.rangeset import RangeSet

@@ -12,10 +12,10 @@ import pytest
 
 from tests.contract.ioreq_in_memory import Access, Hub, MemChannels, MemDevices, MemMemory
 from xlplug.delegate import process
-from xlplug.delegate.bar import MEMORY32, Bar
 from xlplug.delegate.process import EXIT_GONE, Job, Placement, run
 from xlplug.delegate.state import State
 from xlplug.hook.delegate import start
+from xlplug.model.bar import MEMORY32, Bar
 from xlplug.model.bdf import Bdf
 from xlplug.model.errors import ApplyError, HostError
 from xlplug.xen import ioreq

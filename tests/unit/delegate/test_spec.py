@@ -5,8 +5,8 @@ import pytest
 
 from xlplug.config.delegated import Spec, parse_spec, place
 from xlplug.delegate.admit import admit, guest
-from xlplug.delegate.bar import IO, MEMORY32, Bar
 from xlplug.delegate.record import DelegateProcess, RecordedDevice, process_started, read, write_delegate
+from xlplug.model.bar import IO, MEMORY32, Bar
 from xlplug.model.bdf import Bdf
 from xlplug.model.errors import ConfigError, Refused, XlplugError
 from xlplug.model.host import PciDevice, Resource
@@ -105,7 +105,7 @@ def test_a_device_that_may_be_delegated() -> None:
         (
             card(owner=9),
             None,
-            "refused: 0000:03:00.0 is assigned to domain 9, whose device model maps it; remove it from pci=",
+            "refused: 0000:03:00.0 is assigned to domain 9, whose device model maps it; take it back (xl pci-detach 9 ",
         ),
         (
             card(driver="e1000"),
@@ -119,7 +119,7 @@ def test_a_device_that_may_be_delegated() -> None:
             None,
             "0000:03:00.0 is a bridge, and only devices can be delegated",
         ),
-        (card(resources=(Resource(0, 0, 0x3000, 0x200),)), None, "BAR 0 of 0000:03:00.0 has 0x3000 bytes"),
+        (card(resources=(Resource(0, 0x1000, 0x4000, 0x200),)), None, "BAR 0 of 0000:03:00.0 has 0x3000 bytes"),
         (card(), 1, "slot 1 of the guest is in use; give another vslot"),
         (card(), 0x1E, "slot 1e of the guest is in use"),
     ],

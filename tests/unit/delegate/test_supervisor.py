@@ -28,6 +28,8 @@ def run(job, ready, control, *, adopt, retire=False):
     if retire:
         return 0
     said = open(f"{folder}/says", "rb").read()
+    if said == b"sleep":
+        time.sleep(600)
     if said != process.READY:
         os.write(ready, said)
         return 3
@@ -43,6 +45,7 @@ def run(job, ready, control, *, adopt, retire=False):
             return int(open(f"{folder}/end").read())
 
 supervisor.run = run
+supervisor._READY_SECONDS = 2
 job = process.Job(7, (process.Placement(process.Bdf(0, 3, 0, 0), process.Bdf(0, 0, 29, 0), b"", ()),), None, folder, "test")
 os.makedirs(f"{folder}/0000:03:00.0", exist_ok=True)
 one = supervisor.Supervisor(job)
@@ -62,6 +65,11 @@ class Run:
         (folder / "says").write_bytes(says)
         argv = [sys.executable, "-c", PROGRAM, str(folder)]
         self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def wait_started(self) -> None:
+        """Until the first process is ready: one that ends before that is not followed by another."""
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "started\n"
 
     @property
     def log(self) -> list[str]:
@@ -84,6 +92,7 @@ class Run:
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Run]:
     made = Run(tmp_path)
+    made.wait_started()
     yield made
     if made.process.poll() is None:
         made.process.kill()
@@ -160,13 +169,23 @@ def test_a_device_that_is_gone_is_reported_once(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("says", "words"), [(b"no; such luck", "no; such luck"), (b"", "the delegate's process was not ready")]
+    ("says", "words"),
+    [(b"no; such luck", "no; such luck"), (b"", "the delegate's process ended before it was ready; ")],
 )
 def test_one_that_does_not_start(tmp_path: Path, says: bytes, words: str) -> None:
     failed = Run(tmp_path, says)
     out, err = failed.process.communicate(timeout=60)
     assert (failed.process.returncode, err) == (3, "")
     assert out.startswith(words)
+
+
+def test_one_that_never_gets_ready(tmp_path: Path) -> None:
+    failed = Run(tmp_path, b"sleep")
+    failed.until(1)
+    out, err = failed.process.communicate(timeout=60)
+    assert (failed.process.returncode, err) == (3, "")
+    assert out.startswith("the delegate's process was not ready within 2 s; ")
+    assert not Path(f"/proc/{failed.until(1)}").exists()
 
 
 # the state --------------------------------------------------------------------------------------------------------------

@@ -7,11 +7,11 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from xlplug.delegate.bar import IO, MEMORY32, MEMORY64, Bar
 from xlplug.delegate.config_space import CONFIG_BYTES, ConfigSpace
 from xlplug.delegate.record import DelegateProcess, Record, RecordedDevice
 from xlplug.delegate.verify import Kept, Seen, report_json, report_text, verify
 from xlplug.model.addr import Domid
+from xlplug.model.bar import IO, MEMORY32, MEMORY64, Bar
 from xlplug.model.bdf import Bdf
 from xlplug.model.host import PciDevice, Resource
 from xlplug.model.hypervisor import HeldRights, IoreqServerInfo

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from xlplug.model.bdf import Bdf
 from xlplug.model.host import IORESOURCE_IO, PciDevice
+from xlplug.model.problem import Problem
 from xlplug.model.rangeset import Range
 
 __all__ = ["BARS", "IO", "KINDS", "MEMORY32", "MEMORY64", "Bar", "bars_of", "unfit"]
@@ -77,9 +78,13 @@ def bars_of(device: PciDevice) -> tuple[Bar, ...]:
     return tuple(found)
 
 
-def unfit(bdf: Bdf, bars: tuple[Bar, ...]) -> str:
-    """What makes a function's BARs impossible to emulate; "" when nothing does."""
+def unfit(bdf: Bdf, bars: tuple[Bar, ...]) -> Problem | None:
+    """What makes a function's BARs impossible to emulate."""
     for bar in bars:
+        if not bar.start:
+            what = f"BAR {bar.number} of {bdf} has no address on the host"
+            return Problem(what, "see dom0's kernel log (dmesg)", code="XLP704")
         if bar.size & (bar.size - 1) or bar.size < (4 if bar.kind == IO else 16):
-            return f"BAR {bar.number} of {bdf} has {bar.size:#x} bytes, which is not a size that a BAR can have"
-    return ""
+            what = f"BAR {bar.number} of {bdf} has {bar.size:#x} bytes, which is not a size that a BAR can have"
+            return Problem(what, "assign the device with pci=[...]", code="XLP704")
+    return None
