@@ -19,6 +19,7 @@ __all__ = ["SYS_PCI", "everything", "function", "functions", "owners", "several"
 
 SYS_PCI = "/sys/bus/pci/devices"
 _SEGMENT_DIGITS = 4  # Linux numbers the segments behind Intel VMD from 10000 on: drivers/pci/controller/vmd.c
+_ATTRIBUTE_BYTES = 4096  # sysfs gives an attribute in one read of at most a page: Documentation/filesystems/sysfs.rst
 _CONFIG_BYTES = 256  # conventional config space; extended space holds serial numbers, and nothing we need
 
 
@@ -110,11 +111,19 @@ def function(path: str, owned: dict[Bdf, Domid]) -> PciDevice | None:
 
 
 def _read(path: str, name: str) -> str | None:
+    """An attribute's text, None where there is none.  A host has hundreds of them: a text file object costs twice as much."""
     try:
-        with open(f"{path}/{name}", encoding="ascii") as file:
-            return file.read()
+        return _bytes(f"{path}/{name}", _ATTRIBUTE_BYTES).decode("ascii")
     except FileNotFoundError:
         return None
+
+
+def _bytes(path: str, limit: int) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, limit)
+    finally:
+        os.close(fd)
 
 
 def _number(path: str, name: str) -> int:
@@ -132,8 +141,7 @@ def _resources(text: str) -> tuple[Resource, ...]:
 
 
 def _config(sys_path: str) -> bytes:
-    with open(os.path.join(sys_path, "config"), "rb") as file:
-        return file.read(_CONFIG_BYTES)
+    return _bytes(f"{sys_path}/config", _CONFIG_BYTES)
 
 
 def _link(sys_path: str, name: str) -> str | None:
