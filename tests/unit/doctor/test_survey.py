@@ -651,3 +651,48 @@ def test_a_missing_click_is_one_line(tmp_path: Path) -> None:
     done = xlplug("doctor", PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "xlplug: Python's click is not installed; install it (Debian: python3-click)\n"
+
+
+class CountedXen(FakeXen):
+    """How many calls about domains were made."""
+
+    calls = 0
+
+    def domains(self) -> list[DomainInfo]:
+        self.calls += 1
+        return super().domains()
+
+    def domain_info(self, domid: int) -> DomainInfo | None:
+        self.calls += 1
+        return super().domain_info(domid)
+
+
+class CountedStore(MemStore):
+    """How many requests xenstored would have had."""
+
+    requests = 0
+
+    def read(self, path: str) -> str | None:
+        self.requests += 1
+        return super().read(path)
+
+    def list(self, path: str) -> "list[str]":
+        self.requests += 1
+        return super().list(path)
+
+
+@pytest.mark.parametrize("configs", [0, 1])
+def test_a_host_with_200_domains_costs_no_more(dom0: Dom0, configs: int) -> None:
+    """None of the checks goes from domain to domain."""
+    paths = [str(dom0.write(f"{n}.cfg", CONFIG)) for n in range(configs)]
+    counts = []
+    for guests in (2, 200):
+        dom0.xen, dom0.store = CountedXen(), CountedStore()
+        dom0.store.write("/local/domain/0/domid", "0")
+        for domid in range(1, guests + 1):
+            dom0.xen.guests[domid] = HeldRights()
+            dom0.store.write(f"/local/domain/{domid}/name", f"g{domid}")
+        assert dom0.look(*paths).domctl == guests + 1
+        counts.append((dom0.xen.calls, dom0.store.requests))
+    assert counts[0] == counts[1]
+    assert counts[1][0] > 0
