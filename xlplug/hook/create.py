@@ -333,8 +333,9 @@ def _overridden(data: bytes, program: str, config: DomainConfig) -> bytes:
     import json
 
     value = json.loads(data.rstrip(b"\0"))
-    value["b_info"]["device_model"] = program
-    value["b_info"]["device_model_version"] = config.device_model_version.replace("-", "_")
+    build = value.get("config", value)["b_info"]  # xl itself takes only one that is not wrapped, and says so
+    build["device_model"] = program
+    build["device_model_version"] = config.device_model_version.replace("-", "_")
     return json.dumps(value, ensure_ascii=False).encode() + b"\0"
 
 
