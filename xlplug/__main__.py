@@ -5,6 +5,7 @@ import gc
 import os
 import sys
 
+from xlplug.dom0 import streams
 from xlplug.model import lean_typing
 
 TYPE_CHECKING = False  # typing's, without importing typing for it
@@ -16,7 +17,14 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command line of this process and exit."""
-    arguments = sys.argv[1:]
+    streams.prepare()
+    try:
+        _run(sys.argv[1:])
+    except OSError as error:
+        _not_printed(error)
+
+
+def _run(arguments: list[str]) -> None:
     if arguments[:1] == ["grant"]:
         _grant(arguments[1:])
     elif arguments[:1] in (["create"], ["restore"], ["migrate-receive"]) and not _asks_us_for_help(arguments):
@@ -27,6 +35,7 @@ def main() -> None:
         # click wraps at the terminal's width when that is below 80 columns; then it has to do it.
         if not sys.stdout.isatty() or os.get_terminal_size().columns >= 82:
             sys.stdout.write(TEXT)
+            sys.stdout.flush()
             sys.exit(0)
     try:
         from xlplug.commands import cli
@@ -35,6 +44,19 @@ def main() -> None:
             raise
         sys.exit("xlplug: Python's click is not installed; install it (Debian: python3-click)")
     cli.main(prog_name="xlplug")
+
+
+def _not_printed(error: OSError) -> "NoReturn":
+    """For help and the like, which click prints; commands see to it themselves."""
+    import errno
+
+    if error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EFBIG) or error.filename is not None:
+        raise error
+    streams.give_up()
+    if error.errno == errno.EPIPE:
+        sys.exit(0)
+    streams.complain(f"standard output: {error.strerror}; write it to where there is room")
+    sys.exit(1)
 
 
 def _grant(words: list[str]) -> None:

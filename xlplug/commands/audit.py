@@ -11,6 +11,7 @@ from typing import IO, NamedTuple
 from xlplug.audit.fleet import audit
 from xlplug.audit.judge import REFUSED, UNREADABLE, Verdict
 from xlplug.commands.common import print_lines
+from xlplug.dom0 import streams
 from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED
 
 FORMATS = ("text", "json", "html")
@@ -64,18 +65,18 @@ def _text(verdicts: Iterator[Verdict], counts: "Counter[str]") -> None:
         later = "" if verdict.on_4_23 == "same" else f"  Xen 4.23: {verdict.on_4_23}"
         lines = [f"  {verdict.status:10}  {verdict.domain or '(no name)'}  {verdict.path}{later}"]
         print_lines([*lines, *(f"    {finding.kind}: {finding.problem}" for finding in verdict.findings)])
-    sys.stdout.write(_sums(counts) + "\n")
+    streams.write(_sums(counts) + "\n")
 
 
 def _json(verdicts: Iterator[Verdict], counts: "Counter[str]") -> None:
     """One document, written as it comes."""
     from json import dumps
 
-    sys.stdout.write(f'{{"schema": "{SCHEMA}", "domains": [')
+    streams.write(f'{{"schema": "{SCHEMA}", "domains": [')
     for n, verdict in enumerate(verdicts):
-        sys.stdout.write(f"{',' if n else ''}\n {dumps(_value(verdict))}")
+        streams.write(f"{',' if n else ''}\n {dumps(_value(verdict))}")
     sums = {"hosts": counts["hosts"], "domains": counts["domains"], **{n.replace(" ", "_"): counts[n] for n in _COUNTS}}
-    sys.stdout.write(f'\n], "sums": {dumps(sums)}}}\n')
+    streams.write(f'\n], "sums": {dumps(sums)}}}\n')
 
 
 def _value(verdict: Verdict) -> dict[str, object]:
@@ -98,13 +99,13 @@ def _html(verdicts: Iterator[Verdict], counts: "Counter[str]") -> None:
             findings = [(f.kind, str(f.problem)) for f in verdict.findings]
             conflict = "conflict" if verdict.conflicts else verdict.status
             rows.write(row(verdict.host, verdict.domain, verdict.path, conflict, verdict.on_4_23, findings))
-        sys.stdout.write(head([("hosts", counts["hosts"]), *((name, counts[name]) for name in ("domains", *_COUNTS))]))
+        streams.write(head([("hosts", counts["hosts"]), *((name, counts[name]) for name in ("domains", *_COUNTS))]))
         _copy(rows)
-        sys.stdout.write(foot())
+        streams.write(foot())
 
 
 def _copy(rows: IO[str]) -> None:
     rows.flush()
     rows.seek(0, os.SEEK_SET)
     while block := rows.read(1 << 16):
-        sys.stdout.write(block)
+        streams.write(block)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from xlplug.commands import common
-from xlplug.model.errors import one_line
+from xlplug.dom0 import streams
 
 __all__ = ["Xlplug", "run_and_exit"]
 
@@ -87,7 +87,7 @@ def _one_line_for_wrong_use() -> Iterator[None]:
         see = f"see '{error.ctx.command_path if error.ctx else 'xlplug'} --help'"
         text = error.format_message()
         joined = f"{text} {see[0].upper()}{see[1:]}" if text.endswith("?") else f"{text.rstrip('.')}; {see}"
-        sys.stderr.write(one_line(joined))
+        streams.complain(joined)
         sys.exit(error.exit_code)
 
 

@@ -5,12 +5,13 @@ A command prints its results to stdout, returns its exit code, and raises `Xlplu
 line.  Modules that only some commands need are imported where they are used, so that the hot ones start fast.
 """
 
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+from xlplug.dom0 import streams
 from xlplug.dom0.files import read_all
+from xlplug.dom0.streams import say
 from xlplug.model.addr import Domid
 from xlplug.model.errors import (
     EXIT_DONE,
@@ -19,7 +20,6 @@ from xlplug.model.errors import (
     Refused,
     UsageError,
     XlplugError,
-    one_line,
     printable,
 )
 from xlplug.model.problem import Problem
@@ -48,16 +48,16 @@ def run(command: Callable[..., int], *args: object) -> int:
     """Call a command; an error becomes its one line on stderr and its exit code."""
     try:
         code = command(*args)
-        sys.stdout.flush()
+        streams.finish()
     except XlplugError as error:
-        sys.stderr.write(one_line(str(error)))
+        streams.complain(str(error))
         _count(command, error.exit_code)
         return error.exit_code
     except KeyboardInterrupt:
-        sys.stderr.write(one_line("interrupted; nothing was changed"))
+        streams.complain("interrupted; nothing was changed")
         return EXIT_REFUSED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        streams.give_up()
         return EXIT_DONE
     _count(command, code)
     return code
@@ -72,32 +72,24 @@ def _count(command: Callable[..., int], status: int) -> None:
         tally.add(name, status)
 
 
-def say(line: str) -> None:
-    """A line of progress; a reader that went away must not stop what is half done."""
-    try:
-        print_lines((line,))
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-
-
 def print_lines(lines: Iterable[str]) -> None:
     """Lines of a result.  Names in them may hold anything; nothing reaches the terminal but what it can show."""
     encoding = sys.stdout.encoding or "utf-8"
     text = "".join(f"{printable(line)}\n" for line in lines)
-    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    streams.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
-def print_json(value: object) -> None:
-    """A result for programs, ASCII only."""
+def print_json(value: object, *, done: bool = False) -> None:
+    """A result for programs, ASCII only; ``done`` where it says what was changed, which stands if it cannot be printed."""
     import json
 
-    sys.stdout.write(json.dumps(value, indent=1) + "\n")
+    (streams.put if done else streams.write)(json.dumps(value, indent=1) + "\n")
 
 
 def warn(problems: Iterable[Problem]) -> None:
     """A line on stderr for each."""
     for problem in problems:
-        sys.stderr.write(one_line(f"warning: {problem}"))
+        streams.complain(f"warning: {problem}")
 
 
 def read_config(path: str) -> bytes:

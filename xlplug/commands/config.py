@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """``xlplug config``: parse configurations as xl does."""
 
-import sys
 from collections.abc import Sequence
 
 from xlplug.commands.common import read_config
+from xlplug.dom0 import streams
 from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED, ConfigError
 
 
@@ -27,8 +27,8 @@ def config(files: Sequence[str]) -> int:
                 "advice": error.hint,
                 "code": error.code,
             }
-            sys.stdout.write(dumps({"file": path, "error": where}) + "\n")
+            streams.write(dumps({"file": path, "error": where}) + "\n")
             continue
         body = ", ".join(f"{dumps(name)}: {language.json_value(value)}" for name, value in settings.items())
-        sys.stdout.write(f'{{"file": {dumps(path)}, "settings": {{{body}}}}}\n')
+        streams.write(f'{{"file": {dumps(path)}, "settings": {{{body}}}}}\n')
     return code

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple, NoReturn
 
-from xlplug.commands.common import find_domain, parse_domain
+from xlplug.commands.common import find_domain, parse_domain, say
 from xlplug.config.delegated import Spec, parse_spec
 from xlplug.delegate import record
 from xlplug.delegate.admit import admit, guest
@@ -56,9 +56,8 @@ def dm(options: DmOptions) -> int:
         _note(job, uuid, dm_domain)
         for placement in job.placements:
             bars = ", ".join(f"BAR {bar.number} {bar}" for bar in placement.bars) or "no BARs"
-            sys.stdout.write(f"{placement.host} at {placement.guest} of domain {job.domid}: {bars}\n")
-        sys.stdout.write("ready\n")
-        sys.stdout.flush()
+            say(f"{placement.host} at {placement.guest} of domain {job.domid}: {bars}")
+        say("ready")
         return supervisor.watch()
 
 
@@ -72,7 +71,7 @@ def hooked(domid: str, *devices: str) -> NoReturn:
     try:
         code = dm(DmOptions(domid, devices))
     except XlplugError as error:
-        sys.stdout.write(f"{error}\n")
+        say(str(error))
         code = error.exit_code
     sys.exit(code)
 

@@ -121,7 +121,7 @@ def _carry_out(made: Plan, xen: Hypervisor, store: Store, options: GrantOptions)
     keep_waiting()
     outcome = grants.grant(made, xen, store, (lambda _: None) if as_json else say)
     if as_json:
-        print_json(grant_json(made, outcome))
+        print_json(grant_json(made, outcome), done=True)
     elif outcome.done:
         say(f"done: {len(outcome.done)} steps; take them back with 'xlplug revoke {made.target}'")
     elif outcome.already:

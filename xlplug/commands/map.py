@@ -6,6 +6,7 @@ import sys
 from typing import NamedTuple
 
 from xlplug.commands.common import find_domain, parse_domain, print_lines, read_config, readable_xen, say
+from xlplug.dom0 import streams
 from xlplug.dom0.find_config import parse
 from xlplug.model.addr import Domid
 from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED, HostError, printable
@@ -94,7 +95,7 @@ def _show(picture: Picture, form: str) -> None:
     if form == "text":
         print_lines(_drawn(picture, form).splitlines())
     else:
-        sys.stdout.write(_drawn(picture, form))
+        streams.write(_drawn(picture, form))
 
 
 def _drawn(picture: Picture, form: str) -> str:

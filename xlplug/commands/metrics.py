@@ -5,11 +5,10 @@ Source of the format: https://prometheus.io/docs/instrumenting/exposition_format
 """
 
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 
 import xlplug
-from xlplug.dom0 import nodes, tally
+from xlplug.dom0 import nodes, streams, tally
 from xlplug.execute.compare import compare
 from xlplug.model.errors import EXIT_DONE, HostError
 from xlplug.model.hypervisor import Hypervisor, Store
@@ -28,7 +27,7 @@ def metrics(output: str) -> int:
     with XenCtrl() as xen, XenStore() as store:
         text = "".join(collect(xen, store, tally.read(), hooked=first is not None and is_ours(first)))
     if output == "-":
-        sys.stdout.write(text)
+        streams.write(text)
         return EXIT_DONE
     part = f"{output}.{os.getpid()}"
     try:

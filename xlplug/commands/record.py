@@ -2,10 +2,9 @@
 """``xlplug record``: save a host or a domain, to plan with elsewhere."""
 
 import os
-import sys
 
 from xlplug.commands.common import find_domain, parse_domain, readable_xen, say
-from xlplug.dom0 import nodes
+from xlplug.dom0 import nodes, streams
 from xlplug.model.errors import EXIT_DONE, HostError
 from xlplug.model.host import HostSnapshot
 
@@ -23,7 +22,7 @@ def record_host(path: str, vbt: str | None = None) -> int:
             return EXIT_DONE
     text = dump_host(host)
     if path == "-":
-        sys.stdout.write(text)
+        streams.write(text)
         return EXIT_DONE
     try:
         with open(path, "w", encoding="utf-8") as file:

@@ -25,7 +25,9 @@ def revoke(text: str, form: str) -> int:
         from xlplug.commands.plan import step_json
 
         # The steps that had been granted: docs/revoke.schema.json.
-        print_json({"schema": REVOKE_SCHEMA, "target": domid, "revoked": [step_json(step) for step in steps]})
+        print_json(
+            {"schema": REVOKE_SCHEMA, "target": domid, "revoked": [step_json(step) for step in steps]}, done=True
+        )
     elif steps:
         say(f"done: {len(steps)} steps taken back")
     else:

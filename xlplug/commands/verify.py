@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """``xlplug verify``: the record of a guest's BARs against Xen, the host and the guest."""
 
-import sys
 from typing import NamedTuple
 
-from xlplug.commands.common import find_domain, parse_domain, print_json
+from xlplug.commands.common import find_domain, parse_domain, print_json, print_lines
 from xlplug.delegate import record
 from xlplug.delegate.admit import guest
 from xlplug.delegate.state import State
@@ -46,7 +45,7 @@ def verify_command(options: VerifyOptions) -> int:
     if options.format == "json":
         print_json(report_json(report))
     else:
-        sys.stdout.write(report_text(report))
+        print_lines(report_text(report).splitlines())
     return EXIT_REFUSED if report.problems else EXIT_DONE
 
 

@@ -6,12 +6,12 @@ in place is in each step's ``kept``.
 """
 
 import errno
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from xlplug.execute.populate import populate, release
 from xlplug.model.errors import ApplyError, RollbackError, XenError, XlplugError
 from xlplug.model.hypervisor import Hypervisor
-from xlplug.model.rangeset import RangeSet
+from xlplug.model.rangeset import Range, RangeSet
 from xlplug.model.steps import (
     IOMEM,
     IOMEM_PERMISSION,
@@ -104,8 +104,9 @@ def take_back(steps: Iterable[Step], xen: Hypervisor, log: Log, *, protect: Sequ
     """
     say = quiet(log)
     left: list[str] = []
+    needed = _needed(protect)
     for step in reversed(list(steps)):
-        for undo in _sparing(step, protect).undo():
+        for undo in _sparing(step, needed).undo():
             try:
                 if undo.op == MEMORY_MAPPING and not undo.add:
                     _unmap(undo, xen)
@@ -120,12 +121,20 @@ def take_back(steps: Iterable[Step], xen: Hypervisor, log: Log, *, protect: Sequ
     return tuple(left)
 
 
-def _sparing(step: Step, protect: Sequence[Step]) -> Step:
+def _needed(protect: Sequence[Step]) -> dict[tuple[int | None, str], RangeSet]:
+    """What these steps need, by domain and kind."""
+    ranges: dict[tuple[int | None, str], list[Range]] = {}
+    for step in protect:
+        ranges.setdefault((step.domid, step.kind), []).append(step.range)
+    return {key: RangeSet(found) for key, found in ranges.items()}
+
+
+def _sparing(step: Step, needed: Mapping[tuple[int | None, str], RangeSet]) -> Step:
     """The step with what others need added to ``kept``."""
-    if step.kind not in (IOMEM, IOPORT) or not protect:
+    others = needed.get((step.domid, step.kind))
+    if step.kind not in (IOMEM, IOPORT) or others is None:
         return step
-    needed = RangeSet(other.range for other in protect if (other.domid, other.kind) == (step.domid, step.kind))
-    return step._replace(kept=step.kept | (needed & RangeSet([step.range])))
+    return step._replace(kept=step.kept | others.within(*step.range))
 
 
 def _unmap(step: Step, xen: Hypervisor) -> None:

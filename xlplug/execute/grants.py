@@ -152,9 +152,8 @@ def _give_again(steps: Iterable[Step], xen: Hypervisor) -> None:
 def _new_steps(plan: Plan, before: Entry, xen: Hypervisor, plugged: Collection[Bdf]) -> tuple[Step, ...]:
     """The plan's steps that are not in force, with what their undo must leave and find."""
     known = {step.key for step in before.steps}
-    return _with_room(
-        (step._replace(kept=by_libxl(step, plan, plugged)) for step in plan.steps if step.key not in known), xen
-    )
+    kept = by_libxl(plan, plugged)
+    return _with_room((step._replace(kept=kept(step)) for step in plan.steps if step.key not in known), xen)
 
 
 def _with_room(steps: Iterable[Step], xen: Hypervisor) -> tuple[Step, ...]:

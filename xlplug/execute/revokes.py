@@ -154,9 +154,10 @@ def revoke_detached(plan: Plan, xen: Hypervisor, store: Store, log: Log) -> tupl
         journal = Journal(store, plan.target, info.uuid)
         entry = journal.read()
         present = {assigned.device.bdf for assigned in plan.devices}
-        stale = tuple(step for step in entry.steps if step.device is not None and step.device not in present)
-        rest = tuple(step for step in entry.steps if step not in stale)
-        stale = (*unfinished(entry, plan), *(step._replace(kept=by_libxl(step, plan)) for step in stale))
+        rest = tuple(step for step in entry.steps if step.device is None or step.device in present)
+        kept = by_libxl(plan)
+        gone = (step for step in entry.steps if step.device is not None and step.device not in present)
+        stale = (*unfinished(entry, plan), *(step._replace(kept=kept(step)) for step in gone))
         if not stale:
             return ()
         journal.replace(entry, Entry(UNDOING, rest, (*stale, *_vga_mappings(stale)), entry.dm))

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """What granting and revoking begin with: a killed run's steps are undone, and what libxl has granted is left alone."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from xlplug.execute.apply import Log, quiet, take_back
 from xlplug.execute.journal import APPLIED, REVOKED, UNDOING, Entry, is_vga
 from xlplug.model.bdf import Bdf
 from xlplug.model.errors import RollbackError
 from xlplug.model.hypervisor import Hypervisor
-from xlplug.model.rangeset import RangeSet
+from xlplug.model.rangeset import Range, RangeSet
 from xlplug.model.steps import IOMEM, IOPORT, POPULATE_PHYSMAP, Step
 from xlplug.plan import Plan
 from xlplug.vga import VGA_MEMORY
@@ -46,15 +46,18 @@ def unfinished(entry: Entry, plan: Plan) -> tuple[Step, ...]:
     return tuple(step for step in entry.pending if step.op != POPULATE_PHYSMAP or step.key in wanted)
 
 
-def by_libxl(step: Step, plan: Plan, plugged: Collection[Bdf] = ()) -> RangeSet:
-    """The part of a step's range that libxl has also granted."""
-    if step.kind not in (IOMEM, IOPORT):
-        return step.kept
-    theirs = RangeSet(
-        grant.range
-        for grant in plan.by_libxl
-        if (grant.kind, grant.grantee) == (step.kind, step.grantee)
+def by_libxl(plan: Plan, plugged: Collection[Bdf] = ()) -> Callable[[Step], RangeSet]:
+    """A function that returns the part of a step's range that libxl has also granted."""
+    ranges: dict[tuple[str, str], list[Range]] = {}
+    for grant in plan.by_libxl:
         # libxl__grant_vga_iomem_permission is called at creation only: libxl_create.c, domcreate_attach_devices.
-        and not (grant.range == VGA_MEMORY and grant.device is not None and grant.device in plugged)
-    )
-    return theirs & RangeSet([step.range])
+        if not (grant.range == VGA_MEMORY and grant.device is not None and grant.device in plugged):
+            ranges.setdefault((grant.kind, grant.grantee), []).append(grant.range)
+    theirs = {key: RangeSet(found) for key, found in ranges.items()}
+
+    def kept(step: Step) -> RangeSet:
+        if step.kind not in (IOMEM, IOPORT):
+            return step.kept
+        return theirs.get((step.kind, step.grantee), RangeSet()).within(*step.range)
+
+    return kept

@@ -15,14 +15,14 @@ from typing import NoReturn
 
 from xlplug.config.domain import DomainConfig
 from xlplug.config.xl_command_line import is_receive, parse_create, parse_restore
-from xlplug.dom0 import handover
+from xlplug.dom0 import handover, streams
 from xlplug.dom0.find_config import parse, read_as_xl
 from xlplug.dom0.frozen import freeze
 from xlplug.dom0.handover import Handover
 from xlplug.dom0.savefile import config_in, parse_head
 from xlplug.hook.become import become, first_environment
 from xlplug.hook.device_model import is_ours, preload_library, real
-from xlplug.model.errors import ConfigError, HostError, Refused, XlplugError, one_line
+from xlplug.model.errors import ConfigError, HostError, Refused, XlplugError
 from xlplug.model.occasion import CREATING, NO_LIBRARY, RESTORING, Occasion
 
 TYPE_CHECKING = False  # typing's, without importing typing for it
@@ -171,7 +171,7 @@ def _arrived(data: bytes, reserved: int) -> bytes | None:
         handover.fill(reserved, Handover(head.config, _SENT, (), own, freeze(config)))
         return data if override == program else bytes(head._replace(config=_overridden(head.config, program, config)))
     except XlplugError as error:
-        sys.stderr.write(one_line(str(error)))
+        streams.complain(str(error))
         return None
 
 
@@ -273,9 +273,9 @@ def _preflight(config: DomainConfig, path: str, when: Occasion) -> None:
         if made.refusals:  # one line; 'xlplug plan' has the warnings too
             raise Refused(*made.refusals)
         for text in made.warnings:
-            sys.stderr.write(f"xlplug: warning: {text}\n")
+            streams.complain(f"warning: {text}")
         for text in made.notes if config.preload else ():
-            sys.stderr.write(f"xlplug: note: {text}\n")
+            streams.complain(f"note: {text}")
         if _takes_vga(made):
             from xlplug.execute import grants
 
@@ -332,8 +332,9 @@ def _overridden(data: bytes, program: str, config: DomainConfig) -> bytes:
     import json
 
     value = json.loads(data.rstrip(b"\0"))
-    value["b_info"]["device_model"] = program
-    value["b_info"]["device_model_version"] = config.device_model_version.replace("-", "_")
+    build = value.get("config", value)["b_info"]  # xl itself takes only one that is not wrapped, and says so
+    build["device_model"] = program
+    build["device_model_version"] = config.device_model_version.replace("-", "_")
     return json.dumps(value, ensure_ascii=False).encode() + b"\0"
 
 

@@ -31,7 +31,7 @@ def domid_of(arguments: list[str]) -> int | None:
     """The domain that the device model will serve; None when libxl only probes it (4.20 and later), and for ``-help``."""
     for option, value in pairwise(arguments):
         if option == "-xen-domid":
-            return int(value) if value.isascii() and value.isdecimal() else None
+            return int(value) if value.isascii() and value.isdecimal() and len(value) <= 5 else None
     return None
 
 

@@ -48,7 +48,7 @@ def using(wrapper: str, xen: Hypervisor, store: Store) -> list[str]:
     found = []
     for domid, name in domains.guests(store):
         info = xen.domain_info(domid)
-        if info is None:
+        if info is None or info.dying:
             continue
         try:
             override = domains.domain_config(info).device_model_override or ""

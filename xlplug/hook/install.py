@@ -11,11 +11,12 @@ import sys
 from pathlib import Path
 
 import xlplug
+from xlplug.dom0.streams import say
 from xlplug.hook import manifest, package_link, place
 from xlplug.hook.create import wrapper
 from xlplug.hook.device_model import PRELOAD, is_ours
 from xlplug.hook.manifest import Layout, Manifest
-from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED, HostError, printable
+from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED, HostError
 
 __all__ = ["first_xl", "install", "installed", "prefix_of", "program_of", "uninstall", "wrapper_of"]
 
@@ -59,7 +60,8 @@ def install(prefix: str) -> int:
                 f"{path} was changed since it was installed", hint="save your changes, then remove it", code="XLP604"
             )
     place.put_in_place(layout, wanted, known)
-    _say(*(f"installed {path}" for path in wanted))
+    for path in wanted:
+        say(f"installed {path}")
     _say_if_unused(layout)
     return EXIT_DONE
 
@@ -67,9 +69,9 @@ def install(prefix: str) -> int:
 def _say_if_unused(layout: Layout) -> None:
     first = first_xl()
     if first != str(layout.front_end):
-        _say(f"not yet in use: {first or 'no xl'} comes first in PATH; put {layout.front_end.parent} before it")
+        say(f"not yet in use: {first or 'no xl'} comes first in PATH; put {layout.front_end.parent} before it")
     else:  # a shell that has run xl before remembers where that was
-        _say("in shells that are open, run: hash -r")
+        say("in shells that are open, run: hash -r")
 
 
 def uninstall(prefix: str, *, force: bool = False) -> int:
@@ -91,7 +93,8 @@ def uninstall(prefix: str, *, force: bool = False) -> int:
 
         require_none(str(layout.wrapper))
     left_over = place.clear(layout)
-    _say(*(f"removed {path}, which an installation that was killed had left" for path in left_over))
+    for path in left_over:
+        say(f"removed {path}, which an installation that was killed had left")
     if not known.files and not left_over:
         raise HostError(
             f"xlplug's hook is not installed below {layout.prefix}",
@@ -107,11 +110,11 @@ def _remove(layout: Layout, known: Manifest) -> int:
         for path in known.files:
             if os.path.lexists(path):
                 if known.changed(path):
-                    _say(f"left in place, because it was changed: {path}")
+                    say(f"left in place, because it was changed: {path}")
                     code = EXIT_REFUSED
                     continue
                 path.unlink()
-            _say(f"removed {path}")
+            say(f"removed {path}")
         for folder in reversed(known.folders):  # while the manifest still says that they are ours
             with contextlib.suppress(OSError):  # it has other files, or the manifest
                 folder.rmdir()
@@ -122,11 +125,6 @@ def _remove(layout: Layout, known: Manifest) -> int:
         with contextlib.suppress(OSError):
             folder.rmdir()
     return code
-
-
-def _say(*lines: str) -> None:
-    for line in lines:
-        sys.stdout.write(f"{printable(line)}\n")
 
 
 def first_xl() -> str | None:

@@ -8,11 +8,11 @@ own xl is another package's file, not one of several alternatives, and to divert
 
 import contextlib
 import os
-import sys
 from pathlib import Path
 
+from xlplug.dom0.streams import say
 from xlplug.hook.device_model import is_ours
-from xlplug.model.errors import HostError, printable
+from xlplug.model.errors import HostError
 
 __all__ = ["front_end_of", "is_link", "make", "remove"]
 
@@ -58,7 +58,7 @@ def make(path: Path, front_end: str) -> None:
             hint="run it as root, or give a --prefix that can be written",
             code="XLP605",
         ) from error
-    sys.stdout.write(printable(f"installed {path}, a link to {front_end}") + "\n")
+    say(f"installed {path}, a link to {front_end}")
 
 
 def remove(path: Path) -> None:
@@ -71,4 +71,4 @@ def remove(path: Path) -> None:
         path.unlink()
     except OSError as error:
         raise HostError(f"{path}: {error.strerror}", hint="run it as root", code="XLP605") from error
-    sys.stdout.write(printable(f"removed {path}") + "\n")
+    say(f"removed {path}")

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from xlplug.config.domain import passes_igd
-from xlplug.dom0 import handover, nodes, tally
+from xlplug.dom0 import handover, nodes, streams, tally
 from xlplug.dom0.find_config import Found, being_created, from_handover
 from xlplug.hook.become import become
 from xlplug.hook.device_model import domid_of, preload_library, real, restores
@@ -38,6 +38,7 @@ _INCOMING = "--incoming"  # after the name while the domain arrives.  Source: to
 
 def main(argv: list[str]) -> NoReturn:
     """Run as the wrapper, with the command line of the device model."""
+    streams.prepare()
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:  # an ignored signal stays ignored, here and in the device model
             signal.signal(number, _interrupt)
@@ -138,12 +139,12 @@ def _show_display(config: "DomainConfig", made: "Plan") -> None:
     try:
         view = view_of(config, devices)
     except HostError as error:
-        sys.stderr.write(f"xlplug: warning: {error}\n")
+        streams.complain(f"warning: {error}")
         view = view_of(config._replace(rom=False), devices)
     if view is not None:
         enter(view)
         for line in view.lines():
-            _log(line)
+            streams.complain(line)
 
 
 def _names(name: str, arguments: list[str]) -> tuple[str, ...]:
@@ -185,16 +186,11 @@ def _grant(config: "DomainConfig", who: Who, occasion: Occasion, xen: "XenCtrl",
     host = snapshot.take(xen, store, config)
     made = build(config, host, who, occasion)
     for text in made.warnings:
-        sys.stderr.write(f"xlplug: warning: {text}\n")
-    grants.grant(made, xen, store, _log)
+        streams.complain(f"warning: {text}")
+    grants.grant(made, xen, store, streams.complain)
     info = xen.domain_info(who.target or 0)
     record.note_device_model(store, who, info.uuid if info else "", (assigned.device for assigned in made.devices))
-    sys.stderr.flush()
     return made
-
-
-def _log(line: str) -> None:
-    sys.stderr.write(f"xlplug: {line}\n")
 
 
 def _complain(text: str) -> None:
@@ -204,9 +200,7 @@ def _complain(text: str) -> None:
     """
     import select
 
-    line = one_line(text)
-    sys.stderr.write(line)
-    sys.stderr.flush()
+    streams.complain(text)
     try:
         fd = _stderr_of(os.getppid())
     except OSError:
@@ -214,7 +208,7 @@ def _complain(text: str) -> None:
     try:
         # The open file is shared with xl, so we must not make it non-blocking; and a reader that has stopped must not stop us.
         if not os.path.sameopenfile(fd, 2) and select.select([], [fd], [], 1)[1]:
-            os.write(fd, line.encode())
+            os.write(fd, one_line(text).encode())
     except OSError:
         pass
     finally:

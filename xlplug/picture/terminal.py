@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator
 
+from xlplug.model.errors import printable
 from xlplug.picture.palette import DARK
 from xlplug.picture.spaces import Picture, Row, Space
 
@@ -33,21 +34,21 @@ def coloured(picture: Picture) -> bool:
     except ModuleNotFoundError:
         return False
     console = Console(highlight=False)
-    console.print(Text(picture.title, style="bold"))
-    console.print(Text(picture.subtitle, style="dim"))
+    console.print(Text(printable(picture.title), style="bold"))
+    console.print(Text(printable(picture.subtitle), style="dim"))
     for space in picture.spaces:
-        table = Table(title=space.title, title_justify="left", box=None, padding=(0, 1), title_style="bold")
+        table = Table(title=printable(space.title), title_justify="left", box=None, padding=(0, 1), title_style="bold")
         for name in (space.unit, *space.columns):
             table.add_column(name, header_style="dim", overflow="fold")
         for row in space.rows:
             fields = [Text(_span(row), style="dim" if row.empty else "")]
             for cell in row.cells:
                 fill, ink = DARK[cell.kind] if cell else ("", "")
-                fields.append(Text(f" {cell.text} ", style=f"{ink} on {fill}") if cell else Text(""))
+                fields.append(Text(f" {printable(cell.text)} ", style=f"{ink} on {fill}") if cell else Text(""))
             table.add_row(*fields)
         console.print(table)
     for what, text in picture.problems:
-        console.print(Text(f"{what}: {text}", style="bold red" if what == "refused" else ""))
+        console.print(Text(printable(f"{what}: {text}"), style="bold red" if what == "refused" else ""))
     return True
 
 

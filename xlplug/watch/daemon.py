@@ -4,6 +4,7 @@
 It reports readiness to systemd (sd_notify(3)), and puts a priority before each line if stderr is the journal (sd-daemon(3)).
 """
 
+import contextlib
 import os
 import select
 import signal
@@ -11,10 +12,10 @@ import socket
 import sys
 
 from xlplug.config.domain import DomainConfig, passes_igd
-from xlplug.dom0 import domains, lock, nodes, snapshot
+from xlplug.dom0 import domains, lock, nodes, snapshot, streams
 from xlplug.dom0.find_config import Found, being_created
 from xlplug.dom0.udev import Monitor
-from xlplug.model.errors import EXIT_DONE
+from xlplug.model.errors import EXIT_DONE, printable
 from xlplug.model.host import HostSnapshot
 from xlplug.model.hypervisor import DomainInfo
 from xlplug.watch.guard import Guard, GuardLostError, recover
@@ -97,8 +98,13 @@ def _owner(path: str) -> int | None:
 
 
 def _log(priority: int, text: str) -> None:
-    sys.stderr.write(f"<{priority}>{text}\n" if _IN_JOURNAL else f"xlplug: {text}\n")
-    sys.stderr.flush()
+    """A line that is safe for a terminal: names in it may hold anything."""
+    if not _IN_JOURNAL:
+        streams.complain(text)
+        return
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"<{priority}>{printable(' '.join(text.split()))}\n")
+        sys.stderr.flush()
 
 
 def _in_journal() -> bool:

@@ -2,6 +2,7 @@
 """Carrying out and taking back, with a failure at every call, on both personalities of Xen."""
 
 import errno
+import time
 from collections.abc import Callable
 
 import pytest
@@ -13,7 +14,7 @@ from xlplug.execute.apply import apply
 from xlplug.execute.compare import compare
 from xlplug.execute.journal import Entry, Journal
 from xlplug.model.addr import Domid
-from xlplug.model.errors import ApplyError, Refused, RollbackError, StoreError
+from xlplug.model.errors import ApplyError, Refused, RollbackError, StoreError, XenError
 from xlplug.model.host import HostSnapshot
 from xlplug.model.hypervisor import DomainInfo, HeldRights
 from xlplug.model.occasion import BY_HAND, Who
@@ -299,3 +300,36 @@ def test_comparison(plan: Plan) -> None:
         grants.grant(plan, xen, store, quiet)
     assert Journal(store, 7, "").read().state == "applied"
     assert len(Journal(store, 7, "").read().steps) == len(plan.steps)
+
+
+class Willing(MemXen):
+    """It says yes and does nothing, so that what is measured is ours; but it refuses to map one port."""
+
+    refused = -1
+
+    def ioport_permission(self, domid: int, first_port: int, nr_ports: int, *, allow: bool) -> None:
+        pass
+
+    def ioport_mapping(self, domid: int, first_gport: int, first_port: int, nr_ports: int, *, add: bool) -> None:
+        if first_port == self.refused:
+            raise XenError("xc_domain_ioport_mapping", errno.EBUSY)
+
+
+def test_thousands_of_ports_take_thousands_of_steps_and_not_millions(config: Config) -> None:
+    """Also for a second grant that fails at its last step.  There are configs with every other port of 65,536."""
+    took = []
+    for count in (500, 2000):
+        ports = ",".join(f'"{0xD00 + 2 * i:x}"' for i in range(count))
+        plan = build(config(f"ioports=[{ports}]\n"), HostSnapshot("h"), Who(7), BY_HAND)
+        half = plan._replace(steps=plan.steps[: len(plan.steps) // 2])
+        xen, store = Willing(), MemStore()
+        xen.add_domain(DomainInfo(7, nr_pages=16384, max_pages=16384, uuid="seven"))
+        store.write("/local/domain/7", "")
+        began = time.process_time()
+        assert len(grants.grant(half, xen, store, quiet).done) == count
+        xen.refused = plan.steps[-1].first
+        with pytest.raises(ApplyError):
+            grants.grant(plan, xen, store, quiet)
+        assert len(grants.revoke(7, xen, store, quiet)) == count
+        took.append(time.process_time() - began)
+    assert took[1] < 8 * took[0], took

@@ -27,6 +27,7 @@ PROBE = "-S -no-user-config -nodefaults -nographic -machine none,accel=xen -char
         (["-xen-domid", "-1"], None),
         (["-xen-domid", "²"], None),
         (["-xen-domid-restrict", "7"], None),
+        (["-xen-domid", "7" * 5000], None),  # more digits than int() takes
     ],
 )
 def test_domid_of(arguments: list[str], expected: int | None) -> None:
