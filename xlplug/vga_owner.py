@@ -25,6 +25,7 @@ _BRIDGE_CONTROL = 0x3E
 _VGA_ENABLE = 1 << 3
 _BRIDGE_HEADER = 0x40  # bytes that a bridge's header takes
 _CLASS_BRIDGE = 0x0604
+_CLASS_VGA = 0x0300
 
 #: How legacy VGA cycles get to a display, from worst to best: a bridge above it does not forward them; a bridge above it was
 #: not seen; it is on the root bus; every bridge above it forwards them, which takes precedence over the root bus.
@@ -52,7 +53,8 @@ def legacy_owner(devices: Iterable[PciDevice]) -> Ownership:
     routes = {device.bdf: _route(device, bridges) for device in everything if can_own_legacy_vga(device)}
     possible = [device for device in everything if routes.get(device.bdf, _CUT_OFF) != _CUT_OFF]
     possible = [device for device in possible if may_answer(device)] or possible
-    possible = [device for device in possible if routes[device.bdf] == _FORWARDED] or possible
+    if any(routes[device.bdf] == _FORWARDED for device in possible):
+        possible = [device for device in possible if routes[device.bdf] == _FORWARDED or _is_live_screen(device)]
     boot = [device for device in possible if device.boot_vga]
     possible = boot if len(boot) == 1 else possible
     if len(possible) == 1 and _is_evident(possible[0], routes[possible[0].bdf]):
@@ -63,6 +65,17 @@ def legacy_owner(devices: Iterable[PciDevice]) -> Ownership:
 def driven_by_dom0(device: PciDevice) -> bool:
     """Whether a driver of dom0's uses the function, so that its screen is dom0's."""
     return device.owner is None and device.driver not in (None, PCIBACK)
+
+
+def _is_live_screen(device: PciDevice) -> bool:
+    """Whether dom0 started with the display, drives it, and it decodes, which an open bridge elsewhere does not outweigh.
+
+    An Intel display that decodes comes before all bridges, and one of class 0380 does not take part.  Source: Intel's processor
+    datasheets, volume 2: what the bridges' bits decide is "not mapped to IGD"; GGC, bit IVD, for the class.
+    """
+    return (
+        bool(device.boot_vga) and driven_by_dom0(device) and _decodes(device) and device.class_code >> 8 == _CLASS_VGA
+    )
 
 
 def may_answer(device: PciDevice) -> bool:

@@ -17,7 +17,7 @@ from tests.lab.igd.emulator import emulator
 
 EX_UNAVAILABLE, EX_SOFTWARE = 69, 70  # sysexits.h
 CUT_OFF = 124  # timeout(1)
-MACHINES = {"standard": vm.standard, "igd": machine.with_igd, "devices": with_devices}
+MACHINES = {"standard": vm.standard, "small-ring": vm.small_ring, "igd": machine.with_igd, "devices": with_devices}
 
 
 def main() -> int:
@@ -93,6 +93,7 @@ def _pytest(machine: str, args: list[str]) -> list[str]:
         if named
         else {
             "standard": ["tests/lab/dom0", "tests/contract"],
+            "small-ring": ["tests/lab/dom0"],
             "igd": ["tests/lab/igd/dom0"],
             "devices": ["tests/lab/dom0"],
         }[machine]

@@ -12,7 +12,7 @@ python=$2
 job=build/lab-$release-$part
 echo 70 >"$job.status"
 hook='test_hook test_preload'
-watch='test_watch'
+watch='test_watch test_many_guests'
 stubdom='test_stubdom test_watch_stubdom'
 delegate='test_delegate test_delegate_bindings test_delegate_death test_delegate_guests test_delegate_rights'
 machine=standard
@@ -29,7 +29,10 @@ igd-smoke)
 	set -- -m smoke
 	;;
 hook) files=$hook ;;
-watch) files=$watch ;;
+watch)
+	machine=small-ring
+	files=$watch
+	;;
 delegate)
 	machine=devices
 	files=$delegate

@@ -42,6 +42,7 @@ class Result(NamedTuple):
 class Machine(NamedTuple):
     """What machines differ in: QEMU with its leading arguments, the IOMMU, displays, more shares, and Xen options.
 
+    ``ring`` is the option for Xen's console ring: by default one that has room for everything that a run says.
     ``slot``: where on the PCI bus the shares begin; None where QEMU may choose.
     """
 
@@ -49,6 +50,7 @@ class Machine(NamedTuple):
     iommu: str = "intel-iommu,intremap=off"
     displays: tuple[str, ...] = ("-vga", "std")
     xen: str = ""
+    ring: str = "conring_size=4M"
     shares: tuple[tuple[str, Path], ...] = ()
     slot: int | None = None
 
@@ -61,6 +63,12 @@ Maker = Callable[[Tree, Path], AbstractContextManager[Machine]]
 def standard(tree: Tree, job: Path) -> Iterator[Machine]:
     """The machine with the emulated display at 00:01.0, of the QEMU that is installed here."""
     yield Machine()
+
+
+@contextmanager
+def small_ring(tree: Tree, job: Path) -> Iterator[Machine]:
+    """A machine with Xen's own console ring, 16 KiB on up to 8 processors, and a device to delegate."""
+    yield Machine(ring="", displays=("-vga", "std", "-device", "edu,addr=10.0"))
 
 
 def command(
@@ -78,8 +86,8 @@ def command(
         "-kernel", str(tree.xen),
         # Without what protects processors from one another's guesses: emulated ones guess nothing, and it costs a tenth.
         "-append",
-        "console=com1 dom0_mem=1024M loglvl=all guest_loglvl=all iommu=verbose conring_size=4M spec-ctrl=no "
-        f"{machine.xen}",
+        "console=com1 dom0_mem=1024M loglvl=all guest_loglvl=all iommu=verbose spec-ctrl=no "
+        f"{machine.ring} {machine.xen}",
         "-initrd", f"{tree.kernel} console=hvc0 quiet panic=1 mitigations=off,{tree.initrd}",
     ]  # fmt: skip
     shares = (

@@ -4,14 +4,15 @@
 Source of the format: https://prometheus.io/docs/instrumenting/exposition_formats/ (text-based format).
 """
 
+import errno
 import os
 from collections.abc import Iterable, Iterator, Mapping
 
 import xlplug
 from xlplug.dom0 import nodes, streams, tally
 from xlplug.execute.compare import compare
-from xlplug.model.errors import EXIT_DONE, HostError
-from xlplug.model.hypervisor import Hypervisor, Store
+from xlplug.model.errors import EXIT_DONE, HostError, XenError
+from xlplug.model.hypervisor import HeldRights, Hypervisor, Store
 
 _Sample = tuple[Mapping[str, str], float]
 
@@ -46,12 +47,12 @@ def collect(xen: Hypervisor, store: Store, counts: Mapping[str, float], *, hooke
     states: dict[str, int] = {}
     ranges: list[_Sample] = []
     granted = _granted(store)
-    held = xen.held() if granted else {}
+    held = _held(xen) if granted else {}
     for domid in granted:
         name = store.read(nodes.name(domid)) or ""
-        for row in compare(domid, held, store):
+        for row in compare(domid, held or {}, store):
             states[row.state] = states.get(row.state, 0) + (row.domid == domid and row.kind == "iomem")
-            for state, what in (("granted", row.ours), ("missing", row.missing)):
+            for state, what in (("granted", row.ours), *((("missing", row.missing),) if held is not None else ())):
                 labels = {"domid": str(domid), "domain": name, "grantee": row.grantee, "kind": row.kind, "state": state}
                 ranges.append((labels, what.total))
     yield _metric(
@@ -72,6 +73,16 @@ def collect(xen: Hypervisor, store: Store, counts: Mapping[str, float], *, hooke
     yield _head("hook_seconds", "summary", "Seconds that device models had to wait for their grants.")
     for name, labels, value in sorted(waits, key=lambda wait: (wait[1]["by"], wait[0])):
         yield _line(name, labels, value)
+
+
+def _held(xen: Hypervisor) -> dict[int, HeldRights] | None:
+    """What Xen reports; None where its dump cannot be had, because it does not fit or a guest floods it."""
+    try:
+        return xen.held()
+    except XenError as error:
+        if error.errno not in (errno.ENODATA, errno.EAGAIN):
+            raise
+        return None
 
 
 def _granted(store: Store) -> list[int]:

@@ -23,6 +23,7 @@ CHECKS: tuple[Check, ...] = (
     checks_xen.libraries,
     checks_xen.store,
     checks_xen.iommu,
+    checks_xen.console_ring,
     checks_pci.pciback,
     checks_pci.displays,
     checks_pci.firmware,

@@ -101,7 +101,8 @@ class Facts(NamedTuple):
 
     ``version`` is Xen's (major, minor) with its full text in ``version_text``; ``control`` whether this is the control
     domain; ``domctl`` the number of domains, once Xen has accepted the library's domain control calls; ``store`` what
-    xenstored says of domain 0; ``directio`` whether Xen has an IOMMU in use; ``assignable`` pciback's functions;
+    xenstored says of domain 0; ``directio`` whether Xen has an IOMMU in use; ``console_room`` the bytes of its console ring,
+    None where they do not show; ``assignable`` pciback's functions;
     ``damaged`` why a PCI function could not be read, ``unnamed`` why xl cannot name one; ``distribution`` the ID
     of os-release(5); ``built`` when Xen was compiled, None where that is not known; ``arbiter`` the line of
     /dev/vga_arbiter; ``watcher`` the pid of a running ``xlplug watch``, None when there is none.
@@ -119,6 +120,7 @@ class Facts(NamedTuple):
     libraries: tuple[Named, ...] = ()
     store: Reading[str] = _NOT_ASKED
     directio: Reading[bool] = _NOT_ASKED
+    console_room: Reading[int | None] = _NOT_ASKED
     assignable: Reading[tuple[Bdf, ...]] = _NOT_ASKED
     devices: Reading[tuple[PciDevice, ...]] = _NOT_ASKED
     damaged: tuple[Problem, ...] = ()

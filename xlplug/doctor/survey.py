@@ -43,6 +43,7 @@ def survey(configs: Sequence[str] = (), places: Places | None = None, doors: Doo
             libraries=xen.libraries(),
             store=xen.answer,
             directio=xen.directio(),
+            console_room=xen.console_room(),
             assignable=survey_pci.assignable(places),
             devices=devices,
             damaged=tuple(note.problem for note in left_out if note.about != UNNAMED),

@@ -115,6 +115,10 @@ class XenSide:
             return Unread("this Xen's xc_physinfo is not as this xlplug knows it", "see virt_caps in 'xl info'")
         return found
 
+    def console_room(self) -> Reading[int | None]:
+        """Bytes of Xen's console ring, None where they do not show."""
+        return after("domain control", self.xen, lambda xen: xen.console_room())
+
     def memory(self) -> Reading[tuple[MemRegion, ...]]:
         """The machine's memory map."""
         return after("domain control", self.xen, lambda xen: xen.machine_memory_map())

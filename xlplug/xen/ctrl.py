@@ -48,6 +48,7 @@ _E820_BYTES = 20  # struct e820entry, packed: u64 addr, u64 size, u32 type
 _E820_MAX = 1024  # entries asked for; Xen itself keeps at most 1024 (E820MAX)
 _CHUNK = 1 << 18
 _DUMP_TRIES = 5
+_SMALLEST_RING = 16 << 10  # bytes; sizes are powers of two.  Source: xen/drivers/char/console.c, _CONRING_SIZE
 
 
 class XenCtrl(Handle):
@@ -262,20 +263,34 @@ class XenCtrl(Handle):
         """Every domain's ioreq servers, from the same dump; the same errors."""
         return self._dumped(parse_servers)
 
+    def console_room(self) -> int | None:
+        """Bytes of Xen's console ring, once it has been filled; None before, when its size does not show.
+
+        Reading sends nothing to any domain, unlike the ``q`` debug key.
+        """
+        index = ffi.new("uint32_t *", 0)
+        text = self._ring(index)
+        full = index[0] > len(text) >= _SMALLEST_RING and not len(text) & (len(text) - 1)
+        return len(text) if full else None  # a ring that was cleared ('xl dmesg -c') holds less than its size
+
     def _dumped(self, parse: Callable[[str], dict[int, T]]) -> dict[int, T]:
+        text = ""
         for _ in range(_DUMP_TRIES):
+            text = self._dump()
             try:
-                found = parse(self._dump())
+                found = parse(text)
             except ValueError:
                 continue
             if 0 not in found:
                 raise XenError(
                     "xc_readconsolering", errno.ENODATA, "the dump of the q debug key did not fit Xen's console ring",
-                    hint="boot Xen with conring_size=1M", code="XLP113")  # fmt: skip
+                    hint=f"boot Xen with conring_size=1M{_writer(text)}", code="XLP113",
+                )  # fmt: skip
             return found
         raise XenError(
             "xc_readconsolering", errno.EAGAIN, "other console output tore the dump of the q debug key",
-            hint="run it again; 'xl dmesg' shows who writes there", code="XLP113")  # fmt: skip
+            hint="run it again" + (_writer(text) or "; 'xl dmesg' shows who writes there"), code="XLP113",
+        )  # fmt: skip
 
     def _dump(self) -> str:
         """What comes to the console while Xen dumps: its beginning is lost when the ring is too small."""
@@ -285,16 +300,25 @@ class XenCtrl(Handle):
         return self._ring(index)
 
     def _ring(self, index: object) -> str:
-        """The console ring from ``index`` on, which moves to its end."""
+        """The console ring from ``index`` on, which moves to its end.
+
+        Less than was asked for is all that there was (xen/drivers/char/console.c, read_console_ring).  Not until nothing comes:
+        a guest can write faster than we read.
+        """
         text: list[bytes] = []
-        size = ffi.new("unsigned int *")
+        size = ffi.new("unsigned int *", _CHUNK)
         buffer = ffi.new("char[]", _CHUNK)
-        while True:
-            size[0] = _CHUNK
+        while size[0] == _CHUNK:
             check("xc_readconsolering", self._lib.xc_readconsolering(self._xch, buffer, size, 0, 1, index))
-            if size[0] == 0:
-                return b"".join(text).decode("latin-1")
             text.append(bytes(ffi.buffer(buffer, size[0])))
+        return b"".join(text).decode("latin-1")
+
+
+def _writer(text: str) -> str:
+    """The end of an advice, which names the guest that wrote most lines of the ring; "" where no guest wrote any."""
+    lines = [line[2:].partition(")")[0] for line in text.splitlines() if line.startswith("(d")]
+    guests = [name for name in lines if name.isdecimal()]
+    return f", and stop domain {max(guests, key=guests.count)} from writing to port e9" if guests else ""
 
 
 def _info(raw: bytes) -> DomainInfo:

@@ -21,7 +21,7 @@ from tests.lab.tree import BUSYBOX, BuildError, Tree, copy_modules
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 PRELOAD = "libxlplug-preload.so"
-GUESTS = ("vgaguest", "puppet")
+GUESTS = ("vgaguest", "puppet", "flood")
 _MODULES = (
     "xen-privcmd", "xenfs", "xen-evtchn", "xen-gntdev", "xen-gntalloc", "xen-pcifront", "xen-blkfront",
 )  # fmt: skip

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """``xlplug metrics`` on a recorded domain in memory, read by Prometheus' own parser; and what counts runs."""
 
+import errno
 import json
 import re
 import shutil
@@ -18,8 +19,9 @@ from xlplug.config.domain import DomainConfig
 from xlplug.dom0 import tally
 from xlplug.execute import grants
 from xlplug.model.addr import Domid
+from xlplug.model.errors import XenError
 from xlplug.model.host import HostSnapshot
-from xlplug.model.hypervisor import DomainInfo
+from xlplug.model.hypervisor import DomainInfo, HeldRights
 from xlplug.model.occasion import BY_HAND, Who
 from xlplug.plan import build
 from xlplug.xen.in_memory import MemStore, MemXen
@@ -61,6 +63,29 @@ def test_prometheus_reads_them(text: str) -> None:
     assert found["xlplug_domain_granted", tuple(sorted(labels.items()))] == 0xC + 0x20
     missing = tuple(sorted({**labels, "state": "missing"}.items()))
     assert found["xlplug_domain_granted", missing] == 0
+
+
+@pytest.mark.parametrize("number", [errno.ENODATA, errno.EAGAIN, errno.EACCES])
+def test_a_dump_that_cannot_be_had(
+    host: Callable[[str], HostSnapshot], config: Callable[[str], DomainConfig], number: int
+) -> None:
+    class Full(MemXen):
+        def held(self) -> dict[int, HeldRights]:
+            raise XenError("xc_readconsolering", number)
+
+    xen, store = Full((4, 17)), MemStore()
+    xen.add_domain(DomainInfo(7, hvm=True, nr_pages=1 << 14, max_pages=1 << 15))
+    store.write("/local/domain/7/name", "g")
+    plan = build(config('gfx_passthru="igd"\npci=["00:02.0"]\n'), host("igd-laptop"), Who(Domid(7)), BY_HAND)
+    grants.grant(plan, xen, store, lambda line: None)
+    if number == errno.EACCES:
+        with pytest.raises(XenError):
+            list(collect(xen, store, {}, hooked=True))
+        return
+    found = samples("".join(collect(xen, store, {}, hooked=True)))
+    states = [dict(labels)["state"] for name, labels in found if name == "xlplug_domain_granted"]
+    assert set(states) == {"granted"}
+    assert found["xlplug_domains", (("state", "applied"),)] == 1
 
 
 def test_promtool_has_nothing_to_say(text: str) -> None:

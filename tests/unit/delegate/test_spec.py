@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """What may be delegated, and where the guest sees it."""
 
+import errno
+
 import pytest
 
 from xlplug.config.delegated import Spec, parse_spec, place
@@ -8,7 +10,7 @@ from xlplug.delegate.admit import admit, guest
 from xlplug.delegate.record import DelegateProcess, RecordedDevice, process_started, read, write_delegate
 from xlplug.model.bar import IO, MEMORY32, Bar
 from xlplug.model.bdf import Bdf
-from xlplug.model.errors import ConfigError, Refused, XlplugError
+from xlplug.model.errors import ConfigError, Refused, XenError, XlplugError
 from xlplug.model.host import PciDevice, Resource
 from xlplug.model.hypervisor import DomainInfo, IoreqServerInfo
 from xlplug.model.rangeset import RangeSet
@@ -96,6 +98,22 @@ def test_a_device_that_may_be_delegated() -> None:
     assert placement.guest == Bdf(0, 0, 0x1D, 0), "1e is the device model's"
     assert placement.bars == (Bar(0, MEMORY32, 0xFE000000, 0xFE100000), Bar(1, IO, 0xC000, 0xC040))
     assert len(placement.header) == 64
+
+
+@pytest.mark.parametrize("number", [errno.ENODATA, errno.EAGAIN, errno.EPERM])
+def test_a_dump_that_cannot_be_had(number: int) -> None:
+    class Full(Host):
+        def ioreq_servers(self) -> dict[int, tuple[IoreqServerInfo, ...]]:
+            raise XenError("xc_readconsolering", number)
+
+    if number == errno.EPERM:
+        with pytest.raises(XenError):
+            admit(7, [Spec(CARD)], [card()], Full())
+        return
+    (placement,) = admit(7, [Spec(CARD)], [card()], Full())
+    assert placement.guest == Bdf(0, 0, 0x1E, 0)
+    (placement,) = admit(7, [Spec(CARD, 5)], [card()], Full())
+    assert placement.guest == Bdf(0, 0, 5, 0)
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,7 @@ HEALTHY = Facts(
     libraries=(Named("libxenstore", "loads"), Named("libxendevicemodel", "loads")),
     store="0",
     directio=True,
+    console_room=16 << 10,
     assignable=(VGA.bdf,),
     devices=(VGA, NIC),
     arbiter="count:1,PCI:0000:00:01.0,decodes=io+mem,owns=io+mem,locks=none(0:0)",
@@ -93,8 +94,8 @@ def test_a_healthy_host() -> None:
     assert {f.status for f in found} == {OK, INFO}
     assert [f.name for f in found] == [
         "root", "python", "cffi", "pyudev", "click", "xen", "dom0", "privcmd", "xenbus", "libxenctrl", "domain control",
-        "libxenstore", "libxendevicemodel", "xenstored", "iommu", "pciback", "display", "legacy vga", "/dev/mem", "hook",
-        "hook files", "real xl", "xlplug", "wrapper", "device model", "preload library", "watcher",
+        "libxenstore", "libxendevicemodel", "xenstored", "iommu", "console ring", "pciback", "display", "legacy vga", "/dev/mem",
+        "hook", "hook files", "real xl", "xlplug", "wrapper", "device model", "preload library", "watcher",
     ]  # fmt: skip
     assert findings() == {}
 
@@ -146,6 +147,27 @@ CASES: list[tuple[dict[str, Any], dict[str, tuple[str, str, str]]]] = [
             )
         },
     ),
+    (
+        {"domctl": 16, "console_room": 16 << 10},
+        {
+            "console ring": (
+                WARNING,
+                "16 KiB have no room for what Xen says of 16 domains, which 'show', 'verify', 'map' and 'record domain' read; the "
+                "hook and grants do without",
+                "boot Xen with conring_size=1M",
+            )
+        },
+    ),
+    (
+        {"domctl": 10, "console_room": 10 * 1548},
+        {"console ring": (OK, "15 KiB, with room for what 'show' and 'verify' read of 10 domains", "")},
+    ),
+    (
+        {"console_room": None},
+        {"console ring": (INFO, "not full so far, so its size does not show: 'show' and 'verify' read it", "")},
+    ),
+    ({"console_room": BROKEN}, {"console ring": (FAILURE, "it is torn", "repair it")}),
+    ({"console_room": UNREAD}, {"console ring": (WARNING, "not checked: it is dark", "bring a lamp")}),
     ({"directio": BROKEN}, {"iommu": (FAILURE, "it is torn", "repair it")}),
     ({"directio": UNREAD}, {"iommu": (WARNING, "not checked: it is dark", "bring a lamp")}),
     (
@@ -501,6 +523,7 @@ ANY: dict[str, list[Any]] = {
     "libraries": [(), (Named("libxenstore", UNREAD),)],
     "store": ["0", "", STRANGE, UNREAD, BROKEN],
     "directio": [True, False, UNREAD, BROKEN],
+    "console_room": [None, 0, 16 << 10, UNREAD, BROKEN],
     "assignable": [(), (VGA.bdf, NIC.bdf), UNREAD, BROKEN],
     "devices": [(), (NIC,), (VGA, SECOND), (INTEL,), (VGA._replace(boot_vga=None, owner=Domid(1)),), UNREAD, BROKEN],
     "damaged": [(), (Problem(STRANGE, STRANGE), Problem(""))],

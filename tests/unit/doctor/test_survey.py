@@ -65,6 +65,10 @@ class FakeXen:
         self._call("held")
         return self.guests
 
+    def console_room(self) -> int | None:
+        self._call("console_room")
+        return 16 << 10
+
     def directio(self) -> bool | None:
         self._call("directio")
         return self.direct
@@ -179,6 +183,7 @@ def test_a_healthy_dom0(dom0: Dom0, tmp_path: Path, capsys: pytest.CaptureFixtur
         libraries=tuple(Named(f"lib{name}", "loads") for name in ("xenstore", "xendevicemodel", "xentoollog")),
         store="0",
         directio=True,
+        console_room=16 << 10,
         assignable=(Bdf.parse(VGA),),
         devices=facts.devices,
         arbiter="count:1,PCI:0000:00:01.0,decodes=io+mem,owns=io+mem,locks=none(0:0)",
@@ -438,7 +443,7 @@ def test_everything_damaged_is_still_a_report(dom0: Dom0, monkeypatch: pytest.Mo
     for name in ("libxenctrl", "libxenstore", "xenstored", "hook"):
         assert found[name].what == "not checked: RuntimeError: what a surprise"
         assert found[name].advice == "report this as a bug of xlplug"
-    assert found["libxenctrl"].skipped == ("domain control", "iommu", "firmware")
+    assert found["libxenctrl"].skipped == ("domain control", "iommu", "console ring", "firmware")
 
 
 def test_functions_behind_vmd_are_left_out_and_are_no_damage(dom0: Dom0) -> None:
@@ -455,7 +460,7 @@ def test_who_is_not_root(dom0: Dom0) -> None:
     found = lines(dom0.look())
     assert found["root"] == Finding(
         FAILURE, "root", "not root (euid 1000): Xen can be changed by root only", "run it with sudo", "",
-        ("domain control", "xenstored", "iommu"),
+        ("domain control", "xenstored", "iommu", "console ring"),
     )  # fmt: skip
     assert [f.name for f in found.values() if f.status == FAILURE] == ["root"]
     assert found["hook"].status == found["pciback"].status == found["xen"].status == OK

@@ -60,6 +60,32 @@ PORT, SWITCH = Bdf(0, 0, 1, 0), Bdf(0, 1, 0, 0)
         ((display(FIRST), bridge(PORT, 2, vga=False), display(SECOND, boot_vga=True)), FIRST, (FIRST,)),
         ((display(FIRST, boot_vga=True), bridge(PORT, 2, vga=True), display(SECOND)), SECOND, (SECOND,)),
         ((display(FIRST, boot_vga=True), bridge(PORT, 2, vga=True), display(SECOND, 0)), FIRST, (FIRST,)),
+        # But for dom0's own screen: an Intel display that decodes comes before every bridge.
+        (
+            (display(FIRST, boot_vga=True, driver="i915"), bridge(PORT, 2, vga=True), display(SECOND)),
+            FIRST,
+            (FIRST,),
+        ),
+        (
+            (display(FIRST, boot_vga=True, driver="i915"), bridge(PORT, 2, vga=True), display(SECOND, boot_vga=True)),
+            None,
+            (FIRST, SECOND),
+        ),
+        ((display(FIRST, driver="i915"), bridge(PORT, 2, vga=True), display(SECOND)), SECOND, (SECOND,)),
+        (
+            (display(FIRST, 0, boot_vga=True, driver="i915"), bridge(PORT, 2, vga=True), display(SECOND)),
+            SECOND,
+            (SECOND,),
+        ),
+        (
+            (
+                display(FIRST, boot_vga=True, driver="i915", class_code=0x038000),
+                bridge(PORT, 2, vga=True),
+                display(SECOND),
+            ),
+            SECOND,
+            (SECOND,),
+        ),
         ((bridge(PORT, 2, vga=False), display(SECOND, boot_vga=True)), None, ()),
         ((bridge(PORT, 1, vga=True), bridge(SWITCH, 2, vga=True), display(SECOND)), SECOND, (SECOND,)),
         ((bridge(PORT, 1, vga=True), bridge(SWITCH, 2, vga=False), display(SECOND)), None, ()),

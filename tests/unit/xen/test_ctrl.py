@@ -25,6 +25,7 @@ class Library:
         self.ring = b"(XEN) what was there before\n"
         self.info = b""  # of dom0, the only domain
         self.size = size
+        self.guest = b""  # what a guest writes between any two calls
 
     def __getattr__(self, name: str) -> Callable[..., int]:
         def call(*arguments: Any) -> int:
@@ -50,9 +51,10 @@ class Library:
     def xc_readconsolering(self, _xch: Any, buffer: Any, size: Any, clear: int, incremental: int, index: Any) -> int:
         assert (clear, incremental) == (0, 1)
         start = max(index[0], len(self.ring) - self.size)
-        chunk = self.ring[start : start + min(size[0], 1000)]
+        chunk = self.ring[start : start + size[0]]
         ffi.buffer(buffer)[: len(chunk)] = chunk
         size[0], index[0] = len(chunk), start + len(chunk)
+        self.ring += self.guest
         return 0
 
 
@@ -101,6 +103,56 @@ def test_a_ring_too_small_is_an_error_and_never_half_an_answer(size: int) -> Non
     with pytest.raises(XenError, match="conring_size=1M") as caught:
         control(library).held()
     assert caught.value.errno == errno.ENODATA
+    assert caught.value.hint == "boot Xen with conring_size=1M"
+
+
+def test_a_ring_larger_than_what_is_read_at_once() -> None:
+    library = Library(4 << 20)
+    library.dumps = [dump().replace("(XEN) Rangesets", "(XEN) of no interest\n" * 30000 + "(XEN) Rangesets", 1)]
+    assert len(library.dumps[0]) > 2 * (1 << 18)
+    assert control(library).held()[7] == HELD[7]
+
+
+def test_the_size_of_the_ring_shows_once_it_is_full() -> None:
+    assert control(Library()).console_room() is None
+    library = Library(16 << 10)
+    library.ring = b"x" * (16 << 10)
+    assert control(library).console_room() is None
+    library.ring += b"y"
+    assert control(library).console_room() == 16 << 10
+    for size in (8 << 10, 24 << 10):
+        cleared = Library(size)
+        cleared.ring = b"x" * (size + 1)
+        assert cleared.size == size
+        assert control(cleared).console_room() is None
+
+
+FLOOD = "(d5) Rangesets belonging to domain 0:\n(d5) I/O Ports { 0-ffff }\n"
+
+
+def test_a_guest_that_writes_all_the_time_is_read_past() -> None:
+    library = Library()
+    library.guest = FLOOD.encode()
+    library.dumps = [dump().replace("(XEN) Rangesets", f"{FLOOD}(XEN) Rangesets")]
+    assert control(library).held()[7] == HELD[7]
+
+
+def test_a_guest_that_fills_the_ring_is_named() -> None:
+    library = Library(1000)
+    library.dumps = [f"{dump()}(d3) x\n{FLOOD * 30}"] * 9
+    with pytest.raises(XenError) as caught:
+        control(library).held()
+    assert caught.value.errno == errno.ENODATA
+    assert caught.value.hint == "boot Xen with conring_size=1M, and stop domain 5 from writing to port e9"
+
+
+def test_a_guest_that_tears_every_dump_is_named() -> None:
+    library = Library()
+    library.dumps = [dump().replace("3b0-3bb", f"3b0\n{FLOOD}-3bb")] * 9
+    with pytest.raises(XenError) as caught:
+        control(library).held()
+    assert caught.value.errno == errno.EAGAIN
+    assert caught.value.hint == "run it again, and stop domain 5 from writing to port e9"
 
 
 def test_a_mapping_for_no_domain_is_esrch_whatever_errno_says() -> None:
