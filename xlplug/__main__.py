@@ -52,10 +52,10 @@ def _not_printed(error: OSError) -> "NoReturn":
 
     if error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EFBIG) or error.filename is not None:
         raise error
-    streams.give_up()
     if error.errno == errno.EPIPE:
+        streams.give_up()
         sys.exit(0)
-    streams.complain(f"standard output: {error.strerror}; write it to where there is room")
+    streams.complain(str(streams.unwritten(error)))
     sys.exit(1)
 
 

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """The command line, for click: options and help here, what a command does is in its own file."""
 
+from collections.abc import Callable
+from typing import Any
+
 import click
 
 from xlplug import __version__
@@ -39,10 +42,15 @@ _map_legacy = click.option(
     help="Also map the VGA set 1:1, for a device model that does not (as xlplug_map_legacy=1 in the config).",
 )
 
-
 _format = click.option(
     "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True, help="What to print."
 )
+
+
+def _output(help_text: str) -> Callable[[Any], Any]:
+    return click.option(
+        "-o", "--output", shell_complete=files, metavar="FILE", default="-", show_default=True, help=help_text
+    )
 
 
 @main.command("grant")
@@ -148,15 +156,7 @@ def record() -> None:
 
 
 @record.command("host")
-@click.option(
-    "-o",
-    "--output",
-    shell_complete=files,
-    metavar="FILE",
-    default="-",
-    show_default=True,
-    help="Where to; - is stdout.",
-)
+@_output("Where to; - is stdout.")
 @click.option(
     "--vbt",
     shell_complete=files,
@@ -198,15 +198,7 @@ def doctor_(configs: tuple[str, ...], form: str, strict: bool) -> None:
 @click.argument("what", metavar="CONFIG|DOMAIN", shell_complete=domains_and_files)
 @click.argument("extra", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--host", shell_complete=files, metavar="FILE", help="A recorded host, instead of this one.")
-@click.option(
-    "-o",
-    "--output",
-    shell_complete=files,
-    metavar="FILE",
-    default="-",
-    show_default=True,
-    help="FILE.svg or FILE.html; - is stdout.",
-)
+@_output("FILE.svg or FILE.html; - is stdout.")
 @click.option(
     "--format", "form", type=click.Choice(["text", "json", "svg", "html"]), help="Else by FILE's ending, or text."
 )
@@ -236,15 +228,7 @@ def audit_(folders: tuple[str, ...], form: str) -> None:
 
 
 @main.command("metrics")
-@click.option(
-    "-o",
-    "--output",
-    shell_complete=files,
-    metavar="FILE",
-    default="-",
-    show_default=True,
-    help="Where to; - is stdout.",
-)
+@_output("Where to; - is stdout.")
 def metrics_(output: str) -> None:
     """Print grants, refusals and hook times for Prometheus.
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from xlplug.commands.common import find_domain, parse_domain, print_lines, read_config, readable_xen, say
 from xlplug.dom0 import streams
+from xlplug.dom0.files import write_whole
 from xlplug.dom0.find_config import parse
 from xlplug.model.addr import Domid
 from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED, HostError, printable
@@ -35,7 +36,7 @@ def map_(options: MapOptions) -> int:
     if options.output == "-":
         _show(picture, form or "text")
     elif form in FORMATS:
-        _write(options.output, _drawn(picture, form))
+        write_whole(options.output, _drawn(picture, form).encode())
         say(f"wrote {options.output}")
     else:
         raise HostError(
@@ -114,17 +115,6 @@ def _drawn(picture: Picture, form: str) -> str:
     from xlplug.picture.terminal import plain
 
     return plain(picture)
-
-
-def _write(path: str, text: str) -> None:
-    """A whole file or none: what was there before stays until the new one is complete."""
-    part = f"{path}.xlplug-new"
-    try:
-        with open(part, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(part, path)
-    except OSError as error:
-        raise HostError(f"{path}: {error.strerror}", hint="give a path that can be written", code="XLP820") from error
 
 
 def map_json(picture: Picture) -> dict[str, object]:

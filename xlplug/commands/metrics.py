@@ -5,13 +5,13 @@ Source of the format: https://prometheus.io/docs/instrumenting/exposition_format
 """
 
 import errno
-import os
 from collections.abc import Iterable, Iterator, Mapping
 
 import xlplug
 from xlplug.dom0 import nodes, streams, tally
+from xlplug.dom0.files import write_whole
 from xlplug.execute.compare import compare
-from xlplug.model.errors import EXIT_DONE, HostError, XenError
+from xlplug.model.errors import EXIT_DONE, XenError
 from xlplug.model.hypervisor import HeldRights, Hypervisor, Store
 
 _Sample = tuple[Mapping[str, str], float]
@@ -30,13 +30,7 @@ def metrics(output: str) -> int:
     if output == "-":
         streams.write(text)
         return EXIT_DONE
-    part = f"{output}.{os.getpid()}"
-    try:
-        with open(part, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(part, output)
-    except OSError as error:
-        raise HostError(f"{output}: {error.strerror}", hint="give a path that can be written", code="XLP820") from error
+    write_whole(output, text.encode())
     return EXIT_DONE
 
 

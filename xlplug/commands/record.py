@@ -5,6 +5,7 @@ import os
 
 from xlplug.commands.common import find_domain, parse_domain, readable_xen, say
 from xlplug.dom0 import nodes, streams
+from xlplug.dom0.files import write_whole
 from xlplug.model.errors import EXIT_DONE, HostError
 from xlplug.model.host import HostSnapshot
 
@@ -24,11 +25,7 @@ def record_host(path: str, vbt: str | None = None) -> int:
     if path == "-":
         streams.write(text)
         return EXIT_DONE
-    try:
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise HostError(f"{path}: {error.strerror}", hint="give a path that can be written", code="XLP820") from error
+    write_whole(path, text.encode())
     say(f"recorded host {host.name}: {len(host.devices)} PCI functions, {len(host.memory)} memory regions")
     for note in host.notes:
         say(f"  not recorded: {note}")
@@ -39,11 +36,7 @@ def _save_vbt(host: HostSnapshot, path: str) -> None:
     from xlplug.dom0.firmware import read_vbt
 
     data = read_vbt(host)
-    try:
-        with open(path, "wb") as file:
-            file.write(data)
-    except OSError as error:
-        raise HostError(f"{path}: {error.strerror}", hint="give a path that can be written", code="XLP820") from error
+    write_whole(path, data)
     say(f"saved the VBT in {path}, {len(data)} bytes; put it into the guest's /lib/firmware, and boot the guest with")
     say(f"  i915.vbt_firmware={os.path.basename(path)}")
 

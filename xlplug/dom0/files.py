@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Reading the files that users name: configurations, recordings, saved domains.  Nothing larger than `MAX_BYTES` is read."""
+"""The files that users name: what is read is at most `MAX_BYTES`, what is written is there whole or not at all."""
 
 import os
 import stat
 
-from xlplug.model.errors import ConfigError
+from xlplug.model.errors import ConfigError, HostError
 
 TYPE_CHECKING = False  # typing's, without importing typing for it
 if TYPE_CHECKING:
     from typing import BinaryIO
 
-__all__ = ["MAX_BYTES", "open_regular", "read_all"]
+__all__ = ["MAX_BYTES", "open_regular", "read_all", "write_whole"]
 
 MAX_BYTES = 64 << 20  #: xl reads a config whole, and the largest in use are some KiB
 
@@ -41,3 +41,28 @@ def read_all(file: "BinaryIO", path: str) -> bytes:
             f"more than {MAX_BYTES >> 20} MiB", path=path, hint="give the path of a smaller file", code="XLP201"
         )
     return data
+
+
+def write_whole(path: str, data: bytes) -> None:
+    """A new file with the data, or the old one as it was.  A device or a pipe is written to, and stays what it is.
+
+    Raises:
+        HostError: it cannot be written.
+    """
+    real = os.path.realpath(path)
+    part = f"{real}.{os.getpid()}"
+    try:
+        if os.path.exists(real) and not os.path.isfile(real):
+            with open(real, "wb") as file:
+                file.write(data)
+            return
+        try:
+            with open(part, "wb") as file:
+                file.write(data)
+            os.replace(part, real)
+        except OSError:
+            if os.path.exists(part):
+                os.unlink(part)
+            raise
+    except OSError as error:
+        raise HostError(f"{path}: {error.strerror}", hint="give a path that can be written", code="XLP820") from error

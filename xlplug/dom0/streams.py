@@ -10,7 +10,7 @@ import sys
 
 from xlplug.model.errors import HostError, one_line, printable
 
-__all__ = ["complain", "finish", "give_up", "prepare", "put", "say", "write"]
+__all__ = ["complain", "finish", "give_up", "prepare", "put", "say", "unwritten", "write"]
 
 
 def prepare() -> None:
@@ -48,7 +48,7 @@ def write(text: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise _unwritten(error) from error
+        raise unwritten(error) from error
 
 
 def finish() -> None:
@@ -62,7 +62,7 @@ def finish() -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise _unwritten(error) from error
+        raise unwritten(error) from error
 
 
 def say(line: str) -> None:
@@ -90,6 +90,7 @@ def give_up() -> None:
     os.close(null)
 
 
-def _unwritten(error: OSError) -> HostError:
+def unwritten(error: OSError) -> HostError:
+    """The error to show when stdout took no more, which is not written to after this."""
     give_up()
     return HostError(f"standard output: {error.strerror}", hint="write it to where there is room", code="XLP822")

@@ -50,7 +50,7 @@ def main(argv: list[str]) -> NoReturn:
         try:
             become(program, [program, *argv[1:]], changes)
         except OSError as error:
-            _complain(f"{program}: {error.strerror}; reinstall the device model")
+            _complain(str(Problem(f"{program}: {error.strerror}", "reinstall the device model", code="XLP612")))
     except XlplugError as error:
         _complain(str(error))
         tally.add("wrapper", error.exit_code)

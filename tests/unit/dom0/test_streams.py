@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 GRANT = "grant 7 --recorded tests/recorded/domains/igd-laptop-stubdom"
 PLAN = "plan examples/domain.cfg --host tests/recorded/hosts/igd-laptop.json"
 LOST = "xlplug: warning: the output is lost from here on (No space left on device); the work goes on\n"
-FULL = "xlplug: standard output: No space left on device; write it to where there is room\n"
+FULL = "xlplug: standard output: No space left on device; write it to where there is room [XLP822]\n"
 CLOSED = (">&-", "2>&-", "<&-", ">&- 2>&- <&-")
 
 

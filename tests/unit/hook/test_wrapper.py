@@ -154,7 +154,7 @@ def test_a_device_model_whose_interpreter_is_missing(tmp_path: Path, wrapper: st
     broken.chmod(0o755)
     refused(
         Ran(tmp_path, [wrapper, *ARGV], Handover(PLAIN, "g.cfg", (), str(broken))),
-        f"{broken}: No such file or directory; reinstall the device model",
+        f"{broken}: No such file or directory; reinstall the device model [XLP612]",
         code=3,
     )
 
