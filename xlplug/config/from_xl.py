@@ -23,6 +23,8 @@ from xlplug.config.pci_spec import PciSpec, parse_pci_spec
 from xlplug.model.errors import ConfigError
 from xlplug.model.rangeset import Range
 
+_MMIO_HOLE = range(256, 3841)
+
 
 def from_settings(settings: Settings, *, path: str = "") -> DomainConfig:
     """The view of a parsed xl configuration.
@@ -90,7 +92,7 @@ class _Reader:
             parallels=self.one_or_list("parallel"),
             usb=self.flag("usb") or bool(self.one_or_list("usbdevice")),
             soundhw=tuple(filter(None, (self.string("soundhw") or "").split(","))),
-            mmio_hole=self.settings.get_long("mmio_hole"),
+            mmio_hole=self.mmio_hole() if kind == "hvm" else None,
             device_model_version=version,
             device_model_override=self.string("device_model_override"),
             stubdom=self.flag("device_model_stubdomain_override"),
@@ -133,6 +135,13 @@ class _Reader:
         if maxmem is None:
             maxmem = memory if memory is not None else DEFAULT_MAXMEM
         return (memory if memory is not None else maxmem), maxmem
+
+    def mmio_hole(self) -> int | None:
+        """In MiB, within what xl takes: tools/xl/xl_parse.c, HVM_BELOW_4G_MMIO_LENGTH and HVM_BELOW_4G_MMIO_START."""
+        found = self.settings.get_long("mmio_hole")
+        if found is not None and found not in _MMIO_HOLE:
+            raise self.bad("mmio_hole", str(found), "give it in MiB, from 256 to 3840")
+        return found
 
     def device_model_version(self) -> str:
         text = self.string("device_model_version")
@@ -215,6 +224,10 @@ class _Reader:
                     hint=error.hint,
                     code="XLP220",
                 ) from error
+            for flag in spec.misread:
+                self.settings.warn(
+                    "pci", f"'{text}': xl reads {flag} as a number, and this as 0", f"write {flag}=1, or {flag}=0"
+                )
             found.append(_assignment(spec, permissive=permissive, seize=seize))
         return tuple(found)
 

@@ -22,7 +22,10 @@ _hex = re.compile(r"[ \t\n\v\f\r]*([+-]?)(?:0[xX])?([0-9a-fA-F]+)").match
 
 
 class PciSpec(NamedTuple):
-    """One spec.  ``vslot`` is the guest's device number (0 to 0x1f); None where the spec does not say."""
+    """One spec.  ``vslot`` is the guest's device number (0 to 0x1f); None where the spec does not say.
+
+    ``misread``: flags with a value such as "yes" or "0x1", which libxlutil's atoi takes for 0.
+    """
 
     bdf: Bdf | None = None
     all_functions: bool = False
@@ -33,6 +36,7 @@ class PciSpec(NamedTuple):
     msitranslate: bool | None = None
     power_mgmt: bool | None = None
     rdm_policy: str | None = None
+    misread: tuple[str, ...] = ()
 
 
 def parse_pci_spec(text: str) -> PciSpec:
@@ -66,6 +70,8 @@ class _Spec:
                 self.fail(f"'{rest}' follows the address")
         while rest:
             key, equals, rest = rest.partition("=")
+            if not equals and ":" in key:
+                self.fail(f"'{key}' is not an address (bus up to ff, device up to 1f, function up to 7)")
             if not equals:
                 self.fail(f"'{key}' is not key=value")
             value, _, rest = rest.partition(",")
@@ -77,7 +83,8 @@ class _Spec:
     def option(self, spec: PciSpec, key: str, value: str) -> PciSpec:
         if key in _FLAGS:
             truth: Any = bool(_c_atoi(value))
-            return spec._replace(**{key: truth})
+            odd = () if truth or (value and not value.strip("0")) else (key,)
+            return spec._replace(misread=(*spec.misread, *odd), **{key: truth})
         if key == "bdf":
             found = self.address(value)
             if found is None:

@@ -84,9 +84,13 @@ class Settings:
         return number
 
     def _ignored(self, name: str, why: str) -> None:
-        self.warnings.append(
-            Problem(f"{self._path or 'config'}:{self.line(name)}: {name}: {why}, and xl ignores it", code="XLP207")
-        )
+        self.warn(name, f"{why}, and xl ignores it")
+
+    def warn(self, name: str, text: str, advice: str = "") -> None:
+        """Note something of an option, once however often it is read."""
+        problem = Problem(f"{self._path or 'config'}:{self.line(name)}: {name}: {text}", advice, code="XLP207")
+        if problem not in self.warnings:
+            self.warnings.append(problem)
 
     def assign(self, name: str, value: Value, at: int) -> None:
         """``=``, found at byte ``at``."""

@@ -204,6 +204,6 @@ def _parse(text: str, target: int) -> Step:
 
 def _number(text: str) -> int:
     """What ``x`` prints, of at most 64 bits: ``int`` alone takes signs, underscores and any length."""
-    if not 0 < len(text) <= 16 or not set(text) <= set("0123456789abcdef"):
+    if not text or len(text) > 16 or set(text) - set("0123456789abcdef"):
         raise ValueError(text)
     return int(text, 16)

@@ -86,7 +86,22 @@ def test_pci_and_its_global_flags() -> None:
     ), "reading ends at the first nested list, as xl's loop does"
     scalar = view('pci="00:02.0"')
     assert scalar.pci == ()
-    assert "a string where a list is wanted, and xl ignores it" in scalar.warnings[0].what
+    assert [w.what for w in scalar.warnings] == ["d.cfg:1: pci: a string where a list is wanted, and xl ignores it"]
+
+
+def test_flags_that_xl_reads_as_0() -> None:
+    made = view(
+        'pci=["00:02.0,permissive=yes,seize=0x1","01:00.0,msitranslate=0,seize=00","02:00.0,power_mgmt=1x,seize="]'
+    )
+    assert [(w.what, w.advice) for w in made.warnings] == [
+        (f"d.cfg:1: pci: '{spec}': xl reads {flag} as a number, and this as 0", f"write {flag}=1, or {flag}=0")
+        for spec, flag in (
+            ("00:02.0,permissive=yes,seize=0x1", "permissive"),
+            ("00:02.0,permissive=yes,seize=0x1", "seize"),
+            ("02:00.0,power_mgmt=1x,seize=", "seize"),
+        )
+    ]
+    assert not any(entry.permissive or entry.seize for entry in made.pci)
 
 
 def test_ranges() -> None:
@@ -107,6 +122,7 @@ def test_ranges() -> None:
         'type="hvm";gfx_passthru="nvidia"', 'pci=["x"]', 'ioports=["3bb-3b0"]',
         'ioports=["xyz"]', 'ioports=["ffff-10000"]', 'iomem=["a0"]',
         'iomem=["a0,0"]', 'iomem=["a0,1@"]', 'irqs=["x"]', 'irqs=[""]', "memory=9223372036854775807", "maxmem=268435457",
+        'type="hvm";mmio_hole=255', 'type="hvm";mmio_hole=3841',
         'irqs=["4294967296"]', f'irqs=["{"9" * 5000}"]', f'iomem=["{"f" * 17},1"]', f'ioports=["{"f" * 5000}"]',
     ],
 )  # fmt: skip
@@ -317,6 +333,9 @@ def test_what_qemu_emulates() -> None:
         ("ioports = [300-3ff, 2f8]", 'put quotes around it: "300-3ff"'),
         ("memory = -5", "negative numbers need quotes"),
         ("pci=['01:00.0,permissive=1,rombar=0']", "unknown option 'rombar'; remove it"),
+        ("pci=['01:00.8']", "'01:00.8' is not an address (bus up to ff, device up to 1f, function up to 7)"),
+        ("pci=['0x01:00.0']", "is not an address"),
+        ("pci=['gpu']", "'gpu' is not key=value"),
         ("pci=['10000:e1:00.0']", "behind Intel VMD, and Xen and xl cannot name it; switch VMD off"),
         ("pci=['fffff:00:02.0,permissive=1']", "behind Intel VMD"),
     ],

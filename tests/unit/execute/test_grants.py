@@ -333,3 +333,33 @@ def test_thousands_of_ports_take_thousands_of_steps_and_not_millions(config: Con
         assert len(grants.revoke(7, xen, store, quiet)) == count
         took.append(time.process_time() - began)
     assert took[1] < 8 * took[0], took
+
+
+def test_a_second_grant_that_fails_leaves_the_record_of_the_first(host: Host, config: Config) -> None:
+    xen, store = world((4, 17))
+    first = build(config(TEXT.replace("xlplug_map_legacy=1", "")), host("igd-laptop"), Who(Domid(7), Domid(8)))
+    second = build(config(TEXT), host("igd-laptop"), Who(Domid(7), Domid(8)))
+    grants.grant(first, xen, store, quiet)
+    nodes = xlplug_nodes(store)
+    xen.fail_call(len(first.steps), errno.ENOMEM)
+    with pytest.raises(ApplyError):
+        grants.grant(second, xen, store, quiet)
+    assert xlplug_nodes(store) == nodes
+    grants.revoke(7, xen, store, quiet)
+    revoked = xlplug_nodes(store)
+    assert revoked
+    xen.fail_call(0, errno.ENOMEM)
+    with pytest.raises(ApplyError):
+        grants.grant(second, xen, store, quiet)
+    assert xlplug_nodes(store) == revoked, "the device model's mappings are gone all the same"
+
+
+def test_a_plan_without_steps(plan: Plan) -> None:
+    xen, store = world((4, 17))
+    nothing = plan._replace(steps=())
+    store.write("/local/domain/0/xlplug/99/000", "of a domain that is gone")
+    nodes = xlplug_nodes(store)
+    assert grants.grant(nothing, xen, store, quiet) == grants.Outcome()
+    assert (xen.calls, xlplug_nodes(store)) == (0, nodes)
+    grants.grant(plan, xen, store, quiet)
+    assert len(grants.grant(nothing, xen, store, quiet).already) == len(plan.steps)
