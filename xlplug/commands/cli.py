@@ -241,9 +241,10 @@ def metrics_(output: str) -> None:
 
 @main.command("dm")
 @click.argument("domain", metavar="DOMAIN")
-@click.argument("devices", metavar="BDF[,vslot=NN]...", nargs=-1, required=True)
+@click.argument("devices", metavar="BDF[,vslot=NN]...", nargs=-1)
 @click.option("--vslot", metavar="NN", help="The slot at which the guest sees the device; else a free one.")
-def dm_(domain: str, devices: tuple[str, ...], vslot: str | None) -> None:
+@click.option("--adopt", is_flag=True, help="Take over a delegate whose supervisor has died; no BDF then.")
+def dm_(domain: str, devices: tuple[str, ...], vslot: str | None, adopt: bool) -> None:
     """Be the device model of PCI functions of a running guest.
 
     Serves their config space and BARs through Xen's stable libraries alone:
@@ -251,7 +252,7 @@ def dm_(domain: str, devices: tuple[str, ...], vslot: str | None) -> None:
     """
     from xlplug.commands.dm import DmOptions, dm
 
-    run_and_exit(dm, DmOptions(domain, devices, vslot))
+    run_and_exit(dm, DmOptions(domain, devices, vslot, adopt))
 
 
 @main.command("verify")

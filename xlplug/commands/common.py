@@ -28,8 +28,10 @@ TYPE_CHECKING = False  # typing's, without importing typing for it
 if TYPE_CHECKING:
     from xlplug.model.hypervisor import DomainInfo, Hypervisor, Store
     from xlplug.xen.ctrl import XenCtrl
+    from xlplug.xen.store import XenStore
 
 __all__ = [
+    "answering_store",
     "find_domain",
     "interruptible",
     "parse_domain",
@@ -173,6 +175,25 @@ def readable_xen() -> Iterator["tuple[XenCtrl | None, Store | None]"]:
         return
     with xen, XenStore() as store:
         yield xen, store
+
+
+@contextmanager
+def answering_store() -> "Iterator[XenStore]":
+    """xenstore, asked first whether it answers: a request to a dead xenstored never returns.
+
+    Raises:
+        StoreError: it does not.
+    """
+    from xlplug.doctor.reading import Missing
+    from xlplug.doctor.survey_xenstored import xenstored_answer
+    from xlplug.model.errors import StoreError
+    from xlplug.xen.store import XenStore
+
+    found = xenstored_answer(XenStore)
+    if isinstance(found, Missing):
+        raise StoreError(found.what, hint=found.advice, code=found.code)
+    with XenStore() as store:
+        yield store
 
 
 def interruptible() -> None:

@@ -1,36 +1,34 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""``xlplug dm``: be the device model of PCI functions of a running guest."""
+"""``xlplug dm``: be the device model of PCI functions of a running guest, or take over from one that has died."""
 
 import contextlib
-import fcntl
 import os
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import NamedTuple, NoReturn
 
-from xlplug.commands.common import find_domain, parse_domain, say
+from xlplug.commands.common import answering_store, find_domain, parse_domain, say
 from xlplug.config.delegated import Spec, parse_spec
 from xlplug.delegate import record
 from xlplug.delegate.admit import admit, guest
 from xlplug.delegate.host_command import HostCommand
-from xlplug.delegate.process import Job
-from xlplug.delegate.record import DelegateProcess, RecordedDevice
-from xlplug.delegate.state import FOLDER, State, path_of
+from xlplug.delegate.lifetime import forget, lock_path, note, sole, take_leave
+from xlplug.delegate.process import LIBRARIES, Job, Placement
+from xlplug.delegate.state import State, path_of
 from xlplug.delegate.supervisor import Supervisor
-from xlplug.dom0 import domains, pci
+from xlplug.dom0 import domains, pci, streams
 from xlplug.dom0.os_release import distribution
 from xlplug.model.addr import Domid
-from xlplug.model.errors import ConfigError, HostError, Refused, StoreError, XlplugError
+from xlplug.model.errors import ConfigError, HostError, Refused, UsageError, XlplugError
 from xlplug.model.problem import Problem
 from xlplug.xen.ctrl import XenCtrl
-from xlplug.xen.store import XenStore
+from xlplug.xen.lib import load_stable
 
 __all__ = ["DmOptions", "dm", "hooked"]
 
 #: How long a delegate of a guest that is going away is waited for: it looks once a second.
 _LOCK_SECONDS = 10
+_HEADER = 64  # of the config space, in bytes
 
 
 class DmOptions(NamedTuple):
@@ -39,21 +37,22 @@ class DmOptions(NamedTuple):
     domain: str
     devices: tuple[str, ...]
     vslot: str | None = None
+    adopt: bool = False
 
 
 def dm(options: DmOptions) -> int:
     """Serve functions to a guest until a signal says stop, or until the guest is gone."""
     domain = parse_domain(options.domain)
-    if options.vslot is not None and len(options.devices) > 1:
-        raise ConfigError(
-            "--vslot is for one device", path="xlplug dm", hint="write BDF,vslot=NN for each", code="XLP230"
-        )
-    specs = tuple(parse_spec(text, vslot=options.vslot) for text in options.devices)
+    specs = _specs(options)
+    for name in LIBRARIES:  # before anything is touched
+        load_stable(name)
     with ExitStack() as stack:
-        job, uuid, dm_domain = _prepare(domain, specs, stack)
+        job, uuid, dm_domain = _adopt(domain, stack) if options.adopt else _prepare(domain, specs, stack)
         supervisor = Supervisor(job)
-        supervisor.start()
-        _note(job, uuid, dm_domain)
+        supervisor.start(adopt=options.adopt)
+        if options.adopt:  # until now somebody else could have taken over as well
+            stack.callback(forget, job)
+        note(job, uuid, dm_domain)
         for placement in job.placements:
             bars = ", ".join(f"BAR {bar.number} {bar}" for bar in placement.bars) or "no BARs"
             say(f"{placement.host} at {placement.guest} of domain {job.domid}: {bars}")
@@ -61,43 +60,99 @@ def dm(options: DmOptions) -> int:
         return supervisor.watch()
 
 
+def _specs(options: DmOptions) -> tuple[Spec, ...]:
+    """What the command line names.
+
+    Raises:
+        UsageError, ConfigError: they do not fit together.
+    """
+    if options.adopt and (options.devices or options.vslot is not None):
+        raise UsageError("--adopt takes over what the record names", hint="leave the devices out", code="XLP230")
+    if not options.adopt and not options.devices:
+        raise UsageError("no device is named", hint="give BDF[,vslot=NN], for example 0000:03:00.0", code="XLP230")
+    if options.vslot is not None and len(options.devices) > 1:
+        raise ConfigError(
+            "--vslot is for one device", path="xlplug dm", hint="write BDF,vslot=NN for each", code="XLP230"
+        )
+    return tuple(parse_spec(text, vslot=options.vslot) for text in options.devices)
+
+
 def hooked(domid: str, *devices: str) -> NoReturn:
-    """`dm` for the device model wrapper, which reads stdout until it is "ready" or why it is not.
+    """`dm` for the device model wrapper and the daemon, which read stdout until it is "ready" or why it is not.
 
     In a child, so that the wrapper, which becomes QEMU, has no child of ours.
     """
     if os.fork():
         os._exit(0)
     try:
-        code = dm(DmOptions(domid, devices))
+        code = dm(DmOptions(domid, devices, adopt=not devices))
     except XlplugError as error:
-        say(str(error))
+        streams.put(f"{error.problem.packed()}\n")
         code = error.exit_code
     sys.exit(code)
 
 
 def _prepare(domain: Domid | str, specs: tuple[Spec, ...], stack: ExitStack) -> tuple[Job, str, int]:
     """Everything that can be refused, and the devices made ready; ``stack`` undoes it.  No handle is open afterwards."""
-    with XenCtrl() as xen, XenStore() as store:
+    with XenCtrl() as xen, answering_store() as store:
         domid = find_domain(domain, xen, store).domid
         info = guest(domid, xen)
         taken = Problem(f"domain {domid} has a delegate already", _running(domid), code="XLP711")
-        locks = [stack.enter_context(_sole(f"dm-{domid}", taken, 0))]
+        locks = [stack.enter_context(sole(f"dm-{domid}", taken, 0))]
         devices, _ = pci.functions(tuple((spec.host, False) for spec in specs), pci.owners(store))
         placements = admit(domid, specs, devices, xen, distribution())
         dm_domain = domains.stubdom_of(domid, store) or 0
-    for spec in specs:
-        taken = Problem(
-            f"{spec.host} is delegated already", f"see 'fuser {FOLDER}/{spec.host}.lock' for the process", code="XLP712"
-        )
-        locks.append(stack.enter_context(_sole(str(spec.host), taken, _LOCK_SECONDS)))
-    for spec in specs:
-        stack.callback(HostCommand(pci.SYS_PCI, spec.host).restore)
+    locks += _lock_devices(placements, stack)
     state, fd = State.create(path_of(domid), len(placements))
     os.close(fd)
-    stack.callback(_forget, domid, path_of(domid))
+    job = _job(domid, placements, state, locks)
+    stack.callback(forget, job)
+    return job, info.uuid, dm_domain
+
+
+def _adopt(domain: Domid | str, stack: ExitStack) -> tuple[Job, str, int]:
+    """The same for a delegate that has no supervisor any more, whose process serves on, or is dead too."""
+    with XenCtrl() as xen, answering_store() as store:
+        domid = find_domain(domain, xen, store).domid
+        info = guest(domid, xen)
+        found = record.read(store, domid)
+    if found is None or found.uuid != info.uuid or found.process is None:
+        raise Refused(Problem(f"domain {domid} has no delegate to take over", "start one: name its devices", "XLP717"))
+    process = found.process
+    if record.process_started(process.pid) == process.started:
+        what = f"the delegate of domain {domid} is supervised, by process {process.pid}"
+        raise Refused(Problem(what, "there is nothing to do", "XLP717"))
+    state = State.read(process.state)
+    if state is None or len(state.functions) != len(found.delegate):
+        raise Refused(Problem(f"{process.state} is gone, so nobody can go on from it", "restart the guest", "XLP717"))
+    take_leave(state.pid, lock_path(f"dm-{domid}"))
+    taken = Problem(f"domain {domid} has a delegate already", _running(domid), code="XLP711")
+    locks = [stack.enter_context(sole(f"dm-{domid}", taken, _LOCK_SECONDS))]
+    placements = tuple(
+        Placement(device.host, device.guest, bytes(kept.registers[:_HEADER]), device.bars)
+        for device, kept in zip(found.delegate, state.functions, strict=True)
+        if device.guest is not None
+    )
+    locks += _lock_devices(placements, stack)
+    return _job(domid, placements, state, locks), info.uuid, found.dm
+
+
+def _lock_devices(placements: tuple[Placement, ...], stack: ExitStack) -> list[int]:
+    """Lock each function, and have it decode on the host; what is gone from the host cannot."""
+    locks = []
+    for placement in placements:
+        path = lock_path(str(placement.host))
+        taken = Problem(f"{placement.host} is delegated already", f"see 'fuser {path}' for the process", code="XLP712")
+        locks.append(stack.enter_context(sole(str(placement.host), taken, _LOCK_SECONDS)))
+    for placement in placements:
+        if os.path.exists(f"{pci.SYS_PCI}/{placement.host}"):
+            stack.callback(HostCommand(pci.SYS_PCI, placement.host).restore)
+    return locks
+
+
+def _job(domid: Domid, placements: tuple[Placement, ...], state: State, locks: list[int]) -> Job:
     name = f"delegate of domain {domid}"
-    return Job(domid, placements, state, pci.SYS_PCI, name, tuple(locks)), info.uuid, dm_domain
+    return Job(domid, placements, state, pci.SYS_PCI, name, path_of(domid), tuple(locks))
 
 
 def _running(domid: int) -> str:
@@ -107,46 +162,3 @@ def _running(domid: int) -> str:
         if state is not None:
             return f"stop it (kill -TERM {state.pid}) and start one for all of the guest's devices"
     return "stop it and start one for all of the guest's devices"
-
-
-@contextmanager
-def _sole(name: str, taken: Problem, seconds: float) -> Iterator[int]:
-    """One delegate for a guest, and for a function: a lock, which goes when nobody has it open, however they ended."""
-    path = f"{FOLDER}/{name}.lock"
-    try:
-        os.makedirs(FOLDER, mode=0o755, exist_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise HostError(
-            f"{path}: {error.strerror}", hint="is /run writable, and is this root?", code="XLP821"
-        ) from error
-    try:
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise Refused(taken) from None
-                time.sleep(0.1)
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _note(job: Job, uuid: str, dm_domain: int) -> None:
-    """Write the record, with no handle left open."""
-    devices = tuple(RecordedDevice(p.host, p.bars, p.guest) for p in job.placements)
-    own = os.getpid()
-    process = DelegateProcess(job.state.server or 0, own, record.process_started(own) or 0, path_of(job.domid))
-    with XenStore() as store:
-        record.write_delegate(store, job.domid, uuid, dm_domain, devices, process)
-
-
-def _forget(domid: int, state: str) -> None:
-    """The end: what is written down about this delegate goes.  libxl may have removed the record with the domain."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(state)
-    with contextlib.suppress(StoreError), XenStore() as store:
-        record.forget_delegate(store, domid)

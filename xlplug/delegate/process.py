@@ -29,11 +29,15 @@ from xlplug.xen.evtchn import EventChannels
 from xlplug.xen.foreignmemory import ForeignMemory
 from xlplug.xen.ioreq import IoreqServer, gone
 
-__all__ = ["EXIT_GONE", "PIPE_BYTES", "READY", "Job", "Placement", "run"]
+__all__ = ["EXIT_GONE", "EXIT_LEFT", "LEAVE", "LIBRARIES", "PIPE_BYTES", "READY", "Job", "Placement", "run"]
 
 EXIT_GONE = 20  #: the guest is gone, and the server with it
+EXIT_LEFT = 21  #: it was asked to leave its server to another process
+LEAVE = signal.SIGUSR1  #: what asks for that: no request is lost, none is answered before the next process is there
 READY = b"ready\n"  #: what is written when the guest may run; anything else is why it may not
 PIPE_BYTES = 4096  #: at most, so that it comes in one piece: pipe(7), PIPE_BUF
+#: What it calls, by their names in `xlplug.xen.lib`.  Of none of them a handle is opened by the supervisor.
+LIBRARIES = ("xendevicemodel", "xenforeignmemory", "xenevtchn", "xentoolcore", "seccomp")
 _ALIVE_SECONDS = 1.0
 _REMOVED = b"removed "
 
@@ -48,7 +52,7 @@ class Placement(NamedTuple):
 
 
 class Job(NamedTuple):
-    """What a delegate does: the guest, its functions, and the file that outlives it.
+    """What a delegate does: the guest, its functions, and the file that outlives it, with its path.
 
     ``locks`` are descriptors that stay open as long as anyone serves: the devices' locks.
     """
@@ -58,11 +62,12 @@ class Job(NamedTuple):
     state: State
     sys_pci: str
     name: str
+    path: str = ""
     locks: tuple[int, ...] = ()
 
 
 def run(job: Job, ready: int, control: int, *, adopt: bool, retire: bool = False) -> int:
-    """Serve until SIGTERM or the guest's end; the exit status.  ``ready`` is written to when everything is in place.
+    """Serve until SIGTERM, `LEAVE` or the guest's end; the exit status.  ``ready`` is written to when everything is in place.
 
     ``adopt`` takes over the server of a process that died, ``retire`` takes it over only to end it decently.  From ``control``
     come lines "removed BDF"; its end means that the supervisor is gone, which is not a reason to stop.
@@ -90,7 +95,7 @@ def run(job: Job, ready: int, control: int, *, adopt: bool, retire: bool = False
 def _failed(job: Job, error: XlplugError, ready: int) -> int:
     """Say why to who waits, and to the log when nobody waits any more."""
     try:
-        os.write(ready, str(error).encode()[:PIPE_BYTES])
+        os.write(ready, error.problem.packed().encode()[:PIPE_BYTES])
     except OSError:
         sys.stderr.write(one_line(f"{job.name}: {error}"))
         sys.stderr.flush()
@@ -106,7 +111,8 @@ def _retire(server: IoreqServer) -> int:
 def _serve(job: Job, server: IoreqServer, memory: GuestMemory, ready: int, control: int, adopt: bool) -> int:
     woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-    signal.signal(signal.SIGTERM, lambda *_: None)  # the pipe says it
+    for number in (signal.SIGTERM, LEAVE):
+        signal.signal(number, lambda *_: None)  # the pipe says it
     job.state.server, job.state.pid = server.id, os.getpid()
     functions = _functions(job)
 
@@ -128,9 +134,12 @@ def _serve(job: Job, server: IoreqServer, memory: GuestMemory, ready: int, contr
     os.close(ready)
     loop = _Loop(server, model, functions[0].guest.sbdf, woken, control, log)
     try:
-        return loop.run()
+        code = loop.run()
     finally:
         memory.forget()
+    if code == EXIT_LEFT:
+        server.abandon()  # who opened it has nothing to close then
+    return code
 
 
 def _functions(job: Job) -> list[Function]:
@@ -159,7 +168,7 @@ def _claim(server: IoreqServer, sbdf: int) -> bool:
 
 
 class _Loop:
-    """Waits for requests, for the supervisor, for SIGTERM, and for the guest's end."""
+    """Waits for requests, for the supervisor, for SIGTERM and `LEAVE`, and for the guest's end."""
 
     def __init__(
         self, server: IoreqServer, model: Model, sbdf: int, woken: int, control: int, log: Callable[[str], None]
@@ -180,7 +189,8 @@ class _Loop:
                     if fd == self._events:
                         self._server.serve(self._model.answer)
                     elif fd == self._woken:
-                        return EXIT_DONE  # the server is closed by who opened it
+                        # The server is closed by who opened it.
+                        return EXIT_DONE if signal.SIGTERM in os.read(self._woken, 512) else EXIT_LEFT
                     else:
                         self._listen()
                 if time.monotonic() >= look:

@@ -19,6 +19,7 @@ from typing import NoReturn
 
 from xlplug.delegate.process import EXIT_GONE, PIPE_BYTES, READY, Job, run
 from xlplug.model.errors import EXIT_DONE, EXIT_FAILED, ApplyError, one_line
+from xlplug.model.problem import Problem
 
 __all__ = ["Supervisor"]
 
@@ -43,13 +44,13 @@ class Supervisor:
             signal.signal(number, lambda *_: None)  # the pipe says which
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
 
-    def start(self) -> None:
-        """Start serving; returns when the guest may run.
+    def start(self, *, adopt: bool = False) -> None:
+        """Start serving; returns when the guest may run.  ``adopt``: go on with the server of a process that is gone.
 
         Raises:
             ApplyError: the process could not start, in its own words.
         """
-        ready = self._fork(adopt=False)
+        ready = self._fork(adopt=adopt)
         try:
             answered = select.select([ready], [], [], _READY_SECONDS)[0]
             text = os.read(ready, PIPE_BYTES) if answered else None
@@ -59,7 +60,8 @@ class Supervisor:
             return
         self._end()
         if text:
-            raise ApplyError(text.decode("utf-8", "replace"), code="")  # it ends with the code of what is wrong
+            said = Problem.unpacked(text.decode("utf-8", "replace"))
+            raise ApplyError(said.what, hint=said.advice, code=said.code)
         late = text is None
         what = f"was not ready within {_READY_SECONDS} s" if late else "ended before it was ready"
         raise ApplyError(

@@ -41,11 +41,12 @@ class DeviceReport(NamedTuple):
 
 
 class Report(NamedTuple):
-    """Everything, with what is wrong."""
+    """Everything, with what is wrong.  ``serving`` is the delegate's process, 0 where none lives."""
 
     record: Record
     devices: tuple[DeviceReport, ...]
     problems: tuple[Problem, ...]
+    serving: int = 0
 
 
 class Kept(NamedTuple):
@@ -72,7 +73,7 @@ def verify(record: Record, seen: Seen) -> Report:
     devices = [*_device_model(record, seen, problems)]
     if record.process is not None:
         devices += _delegate(record, seen, problems)
-    return Report(record, tuple(devices), tuple(problems))
+    return Report(record, tuple(devices), tuple(problems), seen.serving)
 
 
 def _host(record: Record, seen: Seen) -> Iterable[Problem]:
@@ -124,17 +125,13 @@ def _delegate(record: Record, seen: Seen, problems: list[Problem]) -> Iterable[D
     process = record.process
     assert process is not None  # noqa: S101 - asked by the caller
     server = next((server for server in seen.servers if server.id == process.server), None)
+    adopt = f"run: xlplug dm {record.domid} --adopt"
     if not seen.serving:
-        problems.append(
-            Problem(
-                "no process serves the delegated devices",
-                "restart the guest: a vCPU that touches them waits",
-                code="XLP721",
-            )
-        )
+        what = "no process serves the delegated devices, and a vCPU that touches them waits"
+        problems.append(Problem(what, adopt, code="XLP721"))
     elif not seen.supervised:
         what = f"process {seen.serving} serves without its supervisor, process {process.pid}"
-        problems.append(Problem(what, "restart the guest before it dies", code="XLP721"))
+        problems.append(Problem(what, adopt, code="XLP721"))
     if server is None:
         problems.append(
             Problem(
@@ -234,10 +231,12 @@ def report_text(report: Report) -> str:
     record, process = report.record, report.record.process
     lines = [f"domain {record.domid}: device model in {f'domain {record.dm}' if record.dm else 'dom0'}"]
     if process is not None:
-        lines.append(f"delegate: process {process.pid}, ioreq server {process.server}")
+        serving = f"process {report.serving}" if report.serving else "no process"
+        lines.append(f"delegate: {serving}, supervisor {process.pid}, ioreq server {process.server}")
     for device in report.devices:
-        where = f" at {device.device.guest}" if device.device.guest else ""
-        lines.append(f"{device.device.host}{where}: mapped by the {device.mapper.replace('-', ' ')}")
+        where = f", in the guest {device.device.guest}" if device.device.guest else ""
+        verb = "served" if device.mapper == DELEGATE else "mapped"
+        lines.append(f"host {device.device.host}{where}: {verb} by the {device.mapper.replace('-', ' ')}")
         for bar in device.bars:
             at = f" at {_inclusive(bar.at)}" if bar.at else ""
             lines.append(f"  BAR {bar.bar.number}  {bar.bar}  {bar.state}{at}")
@@ -258,7 +257,9 @@ def report_json(report: Report) -> dict[str, Any]:
         "domid": report.record.domid,
         "uuid": report.record.uuid,
         "device_model_domain": report.record.dm,
-        "delegate": None if process is None else {"pid": process.pid, "server": process.server},
+        "delegate": None
+        if process is None
+        else {"pid": process.pid, "serving": report.serving or None, "server": process.server},
         "devices": [
             {
                 "host": str(device.device.host),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Starting a guest's delegate from the device model wrapper, before the guest runs.
+"""Starting a guest's delegate from the device model wrapper or the daemon, before the guest runs.
 
 A process of its own, freshly executed and in a session of its own, because the wrapper becomes QEMU.  Its stderr is the device
-model's log.  It ends with the guest; after a reboot the wrapper runs again, for another domain.
+model's log, or the daemon's.  It ends with the guest; after a reboot the wrapper runs again, for another domain.
 """
 
 import os
@@ -13,8 +13,11 @@ import time
 from xlplug.config.delegated import Spec
 from xlplug.hook.become import first_environment
 from xlplug.model.errors import ApplyError
+from xlplug.model.problem import Problem
 
-__all__ = ["start"]
+__all__ = ["READY", "spawn", "start"]
+
+READY = b"ready\n"  #: its last line when the guest may run
 
 _SECONDS = 60
 _PROGRAM = (
@@ -28,6 +31,20 @@ def start(domid: int, specs: tuple[Spec, ...]) -> None:
     Raises:
         ApplyError: it did not start, in its own words.
     """
+    read = spawn(domid, specs)
+    try:
+        said = _until_ready(read)
+    finally:
+        os.close(read)
+    if said != "ready":
+        why = Problem.unpacked(said) if said else Problem(f"not ready within {_SECONDS} s")
+        raise ApplyError(
+            f"the delegate of domain {domid} did not start: {why.what}", hint=why.advice, code=why.code or "XLP716"
+        )
+
+
+def spawn(domid: int, specs: tuple[Spec, ...] = ()) -> int:
+    """Start it; without ``specs`` it takes over the delegate that the domain has.  A pipe from which `READY` can be read."""
     import xlplug
 
     folder = os.path.dirname(os.path.dirname(os.path.abspath(xlplug.__file__)))
@@ -39,20 +56,13 @@ def start(domid: int, specs: tuple[Spec, ...]) -> None:
         os.waitpid(pid, 0)  # it goes on in a child of its own, which QEMU would never reap
     finally:
         os.close(write)
-    try:
-        said = _until_ready(read)
-    finally:
-        os.close(read)
-    if said != "ready":
-        why = said or f"not ready within {_SECONDS} s"
-        # What it said ends with the code of what is wrong.
-        raise ApplyError(f"the delegate of domain {domid} did not start: {why}", code="" if said else "XLP716")
+    return read
 
 
 def _until_ready(fd: int) -> str:
     """The last line that it says, up to "ready"; "" for none in time."""
     text, deadline = b"", time.monotonic() + _SECONDS
-    while b"ready\n" not in text and select.select([fd], [], [], max(0, deadline - time.monotonic()))[0]:
+    while READY not in text and select.select([fd], [], [], max(0, deadline - time.monotonic()))[0]:
         piece = os.read(fd, 4096)
         if not piece:
             break

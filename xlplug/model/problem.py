@@ -21,3 +21,12 @@ class Problem(NamedTuple):
     def __str__(self) -> str:
         text = f"{self.what}; {self.advice}" if self.advice else self.what
         return f"{text} [{self.code}]" if self.code else text
+
+    def packed(self) -> str:
+        """For a pipe to another process of ours, in one line."""
+        return "\0".join(part.replace("\n", " ") for part in self)
+
+    @classmethod
+    def unpacked(cls, text: str) -> "Problem":
+        """What `packed` made; any other text is what is wrong."""
+        return cls(*text.split("\0", 2))

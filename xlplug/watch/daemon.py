@@ -15,9 +15,11 @@ from xlplug.config.domain import DomainConfig, passes_igd
 from xlplug.dom0 import domains, lock, nodes, snapshot, streams
 from xlplug.dom0.find_config import Found, being_created
 from xlplug.dom0.udev import Monitor
+from xlplug.hook import delegate
 from xlplug.model.errors import EXIT_DONE, printable
 from xlplug.model.host import HostSnapshot
 from xlplug.model.hypervisor import DomainInfo
+from xlplug.watch.delegates import Delegates
 from xlplug.watch.guard import Guard, GuardLostError, recover
 from xlplug.watch.guests import INFO, WARNING, Watcher, World
 from xlplug.xen.ctrl import XenCtrl
@@ -38,14 +40,18 @@ def watch(*, map_legacy: bool) -> int:
         for line in recover(xen, store):
             _log(WARNING, line)
         monitor = Monitor()
-        watcher = Watcher(_world(xen, store, guard), map_legacy=map_legacy)
+        world = _world(xen, store, guard)
+        watcher = Watcher(world, map_legacy=map_legacy)
+        poll = select.poll()
+        delegates = Delegates(world, lambda fd: poll.register(fd, select.POLLIN), poll.unregister)
         for path in ("@introduceDomain", "@releaseDomain", nodes.PCI_BACKEND):
             store.watch(path)
         watcher.look()
+        delegates.look(watcher.present, ())
         _notify("READY=1")
         _log(INFO, "watching for domains")
-        poll = select.poll()
-        for fd in (store.fileno(), monitor.fileno(), asked_to_stop):
+        ours = (store.fileno(), monitor.fileno(), asked_to_stop)
+        for fd in ours:
             poll.register(fd, select.POLLIN)
         try:
             while True:
@@ -53,9 +59,13 @@ def watch(*, map_legacy: bool) -> int:
                 ready = {fd for fd, _ in poll.poll(None if wait is None else wait * 1000)}
                 if asked_to_stop in ready:
                     break
-                changed = {domid for path in store.changes() if (domid := _owner(path)) is not None}
+                paths = store.changes()
+                changed = {domid for path in paths if (domid := _owner(path)) is not None}
                 host_changed = monitor.fileno() in ready and bool(monitor.drain())
                 watcher.look(changed, host_changed=host_changed)
+                for fd in ready.difference(ours):
+                    delegates.ready(fd)
+                delegates.look(watcher.present, paths)
         except GuardLostError:
             for line in recover(xen, store):
                 _log(WARNING, line)
@@ -77,7 +87,9 @@ def _world(xen: XenCtrl, store: XenStore, guard: Guard) -> World:
     def host_now(config: DomainConfig) -> HostSnapshot:
         return snapshot.take(xen, store, config)
 
-    return World(xen, store, guard, store.watch, store.unwatch, building, record, host_now, lock.locked, _log)
+    return World(
+        xen, store, guard, store.watch, store.unwatch, building, record, host_now, lock.locked, _log, delegate.start
+    )
 
 
 def _signals() -> int:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
+from xlplug.config.delegated import Spec
 from xlplug.config.domain import DomainConfig
 from xlplug.dom0 import nodes
 from xlplug.dom0.domains import device_model_arguments, stubdom_of
@@ -56,6 +57,7 @@ class World(NamedTuple):
     snapshot: Callable[[DomainConfig], HostSnapshot]
     lock: Callable[[], AbstractContextManager[None]]
     log: Callable[[int, str], None]
+    delegate: Callable[[int, tuple[Spec, ...]], None]  #: start a guest's delegate, and wait until it is ready
 
 
 class _Guest(NamedTuple):
@@ -80,6 +82,11 @@ class Watcher:
         self._map_legacy = map_legacy
         self._guests: dict[Domid, _Guest] = {}
         self._said: set[tuple[Domid, str]] = set()
+
+    @property
+    def present(self) -> Collection[Domid]:
+        """The domains that there were at the last look, dom0 not among them."""
+        return self._guests.keys()
 
     def wait(self) -> float | None:
         """Seconds until `look` is needed without an event; None for never."""
@@ -187,7 +194,8 @@ class Watcher:
             world.watch(nodes.device_model_domid(guest.domid))
         # Behind a stubdomain we do not rely on the wrapper: not every libxl starts a device model for the stubdomain itself.
         wrapped = found.hooked and not found.config.stubdom
-        return guest._replace(stage=_BUILDING, config=found.config, leave_to_wrapper=wrapped)
+        config = found.config._replace(delegate=()) if found.hooked else found.config  # the wrapper starts a delegate
+        return guest._replace(stage=_BUILDING, config=config, leave_to_wrapper=wrapped)
 
     def _create(self, guest: _Guest) -> _Guest:
         """Grant what the configuration asks for, before the guest's device model needs it."""
@@ -213,6 +221,7 @@ class Watcher:
                 if late:
                     plan = self._plan(guest, config, stubdom, when=when, map_legacy=True)
                 self._grant(guest, plan)
+                self._delegate(guest, plan)
         except GuardLostError:
             raise
         except XlplugError as error:
@@ -302,6 +311,12 @@ class Watcher:
             self._say(WARNING, guest, str(warning))
         for step in done:
             self._say(INFO, guest, str(step))
+
+    def _delegate(self, guest: _Guest, plan: Plan) -> None:
+        """Start the guest's delegate, if it is to have one: no wrapper does."""
+        if plan.served:
+            self._world.delegate(guest.domid, guest.config.delegate)
+            self._say(INFO, guest, f"its delegate serves {', '.join(str(each.spec.host) for each in plan.served)}")
 
     def _say(self, priority: int, guest: _Guest, text: str) -> None:
         """Log what was done every time, and what is wrong only once."""

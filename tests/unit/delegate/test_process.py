@@ -11,16 +11,18 @@ from pathlib import Path
 import pytest
 
 from tests.contract.ioreq_in_memory import Access, Hub, MemChannels, MemDevices, MemMemory
+from xlplug.commands.dm import DmOptions, dm
 from xlplug.delegate import process
 from xlplug.delegate.process import EXIT_GONE, Job, Placement, run
 from xlplug.delegate.state import State
 from xlplug.hook.delegate import start
 from xlplug.model.bar import MEMORY32, Bar
 from xlplug.model.bdf import Bdf
-from xlplug.model.errors import ApplyError, HostError
-from xlplug.xen import ioreq
+from xlplug.model.errors import ApplyError, HostError, XenUnavailableError
+from xlplug.xen import ioreq, lib
 from xlplug.xen.ioreq import COPY, PCI_CONFIG, Request
 
+ROOT = Path(__file__).parents[3]
 DOMID, HOST, GUEST, AT = 7, Bdf(0, 3, 0, 0), Bdf(0, 0, 0x1D, 0), 0xF0000000
 BAR = Bar(0, MEMORY32, 0xFE000000, 0xFE001000)
 HEADER = bytes.fromhex("34121111") + bytes(60)
@@ -188,11 +190,11 @@ def test_a_log_that_nobody_reads_is_not_a_reason_to_stop(bench: Bench) -> None:
 
 def test_what_cannot_start_says_why_and_leaves_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuses(domid: int) -> None:
-        raise HostError("the user 'nobody' does not exist", hint="add it")
+        raise HostError("the user 'nobody' does not exist", hint="add it", code="XLP706")
 
     monkeypatch.setattr(process, "confine", refuses)
     assert bench.serve(lambda: None) == 3
-    assert os.read(bench.ready, 200) == b"the user 'nobody' does not exist; add it"
+    assert os.read(bench.ready, 200) == b"the user 'nobody' does not exist\0add it\0XLP706"
     assert [info.id for info in bench.hub.infos(DOMID)] == [0]
 
 
@@ -243,3 +245,19 @@ def test_the_wrapper_reads_why_a_delegate_did_not_start() -> None:
         ApplyError, match=r"^the delegate of domain 7 did not start: this machine does not run on Xen; "
     ):
         start(7, ())
+
+
+def test_a_library_that_is_not_installed_is_named_before_anything_is_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(lib._STABLE, "xenevtchn", (("libxenevtchn.so.99", "libxenevtchn99"),))
+    with pytest.raises(XenUnavailableError) as caught:
+        dm(DmOptions("7", ("03:00.0",)))
+    assert str(caught.value) == ("libxenevtchn.so.99 is not installed; install it (Debian: libxenevtchn99) [XLP104]")
+
+
+def test_the_packages_recommend_what_it_calls() -> None:
+    control = (ROOT / "debian" / "control").read_text()
+    recommended = control[control.index("Recommends:") : control.index("Suggests:")]
+    for name in process.LIBRARIES:
+        assert f" {lib._STABLE[name][0][1]}," in recommended, name
+    spec = (ROOT / "packaging" / "xlplug.spec").read_text()
+    assert "\nRecommends:     libseccomp\nRecommends:     xen-libs\n" in spec

@@ -70,11 +70,11 @@ def test_everything_agrees() -> None:
         report_text(report)
         == """\
 domain 7: device model in domain 8
-delegate: process 1234, ioreq server 1
-0000:04:00.0: mapped by the device model
+delegate: process 55, supervisor 1234, ioreq server 1
+host 0000:04:00.0: mapped by the device model
   BAR 0  memory32 feb10100-feb101ff  granted
   BAR 1  io d000-d01f  granted
-0000:03:00.0 at 0000:00:1d.0: mapped by the delegate
+host 0000:03:00.0, in the guest 0000:00:1d.0: served by the delegate
   BAR 0  memory32 fe000000-fe0fffff  live at f0000000-f00fffff
   BAR 1  io c000-c03f  live at c100-c13f
   BAR 2  memory64 1000000000-1000000fff  off

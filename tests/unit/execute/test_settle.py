@@ -40,23 +40,23 @@ def make(host: Callable[[str], HostSnapshot], config: Callable[[str], DomainConf
 def test_what_libxl_grants_is_found_by_domain_and_kind(make: Callable[[str], Plan]) -> None:
     plan = make('ioports=["2f8-2ff","c0-cf"]\n')
     frame_buffer = RangeSet([VGA_MEMORY])
-    assert by_libxl(MEMORY, plan) == by_libxl(step(IOMEM_PERMISSION, VGA_MEMORY, STUBDOM), plan) == frame_buffer
-    assert by_libxl(step(IOMEM_PERMISSION, Range(0x90, 0xA8)), plan) == RangeSet([(0xA0, 0xA8)])
-    assert by_libxl(step(IOPORT_PERMISSION, Range(0x2F0, 0x300)), plan) == RangeSet([(0x2F8, 0x300)])
-    assert by_libxl(step(IOPORT_PERMISSION, Range(0x2F0, 0x300), STUBDOM), plan) == RangeSet(), "the guest's alone"
-    assert by_libxl(step(IOPORT_PERMISSION, Range(0xA0, 0xC0)), plan) == RangeSet(), "ports, not pages"
-    assert by_libxl(OPREGION, plan) == RangeSet()
-    assert by_libxl(RAM, plan) == RAM.kept
+    assert by_libxl(plan)(MEMORY) == by_libxl(plan)(step(IOMEM_PERMISSION, VGA_MEMORY, STUBDOM)) == frame_buffer
+    assert by_libxl(plan)(step(IOMEM_PERMISSION, Range(0x90, 0xA8))) == RangeSet([(0xA0, 0xA8)])
+    assert by_libxl(plan)(step(IOPORT_PERMISSION, Range(0x2F0, 0x300))) == RangeSet([(0x2F8, 0x300)])
+    assert by_libxl(plan)(step(IOPORT_PERMISSION, Range(0x2F0, 0x300), STUBDOM)) == RangeSet(), "the guest's alone"
+    assert by_libxl(plan)(step(IOPORT_PERMISSION, Range(0xA0, 0xC0))) == RangeSet(), "ports, not pages"
+    assert by_libxl(plan)(OPREGION) == RangeSet()
+    assert by_libxl(plan)(RAM) == RAM.kept
 
 
 def test_the_frame_buffer_is_granted_at_creation_only(make: Callable[[str], Plan]) -> None:
     plan = make("")
     bar = next(g.range for g in plan.by_libxl if g.reason == "BAR 0")
-    assert by_libxl(MEMORY, plan, (DISPLAY,)) == RangeSet()
-    assert by_libxl(MEMORY, plan, (Bdf(0, 1, 0, 0),)) == RangeSet([VGA_MEMORY])
-    assert by_libxl(step(IOMEM_PERMISSION, bar), plan, (DISPLAY,)) == RangeSet([bar]), "a BAR at any time"
+    assert by_libxl(plan, (DISPLAY,))(MEMORY) == RangeSet()
+    assert by_libxl(plan, (Bdf(0, 1, 0, 0),))(MEMORY) == RangeSet([VGA_MEMORY])
+    assert by_libxl(plan, (DISPLAY,))(step(IOMEM_PERMISSION, bar)) == RangeSet([bar]), "a BAR at any time"
     asked_for = make('iomem=["a0,20"]\n')
-    assert by_libxl(MEMORY, asked_for, (DISPLAY,)) == RangeSet([VGA_MEMORY]), "iomem= is not the device's"
+    assert by_libxl(asked_for, (DISPLAY,))(MEMORY) == RangeSet([VGA_MEMORY]), "iomem= is not the device's"
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,14 @@ from collections.abc import Callable
 
 import pytest
 
+from xlplug.config.delegated import Spec
 from xlplug.config.domain import DomainConfig
 from xlplug.dom0.find_config import Found
 from xlplug.execute import grants
 from xlplug.model.addr import Domid
 from xlplug.model.bdf import Bdf
-from xlplug.model.errors import XenError
-from xlplug.model.host import HostSnapshot
+from xlplug.model.errors import ApplyError, XenError
+from xlplug.model.host import HostSnapshot, PciDevice
 from xlplug.model.hypervisor import DomainInfo
 from xlplug.model.occasion import STARTING, Who
 from xlplug.model.rangeset import RangeSet
@@ -37,6 +38,7 @@ class Scene:
         self.xen, self.store = MemXen((4, 17)), MemStore()
         self.host = host
         self.events: list[str] = []
+        self.no_delegate = ""
         self.lines: list[tuple[int, str]] = []
         self.building: dict[str, Found] = {}
         self.records: dict[int, DomainConfig] = {}
@@ -45,11 +47,17 @@ class Scene:
                 self.xen, self.store, self, lambda p: self.events.append(f"watch {p}"), lambda p: None,
                 lambda info, name: self.building.get(name), lambda info: self.records.get(info.domid),
                 lambda config: self.host, contextlib.nullcontext, lambda p, text: self.lines.append((p, text)),
+                self.delegate,
             )
         )  # fmt: skip
 
     def pause(self, domid: int) -> None:
         self.events.append(f"pause {domid}")
+
+    def delegate(self, domid: int, specs: tuple[Spec, ...]) -> None:
+        self.events.append(f"delegate {domid} {' '.join(map(str, specs))}")
+        if self.no_delegate:
+            raise ApplyError(f"the delegate of domain {domid} did not start: {self.no_delegate}", code="XLP716")
 
     def unpause(self, domid: int) -> None:
         self.events.append(f"unpause {domid} {self.xen.held()[domid].ports or 'nothing'}")
@@ -495,3 +503,57 @@ def test_a_refusal_because_it_is_being_destroyed_is_no_error(
     scene.watcher._world = scene.watcher._world._replace(snapshot=destroyed)
     scene.watcher.look()
     assert scene.lines == []
+
+
+# delegates ------------------------------------------------------------------------------------------------------------
+
+DELEGATED = 'name="g"\nxlplug_delegate=["03:00.0,vslot=1d"]\n'
+
+
+@pytest.fixture
+def card(scene: Scene) -> PciDevice:
+    device = PciDevice(Bdf(0, 3, 0, 0), 0x1234, 0x11E8, 0xFF00, driver="pciback", config=bytes(64))
+    scene.host = scene.host._replace(devices=(*scene.host.devices, device))
+    return device
+
+
+def test_a_delegate_is_started_while_the_guest_is_paused(scene: Scene, config: Config, card: PciDevice) -> None:
+    scene.building["g"] = Found(config(DELEGATED))
+    scene.domain(7)
+    scene.watcher.look()
+    assert scene.events == ["pause 7", "delegate 7 0000:03:00.0,vslot=1d.0", "unpause 7 nothing"]
+    assert scene.said(INFO) == ["domain 7 (g): its delegate serves 0000:03:00.0"]
+    scene.records[7] = config(DELEGATED)
+    scene.watcher.look()
+    assert len(scene.events) == 3, "once"
+
+
+@pytest.mark.parametrize("stubdom", ["", "device_model_stubdomain_override=1\n"])
+def test_the_wrapper_starts_the_delegate_of_a_hooked_guest(
+    scene: Scene, config: Config, card: PciDevice, stubdom: str
+) -> None:
+    scene.building["g"] = Found(config(DELEGATED + stubdom), hooked=True)
+    scene.domain(7)
+    scene.watcher.look()
+    scene.domain(8, "g-dm", target=7, hvm=False)
+    scene.watcher.look()
+    assert [event for event in scene.events if "delegate" in event] == []
+
+
+def test_a_delegate_that_does_not_start_is_an_error_and_the_guest_runs(
+    scene: Scene, config: Config, card: PciDevice
+) -> None:
+    scene.building["g"], scene.no_delegate = Found(config(DELEGATED)), "it has no hands"
+    scene.domain(7)
+    scene.watcher.look()
+    assert scene.events[-1] == "unpause 7 nothing"
+    assert scene.said(ERROR) == ["domain 7 (g): the delegate of domain 7 did not start: it has no hands [XLP716]"]
+
+
+def test_what_cannot_be_delegated_is_an_error(scene: Scene, config: Config) -> None:
+    scene.building["g"] = Found(config(DELEGATED))
+    scene.domain(7)
+    scene.watcher.look()
+    assert scene.events == ["pause 7", "unpause 7 nothing"]
+    (line,) = scene.said(ERROR)
+    assert "0000:03:00.0 was not found on this host; see 'lspci -D' [XLP301]" in line
