@@ -85,8 +85,8 @@ def slot_2_needs_gfx_passthru(scene: Scene) -> Iterator[Problem]:
 
 
 def class_0380(scene: Scene) -> Iterator[Problem]:
-    """Newer Intel displays say "other display controller", which nobody took for a VGA for a long time."""
-    for device in scene.devices:
+    """Newer Intel displays say "other display controller", which only Qubes OS takes for a VGA in all its parts."""
+    for device in () if scene.host.is_qubes else scene.devices:
         if device.bdf == IGD and can_own_legacy_vga(device) and device.class_code >> 8 == _CLASS_DISPLAY_OTHER >> 8:
             yield Problem(
                 f"{IGD}: stock QEMU refuses class 0380 at this address, and hvmloader offers such a display no OpRegion",
@@ -107,7 +107,7 @@ def no_igd_for_libxl(scene: Scene) -> Iterator[Problem]:
     if not late:
         text = f"{scene.passes_displays[0].bdf}: xl itself refuses gfx_passthru=1 without an Intel display"
         yield Problem(text, 'write gfx_passthru="igd"', code="XLP323")
-    elif scene.older_than(_IGD_BY_0380):
+    elif scene.older_than(_IGD_BY_0380) and not scene.host.is_qubes:
         text = f"{late[0].bdf}: libxl before 4.20 does not take class 0380 for an Intel display, and refuses gfx_passthru=1"
         yield Problem(text, 'write gfx_passthru="igd"', code="XLP324")
 

@@ -197,6 +197,11 @@ class HostSnapshot(NamedTuple):
         return next((d for d in self.devices if d.bdf == bdf), None)
 
     @property
+    def is_qubes(self) -> bool:
+        """Whether libxl, hvmloader and QEMU have the patches of Qubes OS (docs/qubes.md)."""
+        return self.distribution == "qubes"
+
+    @property
     def ram(self) -> RangeSet:
         """Host bytes that are System RAM."""
         return RangeSet(Range(m.start, m.stop) for m in self.memory if m.kind == E820_RAM)
