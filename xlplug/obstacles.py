@@ -32,6 +32,9 @@ _ROM_ADDRESS = 0xFFFFF800
 _HOLE_STARTS = (0xF0000000, 0xE0000000, 0xC0000000, 0x80000000)
 _HOLE_STOP = 0xFC000000
 _4_GIB = 1 << 32
+#: How a header reads that nobody answers for.  Vendor and device alone read so in every virtual function.
+#: Source: PCI Local Bus Specification 3.0, 6.1; SR-IOV Specification 1.1, 3.4.1.
+_NO_ANSWER = b"\xff" * 16
 _MIB = 1 << 20
 _PLATFORM_BAR = 16 * _MIB  # the Xen platform device: QEMU hw/i386/xen/xen_platform.c
 _LARGEST_HOLE = 3840  # MiB, xl.cfg(5)
@@ -69,6 +72,14 @@ def obstacles(scene: Scene) -> tuple[Problem, ...]:
     if scene.config.type != "hvm":
         return ()
     return tuple(problem for obstacle in OBSTACLES for problem in obstacle(scene))
+
+
+def does_not_answer(scene: Scene) -> Iterator[Problem]:
+    """A function that sleeps (D3cold), or that has fallen off its bus, reads as ones."""
+    for device in scene.devices:
+        if device.config[:16] == _NO_ANSWER:
+            text = f"{device.bdf}: it does not answer: its configuration space reads ff"
+            yield Problem(text, "wake it (echo on > power/control in its folder in sysfs), or reboot the host")
 
 
 def slot_2_needs_gfx_passthru(scene: Scene) -> Iterator[Problem]:
@@ -153,6 +164,7 @@ def opregion_at_zero(scene: Scene) -> Iterator[Problem]:
             device.vendor != VENDOR_INTEL
             or device.class_code >> 8 != _CLASS_VGA >> 8
             or has_opregion(device) is not False
+            or device.config[:16] == _NO_ANSWER
         ):
             continue
         does = "asks in vain for" if scene.has_stubdom else "gives the guest"
@@ -282,6 +294,7 @@ def bars_without_address(scene: Scene) -> Iterator[Problem]:
 
 #: All obstacles, in the order in which they are printed.  docs/obstacles.md has a row for each.
 OBSTACLES: tuple[Obstacle, ...] = (
+    does_not_answer,
     slot_2_needs_gfx_passthru,
     class_0380,
     no_igd_for_libxl,

@@ -131,6 +131,8 @@ def needs_whole_host(config: DomainConfig, devices: Iterable[PciDevice]) -> bool
     ``devices`` are the assigned functions.
     """
     devices = tuple(devices)
+    if config.type == "hvm" and VGA_PORT_SET & RangeSet(config.ioports):
+        return True
     if config.type != "hvm" or not devices:
         return False
     return config.gfx_passthru is not None or any(map(may_share_a_page, devices))

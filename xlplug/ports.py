@@ -14,6 +14,7 @@ from xlplug.model.problem import Problem
 from xlplug.model.rangeset import Range, RangeSet
 from xlplug.model.steps import IOPORT_MAPPING, MEMORY_MAPPING, TARGET, Step
 from xlplug.vga import VGA_MEMORY, VGA_PORT_SET, VGA_PORTS
+from xlplug.vga_owner import driven_by_dom0, legacy_owner
 
 __all__ = ["Ports", "plan_ports"]
 
@@ -122,7 +123,8 @@ def plan_ports(
     found, warnings = _vga_mappings(owner, map_legacy=map_legacy)
     mine, left = _left_to_the_device_model(wanted, host, devices, owner)
     found += [_map(IOPORT_MAPPING, ports, "ioports= is inert for HVM until mapped", None) for ports in mine]
-    return Ports(tuple(found), (*warnings, *left, *_emulated_too(mine, config)), refusals)
+    warnings = (*warnings, *left, *_emulated_too(mine, config), *_of_live_screen(mine, host))
+    return Ports(tuple(found), warnings, refusals)
 
 
 def _vga_mappings(owner: PciDevice | None, *, map_legacy: bool) -> tuple[list[Step], tuple[Problem, ...]]:
@@ -196,6 +198,17 @@ def _left_to_the_device_model(
             text = f"ioports {beside.bare} not mapped: they touch {what}, and from Xen 4.23 a mapping that touches another fails"
             warnings.append(Problem(text, "remove them from ioports=", code="XLP343"))
     return wanted, tuple(warnings)
+
+
+def _of_live_screen(mapped: RangeSet, host: HostSnapshot) -> Iterator[Problem]:
+    """A warning where ``ioports=`` reaches dom0's own screen: it is what was asked for, and hardly what was meant."""
+    vga = mapped & VGA_PORT_SET
+    owner = legacy_owner(host.devices).owner if vga else None
+    if owner is not None and driven_by_dom0(owner):
+        whose = f"VGA ports of {owner.bdf}, which dom0 drives ({owner.driver})"
+        yield Problem(
+            f"ioports {vga.bare}: {whose}: the guest can change dom0's screen", "remove these ports from ioports="
+        )
 
 
 def _emulated_too(mapped: RangeSet, config: DomainConfig) -> Iterator[Problem]:

@@ -254,3 +254,21 @@ def test_permissions_of_libxl_s_are_kept(config: Config) -> None:
     assert [(str(s.range), str(s.kept)) for s in plan.steps] == [
         ("300-310", "{ 300-310 }"), ("320", "{ 320 }"), ("300-310", "{ 300-310 }"), ("320", "{ 320 }"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "ports", "warned"),
+    [
+        ("second-card", "3c0-3df", "3c0-3df"),
+        ("second-card", "3bb-3c0", "3bb, 3c0"),
+        ("second-card", "3bc-3bf", ""),
+        ("second-card", "2f8-2ff", ""),
+        ("igd-laptop", "3c0-3df", ""),  # which no driver of dom0's uses
+        ("server-bmc", "2f8-2ff", ""),
+    ],
+)
+def test_ports_of_dom0_s_own_screen(host: Host, config: Config, name: str, ports: str, warned: str) -> None:
+    plan = build(config(f'ioports=["{ports}"]\n'), host(name))
+    found = [w for w in plan.warnings if "the guest can change dom0's screen" in w.what]
+    assert [w.what.partition(":")[0] for w in found] == ([f"ioports {warned}"] if warned else [])
+    assert all("0000:00:02.0, which dom0 drives (i915)" in w.what for w in found)
