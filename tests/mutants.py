@@ -27,7 +27,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 POLICY = "vga vga_owner igd registers displays ports pci_assign hide_at_boot physmap obstacles plan".split()
-EXECUTION = [f"execute.{name}" for name in "apply compare grants journal populate preload_nodes".split()]
+EXECUTION = [
+    f"execute.{name}"
+    for name in "apply compare grants journal populate preload_nodes revokes settle signals sole_vga".split()
+]
 TESTS = {**dict.fromkeys(POLICY, "tests/unit/policy"), **dict.fromkeys(EXECUTION, "tests/unit/execute")}
 TIMEOUT = 300  # seconds: a condition turned round may loop for ever
 

@@ -32,6 +32,9 @@ _ROM_ADDRESS = 0xFFFFF800
 _HOLE_STARTS = (0xF0000000, 0xE0000000, 0xC0000000, 0x80000000)
 _HOLE_STOP = 0xFC000000
 _4_GIB = 1 << 32
+#: How a header reads that nobody answers for.  Vendor and device alone read so in every virtual function.
+#: Source: PCI Local Bus Specification 3.0, 6.1; SR-IOV Specification 1.1, 3.4.1.
+_NO_ANSWER = b"\xff" * 16
 _MIB = 1 << 20
 _PLATFORM_BAR = 16 * _MIB  # the Xen platform device: QEMU hw/i386/xen/xen_platform.c
 _LARGEST_HOLE = 3840  # MiB, xl.cfg(5)
@@ -71,6 +74,14 @@ def obstacles(scene: Scene) -> tuple[Problem, ...]:
     return tuple(problem for obstacle in OBSTACLES for problem in obstacle(scene))
 
 
+def does_not_answer(scene: Scene) -> Iterator[Problem]:
+    """A function that sleeps (D3cold), or that has fallen off its bus, reads as ones."""
+    for device in scene.devices:
+        if device.config[:16] == _NO_ANSWER:
+            text = f"{device.bdf}: it does not answer: its configuration space reads ff"
+            yield Problem(text, "wake it (echo on > power/control in its folder in sysfs), or reboot the host")
+
+
 def slot_2_needs_gfx_passthru(scene: Scene) -> Iterator[Problem]:
     """QEMU takes host 0000:00:02.0 for an integrated display, and refuses it without igd-passthru."""
     for device in scene.devices:
@@ -85,8 +96,8 @@ def slot_2_needs_gfx_passthru(scene: Scene) -> Iterator[Problem]:
 
 
 def class_0380(scene: Scene) -> Iterator[Problem]:
-    """Newer Intel displays say "other display controller", which nobody took for a VGA for a long time."""
-    for device in scene.devices:
+    """Newer Intel displays say "other display controller", which only Qubes OS takes for a VGA in all its parts."""
+    for device in () if scene.host.is_qubes else scene.devices:
         if device.bdf == IGD and can_own_legacy_vga(device) and device.class_code >> 8 == _CLASS_DISPLAY_OTHER >> 8:
             yield Problem(
                 f"{IGD}: stock QEMU refuses class 0380 at this address, and hvmloader offers such a display no OpRegion",
@@ -107,7 +118,7 @@ def no_igd_for_libxl(scene: Scene) -> Iterator[Problem]:
     if not late:
         text = f"{scene.passes_displays[0].bdf}: xl itself refuses gfx_passthru=1 without an Intel display"
         yield Problem(text, 'write gfx_passthru="igd"', code="XLP323")
-    elif scene.older_than(_IGD_BY_0380):
+    elif scene.older_than(_IGD_BY_0380) and not scene.host.is_qubes:
         text = f"{late[0].bdf}: libxl before 4.20 does not take class 0380 for an Intel display, and refuses gfx_passthru=1"
         yield Problem(text, 'write gfx_passthru="igd"', code="XLP324")
 
@@ -153,6 +164,7 @@ def opregion_at_zero(scene: Scene) -> Iterator[Problem]:
             device.vendor != VENDOR_INTEL
             or device.class_code >> 8 != _CLASS_VGA >> 8
             or has_opregion(device) is not False
+            or device.config[:16] == _NO_ANSWER
         ):
             continue
         does = "asks in vain for" if scene.has_stubdom else "gives the guest"
@@ -282,6 +294,7 @@ def bars_without_address(scene: Scene) -> Iterator[Problem]:
 
 #: All obstacles, in the order in which they are printed.  docs/obstacles.md has a row for each.
 OBSTACLES: tuple[Obstacle, ...] = (
+    does_not_answer,
     slot_2_needs_gfx_passthru,
     class_0380,
     no_igd_for_libxl,

@@ -81,7 +81,7 @@ def resolve(config: DomainConfig, host: HostSnapshot, *, who: Who, granting: boo
             refusals.append(_absent(entry, host))
         for device in devices:
             if device.bdf in found:
-                text = f"{device.bdf}: listed twice in pci= and counted once"
+                text = f"{device.bdf}: listed twice in pci=: xl create ends with 'PCI device is not assignable'"
                 warnings.append(Problem(text, "remove one of the two", code="XLP314"))
                 continue
             found[device.bdf] = Assigned(entry, device)

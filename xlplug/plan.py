@@ -95,7 +95,8 @@ def build(
         delegated=tuple(d for device in devices for d in delegated(device)),
         by_libxl=by_libxl,
         notes=(
-            *(*legacy.notes, *_opregion_note(config, legacy, has_stubdom=has_stubdom), *physmap.notes, *served.notes),
+            *(*legacy.notes, *_opregion_note(config, legacy, host, has_stubdom=has_stubdom)),
+            *(*physmap.notes, *served.notes),
             *(note.problem for note in host.notes if note.about == UNNAMED),
         ),
         warnings=(
@@ -130,6 +131,8 @@ def needs_whole_host(config: DomainConfig, devices: Iterable[PciDevice]) -> bool
     ``devices`` are the assigned functions.
     """
     devices = tuple(devices)
+    if config.type == "hvm" and VGA_PORT_SET & RangeSet(config.ioports):
+        return True
     if config.type != "hvm" or not devices:
         return False
     return config.gfx_passthru is not None or any(map(may_share_a_page, devices))
@@ -189,10 +192,12 @@ def _populate_on_demand(config: DomainConfig, steps: Sequence[Step]) -> Iterator
         )
 
 
-def _opregion_note(config: DomainConfig, legacy: LegacyRights, *, has_stubdom: bool) -> Iterator[Problem]:
-    """Which QEMU runs in a stubdomain is not known here, so that this is not a warning."""
+def _opregion_note(
+    config: DomainConfig, legacy: LegacyRights, host: HostSnapshot, *, has_stubdom: bool
+) -> Iterator[Problem]:
+    """Which QEMU runs in a stubdomain is not known here, but on Qubes OS, so that this is not a warning."""
     display = next((right.device for right in legacy.rights if right.reason == OPREGION_REASON), None)
-    if display is not None and has_stubdom and not config.preload:
+    if display is not None and has_stubdom and not config.preload and not host.is_qubes:
         yield Problem(
             f"{display}: stock QEMU in a stubdomain leaves the OpRegion out without xlplug's preload library",
             "see hooks/preload/README.md",

@@ -14,12 +14,12 @@ from xlplug.model.problem import Problem
 from xlplug.model.rangeset import Range, RangeSet
 from xlplug.model.steps import IOPORT_MAPPING, MEMORY_MAPPING, TARGET, Step
 from xlplug.vga import VGA_MEMORY, VGA_PORT_SET, VGA_PORTS
+from xlplug.vga_owner import driven_by_dom0, legacy_owner
 
 __all__ = ["Ports", "plan_ports"]
 
-#: Ports that Xen keeps from dom0, so that dom0 cannot give them on.  The address of ACPI's PM timer is the machine's own, and
-#: so are the ports of a serial console of Xen's; they are not known here.  Source: xen/arch/x86/dom0_build.c,
-#: dom0_setup_permissions; from 4.20 on the second list too, as its q dump shows.
+#: Ports that Xen keeps from dom0, so that dom0 cannot give them on, on every machine.  On a live host Xen itself says which
+#: (`HostSnapshot.kept_ports`).  Source: xen/arch/x86/dom0_build.c, dom0_setup_permissions; from 4.19 on the second list too.
 _KEPT = (
     (Range(0x20, 0x22), "the interrupt controller"),
     (Range(0x40, 0x44), "the interval timer"),
@@ -27,12 +27,19 @@ _KEPT = (
     (Range(0xA0, 0xA2), "the second interrupt controller"),
     (Range(0xCFC, 0xD00), "PCI configuration"),
 )
-_KEPT_4_20 = (
+_KEPT_4_19 = (
     (Range(0x92, 0x93), "system control port A"),
     (Range(0xF0, 0xF1), "the FPU's error port"),
     (Range(0x4D0, 0x4D2), "the interrupt controllers' edge and level registers"),
     (Range(0xCF9, 0xCFA), "reset control"),
 )
+_KEEPS_MORE = (4, 19)
+#: Names for what the command line of Xen (console=com1) and the machine's firmware decide.
+_CONSOLES = (
+    (Range(0x3F8, 0x400), "Xen's own serial console, COM 1"),
+    (Range(0x2F8, 0x300), "Xen's own serial console, COM 2"),
+)
+_OTHER = "Xen uses them itself: ACPI's power management timer, or its console"
 
 #: Ports of the whole machine: a guest that writes to them ends the host, or gets code of the firmware's to run.  Xen does not
 #: keep all of them from dom0.  Source: Intel's ICH and PCH datasheets, APM_CNT and APM_STS (b2, b3: an SMI), RST_CNT (cf9); PCI
@@ -55,7 +62,10 @@ _ALWAYS = (
     (Range(0x80, 0x90), "the DMA controller"),
     (Range(0x92, 0x93), "system control port A"),
     (Range(0xA0, 0xA2), "the second interrupt controller"),
+    (Range(0xB2, 0xB4), "power management (APM)"),
     (Range(0xC0, 0xE0), "the second DMA controller"),
+    (Range(0xE9, 0xEA), "Xen's debug console"),
+    (Range(0xF0, 0xF1), "the FPU's error port"),
     (Range(0x170, 0x178), "the second IDE channel"),
     (Range(0x1F0, 0x1F8), "the first IDE channel"),
     (Range(0x376, 0x377), "the second IDE channel"),
@@ -63,8 +73,10 @@ _ALWAYS = (
     (Range(0x4D0, 0x4D2), "the interrupt controllers' edge and level registers"),
     (Range(0x510, 0x512), "QEMU's firmware configuration"),
     (Range(0xAE00, 0xAE18), "ACPI hotplug"),
+    (Range(0xAF00, 0xAF20), "CPU hotplug"),
     (Range(0xAFE0, 0xAFE4), "ACPI events"),
     (Range(0xB000, 0xB010), "ACPI power management"),
+    (Range(0xB100, 0xB140), "the SMBus controller"),
     (Range(0xCF8, 0xD00), "PCI configuration"),
 )
 #: Where QEMU puts the n-th ISA port of a kind.
@@ -85,10 +97,8 @@ _BAR_BASE = 0xC000
 _IDE_BAR, _PLATFORM_BAR, _USB_BAR, _NIC_BAR = 0x10, 0x100, 0x20, 0x100
 _SOUND_BAR = {"ac97": 0x500, "es1370": 0x100}
 
-_TOUCHING = (
-    4,
-    23,
-)  # first Xen for which mappings that only touch overlap: xen/arch/x86/domctl.c, XEN_DOMCTL_ioport_mapping
+#: First Xen for which mappings that only touch overlap: xen/arch/x86/domctl.c, XEN_DOMCTL_ioport_mapping.
+_TOUCHING = (4, 23)
 
 
 class Ports(NamedTuple):
@@ -113,7 +123,8 @@ def plan_ports(
     found, warnings = _vga_mappings(owner, map_legacy=map_legacy)
     mine, left = _left_to_the_device_model(wanted, host, devices, owner)
     found += [_map(IOPORT_MAPPING, ports, "ioports= is inert for HVM until mapped", None) for ports in mine]
-    return Ports(tuple(found), (*warnings, *left, *_emulated_too(mine, config)), refusals)
+    warnings = (*warnings, *left, *_emulated_too(mine, config), *_of_live_screen(mine, host))
+    return Ports(tuple(found), warnings, refusals)
 
 
 def _vga_mappings(owner: PciDevice | None, *, map_legacy: bool) -> tuple[list[Step], tuple[Problem, ...]]:
@@ -133,8 +144,14 @@ def _map(op: str, span: Range, reason: str, device: Bdf | None) -> Step:
 
 def _kept_from_dom0(wanted: RangeSet, host: HostSnapshot) -> tuple[Problem, ...]:
     """One refusal that names the ports which dom0 has not got itself."""
-    kept = [*_KEPT, *(_KEPT_4_20 if host.xen is not None and host.xen.version >= (4, 20) else ())]
-    hit = [f"{both.bare} ({name})" for span, name in kept if (both := wanted & RangeSet([span]))]
+    names = [*_KEPT, *(_KEPT_4_19 if host.xen is not None and host.xen.version >= _KEEPS_MORE else ())]
+    kept = RangeSet(span for span, _ in names)
+    if host.kept_ports is not None:
+        names, kept = [*_KEPT, *_KEPT_4_19, *_CONSOLES], host.kept_ports
+    hit = [f"{both.bare} ({name})" for span, name in names if (both := wanted & kept & RangeSet([span]))]
+    others = (wanted & kept) - RangeSet(span for span, _ in names)
+    if others:
+        hit.append(f"{others.bare} ({_OTHER})")
     if not hit:
         return ()
     what = f"ioports: Xen keeps {', '.join(hit)} even from dom0, so that xl create ends with EPERM"
@@ -171,7 +188,7 @@ def _left_to_the_device_model(
         )
         warnings.append(Problem(text, "remove them from ioports=", code="XLP342"))
     for what, neighbours in (
-        ("the VGA ports", VGA_PORT_SET if owner is not None else RangeSet()),
+        ("the VGA ports", VGA_PORT_SET if touching and owner is not None else RangeSet()),
         ("an I/O BAR of an assigned device", bars if touching else RangeSet()),
     ):
         wide = RangeSet((max(0, r.start - 1), r.stop + 1) for r in neighbours)
@@ -181,6 +198,17 @@ def _left_to_the_device_model(
             text = f"ioports {beside.bare} not mapped: they touch {what}, and from Xen 4.23 a mapping that touches another fails"
             warnings.append(Problem(text, "remove them from ioports=", code="XLP343"))
     return wanted, tuple(warnings)
+
+
+def _of_live_screen(mapped: RangeSet, host: HostSnapshot) -> Iterator[Problem]:
+    """A warning where ``ioports=`` reaches dom0's own screen: it is what was asked for, and hardly what was meant."""
+    vga = mapped & VGA_PORT_SET
+    owner = legacy_owner(host.devices).owner if vga else None
+    if owner is not None and driven_by_dom0(owner):
+        whose = f"VGA ports of {owner.bdf}, which dom0 drives ({owner.driver})"
+        yield Problem(
+            f"ioports {vga.bare}: {whose}: the guest can change dom0's screen", "remove these ports from ioports="
+        )
 
 
 def _emulated_too(mapped: RangeSet, config: DomainConfig) -> Iterator[Problem]:
@@ -215,7 +243,7 @@ def _emulated(config: DomainConfig) -> Iterator[tuple[Range, str]]:
             yield ports, f"the {config.vga} card (vga=)"
     if config.vga in ("stdvga", "qxl"):
         yield _VBE, f"the {config.vga} card (vga=)"
-    for card in config.soundhw:
+    for card in _SOUND if "all" in config.soundhw else config.soundhw:
         for ports in _SOUND.get(card, ()):
             yield ports, f"the {card} card (soundhw=)"
     yield (

@@ -11,6 +11,7 @@ from xlplug.doctor.reading import Broken, Missing, Reading, Skipped, Unread, aft
 from xlplug.doctor.survey_hook import fits
 from xlplug.doctor.survey_xen import XenSide
 from xlplug.dom0.find_config import parse, read_as_xl
+from xlplug.dom0.kept_ports import kept_ports
 from xlplug.hook import create, device_model
 from xlplug.model.errors import ConfigError, Refused, XlplugError
 from xlplug.model.host import HostSnapshot
@@ -29,7 +30,7 @@ def read(path: str, host: Reading[HostSnapshot], xen: XenSide) -> ConfigFacts:
     config = _of_file(_parsed, path)
     if isinstance(config, Missing):
         return ConfigFacts(path, config)
-    plan = after("displays", host, lambda host: _rehearsed(config, host))
+    plan = after("displays", host, lambda host: _rehearsed(config, _with_kept_ports(host, config, xen)))
     hotplug = tried(_hotplug, path)
     kernel, ramdisk = _images(config, xen.version)
     model = _device_model(config, path, xen.version)
@@ -65,6 +66,13 @@ def _parsed(path: str) -> DomainConfig:
     if data is None:
         raise ConfigError("cannot be read", path=path, hint="give the path of an xl config", code="XLP201")
     return parse(data, path)
+
+
+def _with_kept_ports(host: HostSnapshot, config: DomainConfig, xen: XenSide) -> HostSnapshot:
+    """The host with what dom0 lacks of the ports that this configuration asks for."""
+    if not config.ioports or isinstance(xen.xen, Missing):
+        return host
+    return host._replace(kept_ports=kept_ports(config.ioports, xen.xen))
 
 
 def _rehearsed(config: DomainConfig, host: HostSnapshot) -> Plan:

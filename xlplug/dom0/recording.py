@@ -69,6 +69,7 @@ def dump_host(host: HostSnapshot) -> str:
         "vbios": None if host.vbios is None else host.vbios._asdict(),
         **({"mmcfg": [list(window) for window in host.mmcfg]} if host.mmcfg else {}),
         **({"distribution": host.distribution} if host.distribution else {}),
+        **({} if host.kept_ports is None else {"kept_ports": [list(span) for span in host.kept_ports]}),
         "devices": [_device_out(d) for d in host.devices],
     }
     return _text(data)
@@ -192,6 +193,7 @@ def load_host(path: str) -> HostSnapshot:
         # Not in older recordings.
         mmcfg=top.get("mmcfg").ranges().ranges if "mmcfg" in top.dict() else (),
         distribution=top.get("distribution").str() if "distribution" in top.dict() else "",
+        kept_ports=top.get("kept_ports").ranges() if "kept_ports" in top.dict() else None,
     )
 
 

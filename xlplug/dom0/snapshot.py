@@ -8,7 +8,7 @@ from xlplug.model.errors import XlplugError
 from xlplug.model.host import MEMORY, HostNote, HostSnapshot, MemRegion, XenInfo
 from xlplug.model.hypervisor import Store
 from xlplug.model.problem import Problem
-from xlplug.model.rangeset import Range
+from xlplug.model.rangeset import Range, RangeSet
 from xlplug.xen.ctrl import XenCtrl
 from xlplug.xen.lib import running_capabilities
 
@@ -53,7 +53,18 @@ def take(xen: "XenCtrl | None", store: Store | None, config: DomainConfig | None
         mmcfg=mmcfg,
         opregion_pin=pin,
         distribution=distribution(),
+        kept_ports=_kept_ports(xen, config),
     )
+
+
+def _kept_ports(xen: "XenCtrl | None", config: DomainConfig | None) -> RangeSet | None:
+    """What dom0 lacks of the ports of a configuration, or of all."""
+    wanted = (Range(0, 0x10000),) if config is None else config.ioports
+    if xen is None or not wanted:
+        return None
+    from xlplug.dom0.kept_ports import kept_ports
+
+    return kept_ports(wanted, xen)
 
 
 def _memory(xen: "XenCtrl | None") -> tuple[tuple[MemRegion, ...], list[HostNote]]:

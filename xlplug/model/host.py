@@ -166,7 +166,8 @@ class HostSnapshot(NamedTuple):
     ``opregion`` and ``vbios`` are None when there is none or it could not be read: then ``notes`` says why.  ``memory``
     is empty when the machine's memory map could not be read.  ``libraries`` maps a Xen library's soname to where it was
     found.  ``mmcfg`` are the windows of PCI Express configuration space, host bytes, empty where they were not read;
-    ``opregion_pin`` is the OpRegion's address when it was first seen since boot; ``distribution`` the ID of os-release(5).
+    ``opregion_pin`` is the OpRegion's address when it was first seen since boot; ``distribution`` the ID of os-release(5);
+    ``kept_ports`` are those that dom0 lacks itself, among all or those of a configuration; None where Xen was not asked.
     """
 
     name: str
@@ -181,6 +182,7 @@ class HostSnapshot(NamedTuple):
     mmcfg: tuple[Range, ...] = ()
     opregion_pin: int | None = None
     distribution: str = ""
+    kept_ports: RangeSet | None = None
 
     def note(self, about: str) -> Problem | None:
         """Why a part could not be read, None where nothing is known of that."""
@@ -193,6 +195,11 @@ class HostSnapshot(NamedTuple):
     def device(self, bdf: Bdf) -> PciDevice | None:
         """The function at ``bdf``, or None."""
         return next((d for d in self.devices if d.bdf == bdf), None)
+
+    @property
+    def is_qubes(self) -> bool:
+        """Whether libxl, hvmloader and QEMU have the patches of Qubes OS (docs/qubes.md)."""
+        return self.distribution == "qubes"
 
     @property
     def ram(self) -> RangeSet:

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """The main job on the real Xen: grant, show, revoke, and everything that can be typed wrong."""
 
+import json
 import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.lab.dom0.conftest import IGD, VGA, Guests, dump, journal, sh, xlplug
+from tests.lab.dom0.conftest import BASE, IGD, VGA, Guests, dump, journal, sh, xlplug
 from xlplug.model.rangeset import RangeSet
 
 PORTS = RangeSet(((0x3B0, 0x3BC), (0x3C0, 0x3E0)))
@@ -205,6 +206,27 @@ def test_no_config_found(guests: Guests) -> None:
     done = xlplug("grant", str(domid))
     assert done.returncode == 1
     assert f"give its xl config: xlplug grant {domid} --config FILE" in done.stderr
+
+
+def test_ports_that_xen_keeps_from_dom0(tmp_path: Path) -> None:
+    """Xen's console (console=com1) and ACPI's timer among them, whose address is the machine's own."""
+    before = dump()[0]
+    recorded = tmp_path / "host.json"
+    done = xlplug("record", "host", "-o", str(recorded))
+    assert done.returncode == 0, done.stderr
+    kept = RangeSet([(0, 0x10000)]) - before.ports
+    assert RangeSet([tuple(pair) for pair in json.loads(recorded.read_text())["kept_ports"]]) == kept
+    assert kept.covers(0x3F8, 0x400)
+    assert kept.covers(0x608, 0x60C)
+    path = tmp_path / "g.cfg"
+    path.write_text(f'name="kept"\n{BASE}ioports=["3f8-3ff","609"]\n')
+    plan = xlplug("plan", str(path))
+    assert plan.returncode == 1
+    assert "Xen keeps 3f8-3ff (Xen's own serial console, COM 1), 609 (Xen uses them itself" in plan.stdout
+    assert sh("xl", "create", "-p", str(path)).returncode != 0
+    path.write_text(f'name="kept"\n{BASE}ioports=["2f8-2ff","400-607"]\n')
+    assert xlplug("plan", str(path)).returncode == 0
+    assert dump()[0] == before
 
 
 def test_not_root() -> None:

@@ -31,6 +31,7 @@ from xlplug.model.errors import StoreError, XenError, XenUnavailableError
 from xlplug.model.host import E820_RAM, MemRegion
 from xlplug.model.hypervisor import DomainInfo, HeldRights
 from xlplug.model.steps import Step
+from xlplug.plan import Plan
 from xlplug.xen.in_memory import MemStore
 
 ROOT = Path(__file__).parents[3]
@@ -64,6 +65,11 @@ class FakeXen:
     def held(self) -> dict[int, HeldRights]:
         self._call("held")
         return self.guests
+
+    def ioport_permission(self, domid: int, first_port: int, nr_ports: int, *, allow: bool) -> None:
+        assert (domid, allow) == (0, True)
+        if set(range(first_port, first_port + nr_ports)) & set(range(0x3F8, 0x400)):
+            raise XenError("ioport_permission", errno.EPERM)
 
     def console_room(self) -> int | None:
         self._call("console_room")
@@ -571,6 +577,18 @@ def test_what_was_granted_cannot_be_read(dom0: Dom0) -> None:
     path = str(dom0.write("g.cfg", CONFIG))
     found = [f for f in examine(dom0.look(path)) if f.name == path]
     assert found[1].what.startswith("another domain's VGA ports not checked: xenstore: /libxl/5/xlplug")
+
+
+def test_ports_that_xen_keeps_are_refused(dom0: Dom0) -> None:
+    (broken,) = dom0.look(str(dom0.write("a.cfg", f'{CONFIG}ioports=["3f8-3ff"]\n'))).configs
+    assert isinstance(broken.plan, Plan)
+    assert [str(r) for r in broken.plan.refusals] == [
+        "ioports: Xen keeps 3f8-3ff (Xen's own serial console, COM 1) even from dom0, so that xl create ends with EPERM; "
+        "remove these ports from ioports="
+    ]
+    (sound,) = dom0.look(str(dom0.write("b.cfg", f'{CONFIG}ioports=["2f8-2ff"]\n'))).configs
+    assert isinstance(sound.plan, Plan)
+    assert sound.plan.refusals == ()
 
 
 def test_xen_s_dump_is_not_asked_for(dom0: Dom0) -> None:

@@ -25,7 +25,7 @@ from xlplug.model.errors import HostError
 from xlplug.model.host import OPREGION, VBIOS, HostNote, HostSnapshot, PciDevice
 from xlplug.model.hypervisor import DomainInfo, HeldRights
 from xlplug.model.problem import Problem
-from xlplug.model.rangeset import RangeSet
+from xlplug.model.rangeset import Range, RangeSet
 
 HOSTS = sorted((RECORDED / "hosts").glob("*.json"))
 SCHEMA = json.loads((Path(__file__).parents[3] / "docs" / "host.schema.json").read_text())
@@ -53,6 +53,17 @@ def test_recorded_hosts_are_whole(path: Path) -> None:
         "igd-opregion-third-page",
     ):
         assert not any(page_fault(mfn, host) for mfn in range(*opregion_mfns(host.opregion.maddr)))
+
+
+@pytest.mark.parametrize("kept", [None, RangeSet(), RangeSet([(0x20, 0x22), (0x3F8, 0x400)])])
+def test_what_older_recordings_have_not(tmp_path: Path, kept: RangeSet | None) -> None:
+    host = load_host(str(HOSTS[0]))._replace(
+        kept_ports=kept, distribution="debian", mmcfg=(Range(0xC0000000, 0xD0000000),)
+    )
+    path = tmp_path / "host.json"
+    path.write_text(dump_host(host))
+    assert load_host(str(path)) == host
+    jsonschema.validate(json.loads(path.read_text()), SCHEMA)
 
 
 def test_the_list_of_hosts_is_in_the_readme() -> None:

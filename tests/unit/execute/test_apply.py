@@ -9,7 +9,7 @@ from xlplug.execute.apply import take_back
 from xlplug.model.addr import Domid
 from xlplug.model.hypervisor import DomainInfo, HeldRights
 from xlplug.model.rangeset import Range, RangeSet
-from xlplug.model.steps import IOMEM_PERMISSION, IOPORT_PERMISSION, POPULATE_PHYSMAP, Room, Step
+from xlplug.model.steps import IOMEM_PERMISSION, IOPORT_PERMISSION, MEMORY_MAPPING, POPULATE_PHYSMAP, Room, Step
 from xlplug.xen.in_memory import MemXen
 
 PORTS, MEMORY = RangeSet([(0x3C0, 0x3E0)]), RangeSet([(0xA0, 0xC0)])
@@ -68,3 +68,49 @@ def test_a_permission_that_cannot_be_taken_back_is_left(xen: MemXen, number: int
         assert str(one) in left
         assert xen.calls == calls + 1
         assert xen.held() == before
+
+
+MAPPING = step(MEMORY_MAPPING, 0xA0, 0xA5)._replace(first_guest=0x1A0)
+
+
+def map_pages(xen: MemXen, *pages: int) -> None:
+    for page in pages:
+        xen.memory_mapping(7, 0x100 + page, page, 1, add=True)
+
+
+@pytest.mark.parametrize("pages", [(0xA0, 0xA1, 0xA2, 0xA3, 0xA4), (0xA1, 0xA2), (0xA4,), (0xA0,), ()])
+def test_pages_that_are_mapped_are_unmapped_whatever_the_others_are(xen: MemXen, pages: tuple[int, ...]) -> None:
+    """Xen stops at the first page that is not mapped."""
+    map_pages(xen, *pages)
+    map_pages(xen, 0xA5)
+    assert undo(xen, MAPPING) == ()
+    assert xen.mapped(7)[0] == {0x1A5: 0xA5}
+    assert xen.held()[7].memory == MEMORY
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2, 5])
+def test_a_page_that_cannot_be_unmapped_is_left(xen: MemXen, failing: int) -> None:
+    """The first call is for all, then one for each page."""
+    map_pages(xen, 0xA1, 0xA4)
+    xen.fail_call(failing, errno.ENOMEM)
+    (left,) = undo(xen, MAPPING)
+    assert "ENOMEM" in left
+    assert undo(xen, MAPPING) == ()
+    assert xen.mapped(7)[0] == {}
+
+
+@pytest.mark.parametrize("kept", [RangeSet(), RangeSet([(0xA0, 0xA2)])])
+def test_a_mapping_whose_permission_is_gone(xen: MemXen, kept: RangeSet) -> None:
+    """Up to 4.21 the permission is lent for the call, and what others hold by right of their own is not taken."""
+    map_pages(xen, 0xA0, 0xA3)
+    xen.iomem_permission(7, 0xA0, 0x20, allow=False)
+    assert undo(xen, MAPPING._replace(kept=kept)) == ()
+    assert xen.mapped(7)[0] == {}
+    assert xen.held()[7].memory == kept
+
+
+def test_a_page_that_is_not_mapped_is_gone_already(xen: MemXen) -> None:
+    one = MAPPING._replace(nr=1)
+    calls = xen.calls
+    assert undo(xen, one) == ()
+    assert xen.calls == calls + 1

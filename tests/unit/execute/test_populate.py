@@ -437,3 +437,42 @@ def test_a_detached_device_is_no_longer_told(plan: Plan) -> None:
     assert store.read(f"{TOLD}/iomem") is None
     assert store.read(f"{TOLD}/populated") == "3000-400f,4040-417f"
     assert Journal(store, 7, "").read().dm == 8
+
+
+def ram(limit: int, raised: int) -> Step:
+    return Step(POPULATE_PHYSMAP, TARGET, Domid(7), 0x200000, 2, "", None, before=Room(RAM - 0x20, limit, raised))
+
+
+@pytest.mark.parametrize(("more", "calls"), [(-1, 2), (0, 1), (1, 1)])
+def test_max_pages_is_raised_only_where_it_is_too_low(more: int, calls: int) -> None:
+    xen = machine()
+    limit = RAM + HEADROOM
+    populate(ram(limit + more, limit), xen) if more >= 0 else populate(ram(limit, limit - more), xen)
+    assert xen.calls == calls
+    assert pages(xen)[1] == max(limit, limit - more)
+
+
+def test_max_pages_is_lowered_only_where_it_was_raised() -> None:
+    xen = machine()
+    limit = RAM + HEADROOM
+    for step, after in ((ram(limit, limit), limit), (ram(limit, limit + 5), limit)):
+        populate(step, xen)
+        calls = xen.calls
+        release(step, xen)
+        assert xen.calls == calls + 1 + (step.before is not None and step.before.raised > limit)
+        assert pages(xen) == (RAM - 0x20, after)
+    raised = ram(limit, limit + 5)
+    populate(raised, xen)
+    xen.set_max_mem(7, (limit + 9) * 4)  # somebody else
+    release(raised, xen)
+    assert pages(xen)[1] == limit + 9
+
+
+def test_only_the_guest_has_ram_of_ours(host: Host, config: Config) -> None:
+    xen, store = machine(), xenstore()
+    plan = build(config(TEXT + STUB), host("igd-laptop"), Who(Domid(7), Domid(8)), STARTING)
+    grants.grant(plan, xen, store, quiet)
+    rows = [(row.domid, row.kind) for row in compare(7, xen.held(), store)]
+    assert sorted(rows) == [(7, "iomem"), (7, "ioport"), (7, "physmap"), (8, "iomem"), (8, "ioport")]
+    (populated,) = (row.ours for row in compare(7, xen.held(), store) if row.kind == "physmap")
+    assert populated == RangeSet(step.range for step in plan.steps if step.op == POPULATE_PHYSMAP)

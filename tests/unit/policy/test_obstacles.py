@@ -11,12 +11,14 @@ from xlplug.config.domain import DomainConfig
 from xlplug.model.bdf import Bdf
 from xlplug.model.host import HostNote, HostSnapshot, PciDevice, Resource, XenInfo
 from xlplug.model.problem import Problem
+from xlplug.model.rangeset import Range
 from xlplug.obstacles import (
     OBSTACLES,
     Obstacle,
     Scene,
     bars_without_address,
     class_0380,
+    does_not_answer,
     emulated_card,
     may_share_a_page,
     mmio_hole,
@@ -48,6 +50,15 @@ def says(obstacle: Obstacle, config: DomainConfig, *devices: PciDevice, stub: bo
     """All that an obstacle says, devices being assigned one and all."""
     whole = HostSnapshot("h", devices, xen=XenInfo((4, 17), "4.17"))._replace(**host)  # type: ignore[arg-type]
     return "\n".join(map(str, obstacle(Scene(config, whole, devices, stub))))
+
+
+def test_a_function_that_does_not_answer() -> None:
+    gone = device(config=b"\xff" * 256)
+    assert "0000:00:02.0: it does not answer" in says(does_not_answer, HVM, gone)
+    assert says(opregion_at_zero, GFX, gone) == "", "one thing is wrong"
+    assert says(does_not_answer, HVM, gone._replace(config=b"\xff" * 15)) == ""
+    virtual = device(SLOT_3, 0x020000, config=b"\xff" * 4 + bytes(60), physfn=IGD)
+    assert says(does_not_answer, HVM, virtual, device(config=b"")) == "", "a virtual function has no ids of its own"
 
 
 def test_every_correct_configuration_gives_no_warning(host: Host, config: Config) -> None:
@@ -281,6 +292,9 @@ def test_which_plans_need_the_whole_host() -> None:
     assert not needs_whole_host(HVM, (whole,))
     assert needs_whole_host(GFX, (whole,))
     assert not needs_whole_host(GFX, ())
+    assert needs_whole_host(HVM._replace(ioports=(Range(0x3DF, 0x3E0),)), ())
+    assert not needs_whole_host(HVM._replace(ioports=(Range(0x3E0, 0x400),)), ())
+    assert not needs_whole_host(HVM._replace(type="pv", ioports=(Range(0x3C0, 0x3E0),)), ())
     assert not needs_whole_host(GFX._replace(type="pv"), (half,))
 
 

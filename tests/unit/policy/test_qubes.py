@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import jsonschema
+import pytest
 
 from tests.unit.fakes import xenstore
 from xlplug.config.from_libxl import from_libxl
@@ -28,7 +29,7 @@ def test_sys_gui_gpu_gets_what_patch_1017_grants() -> None:
     config = from_libxl(json.loads(recorded.libxl_json))
     who = Who(Domid(recorded.target.domid), Domid(recorded.stubdom.domid))
     plan = build(config, recorded.host, who, STARTING)
-    assert (plan.refusals, plan.warnings) == ((), ())
+    assert (plan.refusals, plan.warnings, plan.notes) == ((), (), ())
     assert plan.legacy_owner == Bdf(0, 0, 2, 0)
     xen, store = MemXen((4, 19)), xenstore(12, 13)
     xen.add_domain(recorded.target)
@@ -39,6 +40,21 @@ def test_sys_gui_gpu_gets_what_patch_1017_grants() -> None:
         12: ("{ a0-bf, 7a3e9-7a3eb }", "{ 3b0-3bb, 3c0-3df }"),
         13: ("{ a0-cf, 7a3e9-7a3eb }", "{ 3b0-3bb, 3c0-3df }"),  # and the VBIOS
     }
+
+
+@pytest.mark.parametrize("kind", ["igd", "default"])
+def test_class_0380_is_nothing_to_warn_of(kind: str) -> None:
+    """Its libxl, hvmloader and QEMU take it for a display, and nobody else's do."""
+    host = load_domain(str(RECORDED)).host
+    config = from_libxl(json.loads((RECORDED / "libxl.json").read_text()))._replace(gfx_passthru=kind)
+    other = host._replace(
+        devices=tuple(d._replace(class_code=0x038000) if d.bdf == Bdf(0, 0, 2, 0) else d for d in host.devices)
+    )
+    plan = build(config, other)
+    assert (plan.refusals, plan.warnings, plan.notes) == ((), (), ())
+    elsewhere = build(config, other._replace(distribution="debian"))
+    assert len(elsewhere.warnings) == 1 + (kind == "default")
+    assert len(elsewhere.notes) == 1
 
 
 def test_the_display_is_hidden_at_boot_in_qubes_s_own_words() -> None:
