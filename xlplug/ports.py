@@ -163,7 +163,7 @@ def _of_the_machine(wanted: RangeSet) -> Iterator[Problem]:
     hit = [f"{both.bare} ({name})" for span, name in _MACHINE if (both := wanted & RangeSet([span]))]
     if hit:
         what = f"ioports: a guest that writes to {', '.join(hit)} can reset the host or run code of its firmware"
-        yield Problem(what, "remove these ports from ioports=")
+        yield Problem(what, "remove these ports from ioports=", code="XLP346")
 
 
 def _left_to_the_device_model(

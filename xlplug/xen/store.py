@@ -16,6 +16,7 @@ T = TypeVar("T")
 
 _PERM_NONE, _PERM_READ = 0, 1  # Source: tools/include/xenstore_lib.h, enum xs_perm_type
 _XBT_NULL = 0  # no transaction.  Source: tools/include/xenstore.h
+_SOCKET_ONLY = 1 << 1  # Source: tools/include/xenstore.h, XS_OPEN_SOCKETONLY
 #: A transaction is tried this often when others change what it has read; each try takes less than a millisecond.
 _TRIES = 1000
 
@@ -85,12 +86,22 @@ class XenStore(_Nodes, Handle):
     def __init__(self) -> None:
         self._lib = cast("StoreLib", load_stable("xenstore"))
         self._libc = libc()
-        self._handle = self._lib.xs_open(0)
+        self._handle = self._open()
         if not self._handle:
             name = errno.errorcode.get(ffi.errno, str(ffi.errno))
             raise XenUnavailableError(
                 f"xenstored cannot be reached ({name})", hint="start it: systemctl start xenstored", code="XLP109"
             )
+
+    def _open(self) -> CData:
+        """By xenstored's socket; by the kernel's ring only where there is none, because xenstored runs in another domain.
+
+        The ring of a xenstored that has died takes a request and never answers, and libxenstore waits on after a signal.
+        """
+        handle = self._lib.xs_open(_SOCKET_ONLY)
+        if not handle and ffi.errno != errno.ECONNREFUSED:
+            handle = self._lib.xs_open(0)
+        return handle
 
     def close(self) -> None:
         """Close the connection; doing it again does nothing."""

@@ -4,6 +4,7 @@
 import errno
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 import pytest
 
@@ -16,12 +17,13 @@ from xlplug.execute.journal import Entry, Journal
 from xlplug.model.addr import Domid
 from xlplug.model.errors import ApplyError, Refused, RollbackError, StoreError, XenError
 from xlplug.model.host import HostSnapshot
-from xlplug.model.hypervisor import DomainInfo, HeldRights
+from xlplug.model.hypervisor import DomainInfo, HeldRights, Nodes
 from xlplug.model.occasion import BY_HAND, Who
 from xlplug.model.rangeset import RangeSet
 from xlplug.plan import Plan, build
 from xlplug.xen.in_memory import MemStore, MemXen
 
+T = TypeVar("T")
 Host = Callable[[str], HostSnapshot]
 Config = Callable[[str], DomainConfig]
 TEXT = 'gfx_passthru="igd"\npci=["00:02.0"]\ndevice_model_stubdomain_override=1\nxlplug_map_legacy=1\nioports=["2f8-2ff"]\n'
@@ -300,6 +302,33 @@ def test_comparison(plan: Plan) -> None:
         grants.grant(plan, xen, store, quiet)
     assert Journal(store, 7, "").read().state == "applied"
     assert len(Journal(store, 7, "").read().steps) == len(plan.steps)
+
+
+class Torn(MemStore):
+    """As xenstored in C does it: a transaction reads the tree of now, and fails at its end if that has changed."""
+
+    gone = ""
+
+    def atomically(self, change: Callable[[Nodes], T]) -> T:
+        if self.gone:
+            view = super().atomically(lambda view: view)
+            path, self.gone = self.gone, ""
+            view.list(path)
+            listed = view.list
+            view.list = lambda folder: [*listed(folder), "999"] if folder == path else listed(folder)  # type: ignore[method-assign]
+            change(view)
+        return super().atomically(change)
+
+
+def test_a_record_that_goes_while_it_is_read(plan: Plan) -> None:
+    """libxl removes a domain's folder node by node: a name is listed, and its node is gone."""
+    xen, _ = world((4, 17))
+    store = Torn()
+    store.nodes.update(xenstore().nodes)
+    grants.grant(plan, xen, store, quiet)
+    store.gone = "/libxl/7/xlplug/steps"
+    assert [step.key for step in Journal(store, 7, "").read().steps] == [step.key for step in plan.steps]
+    assert not store.gone
 
 
 class Willing(MemXen):
