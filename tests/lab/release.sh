@@ -14,7 +14,9 @@ echo 70 >"$job.status"
 hook='test_hook test_preload'
 watch='test_watch test_many_guests'
 stubdom='test_stubdom test_watch_stubdom'
-delegate='test_delegate test_delegate_bindings test_delegate_death test_delegate_guests test_delegate_rights'
+delegate='test_delegate test_delegate_bad test_delegate_bindings test_delegate_death test_delegate_guests'
+# The last one takes xenstored away.
+delegate="$delegate test_delegate_rights test_delegate_store"
 machine=standard
 files=''
 set --

@@ -4,6 +4,7 @@
 import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import NamedTuple, NoReturn
 
@@ -74,7 +75,18 @@ def _specs(options: DmOptions) -> tuple[Spec, ...]:
         raise ConfigError(
             "--vslot is for one device", path="xlplug dm", hint="write BDF,vslot=NN for each", code="XLP230"
         )
-    return tuple(parse_spec(text, vslot=options.vslot) for text in options.devices)
+    with _on_the_command_line():
+        return tuple(parse_spec(text, vslot=options.vslot) for text in options.devices)
+
+
+@contextlib.contextmanager
+def _on_the_command_line() -> Iterator[None]:
+    """What is wrong there is not in a config."""
+    try:
+        yield
+    except ConfigError as error:
+        error.path = "xlplug dm"
+        raise
 
 
 def hooked(domid: str, *devices: str) -> NoReturn:
@@ -100,9 +112,11 @@ def _prepare(domain: Domid | str, specs: tuple[Spec, ...], stack: ExitStack) -> 
         taken = Problem(f"domain {domid} has a delegate already", _running(domid), code="XLP711")
         locks = [stack.enter_context(sole(f"dm-{domid}", taken, 0))]
         devices, _ = pci.functions(tuple((spec.host, False) for spec in specs), pci.owners(store))
-        placements = admit(domid, specs, devices, xen, distribution())
+        with _on_the_command_line():
+            placements = admit(domid, specs, devices, xen, distribution())
         dm_domain = domains.stubdom_of(domid, store) or 0
-    locks += _lock_devices(placements, stack)
+    locks += _lock(placements, stack)
+    _decode(placements, stack)
     state, fd = State.create(path_of(domid), len(placements))
     os.close(fd)
     job = _job(domid, placements, state, locks)
@@ -125,29 +139,37 @@ def _adopt(domain: Domid | str, stack: ExitStack) -> tuple[Job, str, int]:
     state = State.read(process.state)
     if state is None or len(state.functions) != len(found.delegate):
         raise Refused(Problem(f"{process.state} is gone, so nobody can go on from it", "restart the guest", "XLP717"))
-    take_leave(state.pid, lock_path(f"dm-{domid}"))
-    taken = Problem(f"domain {domid} has a delegate already", _running(domid), code="XLP711")
-    locks = [stack.enter_context(sole(f"dm-{domid}", taken, _LOCK_SECONDS))]
     placements = tuple(
         Placement(device.host, device.guest, bytes(kept.registers[:_HEADER]), device.bars)
         for device, kept in zip(found.delegate, state.functions, strict=True)
         if device.guest is not None
     )
-    locks += _lock_devices(placements, stack)
+    _decode(placements, stack)
+    taken = Problem(f"domain {domid} has a delegate already", _running(domid), code="XLP711")
+    take_leave(state.pid, lock_path(f"dm-{domid}"))  # from now on a vCPU waits
+    locks = [stack.enter_context(sole(f"dm-{domid}", taken, _LOCK_SECONDS)), *_lock(placements, stack)]
     return _job(domid, placements, state, locks), info.uuid, found.dm
 
 
-def _lock_devices(placements: tuple[Placement, ...], stack: ExitStack) -> list[int]:
-    """Lock each function, and have it decode on the host; what is gone from the host cannot."""
+def _lock(placements: tuple[Placement, ...], stack: ExitStack) -> list[int]:
+    """Lock each function.
+
+    Raises:
+        Refused: a delegate has it.
+    """
     locks = []
     for placement in placements:
         path = lock_path(str(placement.host))
         taken = Problem(f"{placement.host} is delegated already", f"see 'fuser {path}' for the process", code="XLP712")
         locks.append(stack.enter_context(sole(str(placement.host), taken, _LOCK_SECONDS)))
+    return locks
+
+
+def _decode(placements: tuple[Placement, ...], stack: ExitStack) -> None:
+    """Have each function decode on the host; what is gone from the host cannot."""
     for placement in placements:
         if os.path.exists(f"{pci.SYS_PCI}/{placement.host}"):
             stack.callback(HostCommand(pci.SYS_PCI, placement.host).restore)
-    return locks
 
 
 def _job(domid: Domid, placements: tuple[Placement, ...], state: State, locks: list[int]) -> Job:

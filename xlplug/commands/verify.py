@@ -9,6 +9,8 @@ from xlplug.delegate.admit import guest
 from xlplug.delegate.state import State
 from xlplug.delegate.verify import Kept, Report, Seen, report_json, report_text, verify
 from xlplug.dom0 import pci
+from xlplug.model.addr import Domid
+from xlplug.model.bdf import Bdf
 from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED, Refused
 from xlplug.model.problem import Problem
 from xlplug.xen.ctrl import XenCtrl
@@ -40,7 +42,7 @@ def verify_command(options: VerifyOptions) -> int:
                     code="XLP713",
                 )
             )
-        report = _seen(found, xen)
+        report = _seen(found, xen, pci.owners(store))
     if options.format == "json":
         print_json(report_json(report))
     else:
@@ -48,10 +50,10 @@ def verify_command(options: VerifyOptions) -> int:
     return EXIT_REFUSED if report.problems else EXIT_DONE
 
 
-def _seen(found: record.Record, xen: XenCtrl) -> Report:
+def _seen(found: record.Record, xen: XenCtrl, owners: dict[Bdf, Domid]) -> Report:
     """Read everything, and compare; again when the guest has moved a BAR meanwhile."""
     hosts = tuple((device.host, False) for device in (*found.device_model, *found.delegate))
-    host = {device.bdf: device for device in pci.functions(hosts)[0]}
+    host = {device.bdf: device for device in pci.functions(hosts, owners)[0]}
     process = found.process
     supervised = process is not None and record.process_started(process.pid) == process.started
     tries = _TRIES

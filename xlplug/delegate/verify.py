@@ -96,6 +96,12 @@ def _host(record: Record, seen: Seen) -> Iterable[Problem]:
                 f"dom0 may use it as well; run: xl pci-assignable-add {device.host}",
                 code="XLP721",
             )
+        elif device in record.delegate and found.owner is not None:
+            yield Problem(
+                f"{device.host} is delegated, and assigned to domain {found.owner}, whose device model maps it as well",
+                f"run: xl pci-detach {found.owner} {device.host}",
+                code="XLP721",
+            )
 
 
 def _device_model(record: Record, seen: Seen, problems: list[Problem]) -> Iterable[DeviceReport]:

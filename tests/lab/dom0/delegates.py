@@ -79,6 +79,13 @@ def delegate(domid: int, *devices: str, wait: bool = True) -> Iterator[Delegate]
         started.stop()
 
 
+@contextmanager
+def adopting(domid: int) -> Iterator[Delegate]:
+    """``xlplug dm --adopt``, ready; stopped afterwards."""
+    with delegate(domid, "--adopt") as made:
+        yield made
+
+
 def servers(domid: int) -> tuple[IoreqServerInfo, ...]:
     """A domain's ioreq servers, from Xen's dump through xl."""
     for _ in range(5):

@@ -185,6 +185,8 @@ class Puppet:
         which = request.addr - PORTS - STRIDE * vcpu
         if request.read and which == 0:
             self._asking.add(vcpu)
+        elif vcpu not in self._answers:  # it ran before we came, and is amid a command that nobody gave
+            self._answer(vcpu, 0 if request.read else None)
         elif request.read:
             self._answer(vcpu, self._answers[vcpu][which // 4 - 1])
         else:

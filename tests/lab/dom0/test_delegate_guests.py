@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """Delegates for all kinds of guests: started by the hook, beside a device model in a stubdomain, and for a PVH guest."""
 
+import os
+import re
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,10 +13,14 @@ import pytest
 from tests.lab.dom0 import hooked
 from tests.lab.dom0.conftest import BASE, Guests, sh, xlplug
 from tests.lab.dom0.delegates import alive, delegate, servers, verify
-from tests.lab.dom0.hooked import until, xl
+from tests.lab.dom0.hooked import domid_of, until, xl
 from tests.lab.dom0.puppet import EDU, EDU2, HVM, NE2K, TESTDEV, Device, Puppet, assignable
+from tests.lab.dom0.test_delegate_death import waited
+from tests.lab.dom0.test_watch import Daemon
 from tests.lab.dom0.vgaguest import STUBDOM
 from xlplug.delegate import record
+from xlplug.delegate.state import State, path_of
+from xlplug.xen.devicemodel import DeviceModel
 from xlplug.xen.store import XenStore
 
 EDU_AT, KNOWN = 0xF0000000, 0x010000ED
@@ -63,6 +71,88 @@ def test_the_hook_starts_it_before_the_guest_runs(hook: None, tmp_path: Path) ->
     finally:
         sh("xl", "destroy", str(domid))
     assert until(lambda: not alive(found.process.pid), 10), "it ends with the guest"
+
+
+def test_a_guest_that_reboots_has_a_delegate_again(hook: None, tmp_path: Path) -> None:
+    """Another domain takes its place; the wrapper starts another delegate for it, before it runs."""
+    path = config(tmp_path, "rebootdm", f'xlplug_delegate=["{EDU},vslot=1d"]')
+    done = xl("create", path)
+    assert done.returncode == 0, done.stderr
+    first = int(sh("xl", "domid", "rebootdm").stdout)
+    try:
+        with Puppet(first) as puppet:
+            uses(puppet, 0x1D)
+        with XenStore() as store:
+            old = record.read(store, first)
+        assert old is not None
+        assert old.process is not None
+        began = time.monotonic()
+        with DeviceModel() as model:  # with the puppet's page mapped, the domain would not vanish
+            model.call("shutdown", first, reason=1)  # SHUTDOWN_reboot.  Source: xen/include/public/sched.h
+        assert until(lambda: domid_of("rebootdm") not in (None, first), 60)
+        second = domid_of("rebootdm") or 0
+
+        def served_again() -> bool:
+            with XenStore() as store:
+                found = record.read(store, second)
+            return found is not None and found.process is not None and alive(found.process.pid)
+
+        assert until(served_again)
+        with Puppet(second) as puppet:
+            uses(puppet, 0x1D)
+        with Path("/out/waited").open("a") as file:
+            file.write(f"the guest reboots, until it uses the device again: {time.monotonic() - began:.1f} s\n")
+        assert until(lambda: not alive(old.process.pid))
+        assert not Path(path_of(first)).exists()
+    finally:
+        sh("xl", "destroy", "rebootdm")
+
+
+class Service(Daemon):
+    """With the capabilities that its unit leaves it."""
+
+    unit = (Path(__file__).parents[3] / "hooks" / "xlplug-watch.service").read_text()
+    kept = [f"+{name[4:].lower()}" for name in re.findall(r"(?m)^CapabilityBoundingSet=(.*)$", unit)[0].split()]
+    command = ("setpriv", "--no-new-privs", f"--bounding-set=-all,{','.join(kept)}", *Daemon.command)
+
+
+def test_the_daemon_starts_it_and_takes_over_when_it_dies(tmp_path: Path) -> None:
+    """Beside stock xl: no hook starts a wrapper."""
+    daemon = Service(tmp_path)
+    try:
+        done = xl("create", config(tmp_path, "watcheddm", f'xlplug_delegate=["{EDU},vslot=1d"]'), front_end=False)
+        assert done.returncode == 0, done.stderr
+        domid = int(sh("xl", "domid", "watcheddm").stdout)
+        assert until(lambda: daemon.says(f"domain {domid} (watcheddm): its delegate serves {EDU}")), daemon.lines()
+        with Puppet(domid) as puppet:
+            uses(puppet, 0x1D)
+            with XenStore() as store:
+                before = record.read(store, domid)
+            assert before is not None
+            assert before.process is not None
+            state = State.read(before.process.state)
+            assert state is not None
+            with waited(puppet, "both are killed, and the daemon takes over", (KNOWN, 0x11E81234), 10, devfn=0x1D << 3):
+                os.kill(before.process.pid, signal.SIGKILL)
+                os.kill(state.pid, signal.SIGKILL)
+            assert until(lambda: verify(domid)[0] == 0)
+            assert daemon.says(
+                f"domain {domid}: the delegate's supervisor, process {before.process.pid}, is dead; taking over"
+            )
+            with XenStore() as store:
+                after = record.read(store, domid)
+            assert after is not None
+            assert after.process is not None
+            assert daemon.stop() == 0
+            assert puppet.read(EDU_AT) == KNOWN, "a delegate goes on without the daemon"
+            sh("xl", "destroy", "watcheddm")
+        assert until(lambda: not alive(after.process.pid), 10)
+    finally:
+        sh("xl", "destroy", "watcheddm")
+        if daemon.process.poll() is None:
+            daemon.process.kill()
+        daemon.notify.close()
+    assert "Traceback" not in daemon.log.read_text()
 
 
 @pytest.mark.parametrize(

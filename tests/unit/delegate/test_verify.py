@@ -93,6 +93,8 @@ def with_server(**changes: RangeSet) -> tuple[IoreqServerInfo, ...]:
         ({"host": {DELEGATED: SEEN.host[DELEGATED]}}, ["0000:04:00.0 is gone from the host"]),
         ({"host": SEEN.host | {PASSED: device(PASSED, SMALL[:1])}}, ["the BARs of 0000:04:00.0 have moved on the host"]),
         ({"host": SEEN.host | {DELEGATED: device(DELEGATED, BARS, "e1000")}}, ["0000:03:00.0 is not bound to pciback any more"]),
+        ({"host": SEEN.host | {DELEGATED: device(DELEGATED, BARS)._replace(owner=Domid(9))}},
+         ["0000:03:00.0 is delegated, and assigned to domain 9, whose device model maps it as well"]),
         ({"held": {7: RIGHTS}}, ["domain 8 does not hold BAR 0 of 0000:04:00.0, memory feb10100-feb101ff",
                                  "domain 8 does not hold BAR 1 of 0000:04:00.0, ports d000-d01f"]),
         ({"serving": 0}, ["no process serves the delegated devices"]),
