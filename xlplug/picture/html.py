@@ -30,7 +30,8 @@ p{margin:.3rem 0}
 .cell p{font-size:.85rem;margin-top:.3rem}
 .cell:focus-within{outline:2px solid var(--page-text);outline-offset:1px}
 .legend{display:grid;grid-template-columns:max-content 1fr;gap:.3rem .8rem;align-items:center}
-@media(max-width:30rem){main{--first:6.4rem;padding:.6rem}body{font-size:14px}.cell{padding:.25rem .35rem;font-size:.85rem}}
+@media(max-width:30rem){main{--first:6.1rem;padding:.6rem}body{font-size:14px}
+.range{font-size:.8rem}.cell{padding:.25rem;font-size:.73rem}.head{padding:0 .25rem}}
 @media print{.cell{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """
 
