@@ -207,7 +207,9 @@ def _of_live_screen(mapped: RangeSet, host: HostSnapshot) -> Iterator[Problem]:
     if owner is not None and driven_by_dom0(owner):
         whose = f"VGA ports of {owner.bdf}, which dom0 drives ({owner.driver})"
         yield Problem(
-            f"ioports {vga.bare}: {whose}: the guest can change dom0's screen", "remove these ports from ioports="
+            f"ioports {vga.bare}: {whose}: the guest can change dom0's screen",
+            "remove these ports from ioports=",
+            code="XLP347",
         )
 
 

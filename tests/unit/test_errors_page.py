@@ -6,8 +6,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from xlplug.dom0.find_config import parse
+from xlplug.dom0.recording import load_host
 from xlplug.model import errors
 from xlplug.model.problem import Problem
+from xlplug.plan import build
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "errors.md").read_text()
@@ -83,6 +86,20 @@ def test_every_explained_message_exists() -> None:
         for message in re.findall(r"`([^`]+)`", heading):
             words = [w.strip(" '") for w in message.split("…") if w.strip(" '")]
             assert any(all(word in text for word in words) for text in said), f"{code}: no message says {message!r}"
+
+
+def test_a_plan_gives_each_warning_and_refusal_a_code_and_no_note_one() -> None:
+    seen = set()
+    for path in sorted((ROOT / "tests" / "recorded" / "hosts").glob("*.json")):
+        host = load_host(str(path))
+        for device in host.devices:
+            for gfx in ("0", "1", '"igd"'):
+                text = f'type="hvm"\nmemory=512\ngfx_passthru={gfx}\nvga="stdvga"\nioports=["cf8","2f8-2ff","3c0-3c1"]\n'
+                plan = build(parse(f'{text}pci=["{device.bdf}"]\n'.encode(), "g.cfg"), host)
+                assert all(problem.code for problem in (*plan.warnings, *plan.refusals)), (path.name, plan)
+                assert not any(problem.code for problem in plan.notes), (path.name, plan.notes)
+                seen |= {problem.code for problem in (*plan.warnings, *plan.refusals)}
+    assert len(seen) > 15, seen
 
 
 def test_the_code_is_the_end_of_the_line() -> None:
