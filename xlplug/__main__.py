@@ -5,7 +5,6 @@ import gc
 import os
 import sys
 
-from xlplug.dom0 import streams
 from xlplug.model import lean_typing
 
 TYPE_CHECKING = False  # typing's, without importing typing for it
@@ -14,9 +13,17 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+_HOT = ("grant", "create", "restore", "migrate-receive")
+
 
 def main() -> None:
     """Run the command line of this process and exit."""
+    if sys.argv[1:2] and sys.argv[1] in _HOT:
+        # It lives for milliseconds while a domain is being created: looking for garbage takes a tenth of them.
+        gc.disable()
+        lean_typing.install()
+    from xlplug.dom0 import streams
+
     streams.prepare()
     try:
         _run(sys.argv[1:])
@@ -37,6 +44,7 @@ def _run(arguments: list[str]) -> None:
             sys.stdout.write(TEXT)
             sys.stdout.flush()
             sys.exit(0)
+    lean_typing.uninstall()
     try:
         from xlplug.commands import cli
     except ModuleNotFoundError as error:
@@ -50,6 +58,8 @@ def _not_printed(error: OSError) -> "NoReturn":
     """For help and the like, which click prints; commands see to it themselves."""
     import errno
 
+    from xlplug.dom0 import streams
+
     if error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EFBIG) or error.filename is not None:
         raise error
     if error.errno == errno.EPIPE:
@@ -61,7 +71,6 @@ def _not_printed(error: OSError) -> "NoReturn":
 
 def _grant(words: list[str]) -> None:
     """Run ``xlplug grant`` and exit; return where click has to read the words."""
-    _start_lean()
     from xlplug.commands import common, fast_argv
 
     options = fast_argv.grant_options(words)
@@ -69,23 +78,15 @@ def _grant(words: list[str]) -> None:
         from xlplug.commands.grant import grant
 
         sys.exit(common.run(grant, options))
-    lean_typing.uninstall()
 
 
 def _create(verb: str, *words: str) -> "NoReturn":
     """Run what goes through the front end, and exit."""
-    _start_lean()
     from xlplug.commands import common
     from xlplug.hook import create
 
     run = {"create": create.create, "restore": create.restore, "migrate-receive": create.receive}[verb]
     sys.exit(common.run(run, words))
-
-
-def _start_lean() -> None:
-    """For a process that lives for milliseconds while a domain is being created: looking for garbage takes a tenth of them."""
-    gc.disable()
-    lean_typing.install()
 
 
 def _asks_us_for_help(words: list[str]) -> bool:

@@ -6,8 +6,7 @@ line.  Modules that only some commands need are imported where they are used, so
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 
 from xlplug.dom0 import streams
 from xlplug.dom0.files import read_all
@@ -27,11 +26,8 @@ from xlplug.model.problem import Problem
 TYPE_CHECKING = False  # typing's, without importing typing for it
 if TYPE_CHECKING:
     from xlplug.model.hypervisor import DomainInfo, Hypervisor, Store
-    from xlplug.xen.ctrl import XenCtrl
-    from xlplug.xen.store import XenStore
 
 __all__ = [
-    "answering_store",
     "find_domain",
     "interruptible",
     "parse_domain",
@@ -39,7 +35,6 @@ __all__ = [
     "print_json",
     "print_lines",
     "read_config",
-    "readable_xen",
     "run",
     "say",
     "warn",
@@ -159,41 +154,6 @@ def find_domain(domain: Domid | str, xen: "Hypervisor", store: "Store") -> "Doma
     if info is None:
         raise Refused(Problem(f"domain {domain} does not exist", "see 'xl list'", code="XLP112"))
     return info
-
-
-@contextmanager
-def readable_xen() -> Iterator["tuple[XenCtrl | None, Store | None]"]:
-    """Xen and xenstore where they can be opened; planning goes on without."""
-    from xlplug.model.errors import XenUnavailableError
-    from xlplug.xen.ctrl import XenCtrl
-    from xlplug.xen.store import XenStore
-
-    try:
-        xen = XenCtrl()
-    except XenUnavailableError:
-        yield None, None
-        return
-    with xen, XenStore() as store:
-        yield xen, store
-
-
-@contextmanager
-def answering_store() -> "Iterator[XenStore]":
-    """xenstore, asked first whether it answers: a request to a dead xenstored never returns.
-
-    Raises:
-        StoreError: it does not.
-    """
-    from xlplug.doctor.reading import Missing
-    from xlplug.doctor.survey_xenstored import xenstored_answer
-    from xlplug.model.errors import StoreError
-    from xlplug.xen.store import XenStore
-
-    found = xenstored_answer(XenStore)
-    if isinstance(found, Missing):
-        raise StoreError(found.what, hint=found.advice, code=found.code)
-    with XenStore() as store:
-        yield store
 
 
 def interruptible() -> None:

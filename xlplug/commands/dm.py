@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import NamedTuple, NoReturn
 
-from xlplug.commands.common import answering_store, find_domain, parse_domain, say
+from xlplug.commands.common import find_domain, parse_domain, say
+from xlplug.commands.opening import answering_store
 from xlplug.config.delegated import Spec, parse_spec
 from xlplug.delegate import record
 from xlplug.delegate.admit import admit, guest

@@ -5,7 +5,8 @@ import os
 import sys
 from typing import NamedTuple
 
-from xlplug.commands.common import find_domain, parse_domain, print_lines, read_config, readable_xen, say
+from xlplug.commands.common import find_domain, parse_domain, print_lines, read_config, say
+from xlplug.commands.opening import readable_xen
 from xlplug.dom0 import streams
 from xlplug.dom0.files import write_whole
 from xlplug.dom0.find_config import parse

@@ -3,7 +3,8 @@
 
 from typing import Any, NamedTuple
 
-from xlplug.commands.common import parse_domid, print_json, print_lines, read_config, readable_xen
+from xlplug.commands.common import parse_domid, print_json, print_lines, read_config
+from xlplug.commands.opening import readable_xen
 from xlplug.commands.text import table
 from xlplug.delegation import Served
 from xlplug.displays import PURPOSES

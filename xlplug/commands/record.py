@@ -3,7 +3,8 @@
 
 import os
 
-from xlplug.commands.common import find_domain, parse_domain, readable_xen, say
+from xlplug.commands.common import find_domain, parse_domain, say
+from xlplug.commands.opening import readable_xen
 from xlplug.dom0 import nodes, streams
 from xlplug.dom0.files import write_whole
 from xlplug.model.errors import EXIT_DONE, HostError

@@ -3,7 +3,8 @@
 
 from typing import NamedTuple
 
-from xlplug.commands.common import answering_store, find_domain, parse_domain, print_json, print_lines
+from xlplug.commands.common import find_domain, parse_domain, print_json, print_lines
+from xlplug.commands.opening import answering_store
 from xlplug.delegate import record
 from xlplug.delegate.admit import guest
 from xlplug.delegate.state import State

@@ -17,8 +17,9 @@ _HINT = "write it as 00:02.0 or 0000:00:02.0, then key=value pairs after commas"
 _NO_VMD = "switch VMD off in the firmware's setup"
 _FLAGS = ("permissive", "seize", "msitranslate", "power_mgmt")
 _POLICIES = ("strict", "relaxed", "invalid")
-_atoi = re.compile(r"[ \t\n\v\f\r]*([+-]?)0*([0-9]+)").match
-_hex = re.compile(r"[ \t\n\v\f\r]*([+-]?)(?:0[xX])?([0-9a-fA-F]+)").match
+# Compiled when they are first used: most configurations have no pci=.
+_ATOI = r"[ \t\n\v\f\r]*([+-]?)0*([0-9]+)"
+_HEX = r"[ \t\n\v\f\r]*([+-]?)(?:0[xX])?([0-9a-fA-F]+)"
 
 
 class PciSpec(NamedTuple):
@@ -148,7 +149,7 @@ class _Spec:
 
 def _c_atoi(text: str) -> int:
     """atoi(): strtol's 64 bits, which saturate, cut to 32."""
-    match = _atoi(text)
+    match = re.match(_ATOI, text)
     if match is None:
         return 0
     sign, digits = match.groups()
@@ -159,7 +160,7 @@ def _c_atoi(text: str) -> int:
 
 def _scan(text: str) -> tuple[int | None, str]:
     """sscanf("%x"): a number and what follows, or None."""
-    match = _hex(text)
+    match = re.match(_HEX, text)
     if match is None:
         return None, text
     number = min(int(match.group(2), 16), (1 << 64) - 1)

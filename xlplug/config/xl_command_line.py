@@ -39,15 +39,18 @@ class Restore(NamedTuple):
 
 def parse_create(words: list[str]) -> Create | None:
     """The words after ``create``; None where xl answers with its help or an error."""
-    import getopt
-
     path: str | None = None
     if words and not words[0].startswith("-") and "=" not in words[0]:
         path, words = words[0], words[1:]
-    try:
-        options, rest = getopt.getopt(words, _SHORT, _LONG)
-    except getopt.GetoptError:
-        return None
+    options: list[tuple[str, str]] = []
+    rest = words
+    if words and words[0].startswith("-"):
+        import getopt  # with gettext: a fifth of Python's own start, and most creations have no options
+
+        try:
+            options, rest = getopt.getopt(words, _SHORT, _LONG)
+        except getopt.GetoptError:
+            return None
     dry_run = False
     for name, value in options:
         if name in ("-h", "--help"):
