@@ -79,7 +79,9 @@ def does_not_answer(scene: Scene) -> Iterator[Problem]:
     for device in scene.devices:
         if device.config[:16] == _NO_ANSWER:
             text = f"{device.bdf}: it does not answer: its configuration space reads ff"
-            yield Problem(text, "wake it (echo on > power/control in its folder in sysfs), or reboot the host")
+            yield Problem(
+                text, "wake it (echo on > power/control in its folder in sysfs), or reboot the host", code="XLP333"
+            )
 
 
 def slot_2_needs_gfx_passthru(scene: Scene) -> Iterator[Problem]:

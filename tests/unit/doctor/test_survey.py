@@ -584,7 +584,7 @@ def test_ports_that_xen_keeps_are_refused(dom0: Dom0) -> None:
     assert isinstance(broken.plan, Plan)
     assert [str(r) for r in broken.plan.refusals] == [
         "ioports: Xen keeps 3f8-3ff (Xen's own serial console, COM 1) even from dom0, so that xl create ends with EPERM; "
-        "remove these ports from ioports="
+        "remove these ports from ioports= [XLP341]"
     ]
     (sound,) = dom0.look(str(dom0.write("b.cfg", f'{CONFIG}ioports=["2f8-2ff"]\n'))).configs
     assert isinstance(sound.plan, Plan)
