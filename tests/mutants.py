@@ -39,8 +39,13 @@ _OPPOSITE: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.And: ast.Or, ast.Or: ast.And,
 }  # fmt: skip
 
-#: (module, the line's text): why the mutant cannot be seen.
-EQUIVALENT: dict[tuple[str, str], str] = {}
+#: (module, change, the line's text): why the mutant cannot be seen.
+EQUIVALENT: dict[tuple[str, str, str], str] = {
+    (
+        "plan", "GtE -> Gt",
+        "end = next((i for i in range(at, len(mine)) if mine[i].range.start >= span.stop), len(mine))",
+    ): "ranges that touch are one span, so none of the others starts where it stops",
+}  # fmt: skip
 
 
 class Mutant(NamedTuple):
@@ -150,7 +155,7 @@ def main(modules: list[str]) -> int:
     count, left = 0, []
     for mutant, alive in run(modules or [*POLICY, *EXECUTION]):
         count += 1
-        if alive and (mutant.module, mutant.text) not in EQUIVALENT:
+        if alive and (mutant.module, mutant.change, mutant.text) not in EQUIVALENT:
             left.append(mutant)
             print(f"survived: {mutant}", flush=True)
     print(f"{count} mutants, {len(left)} survived, {len(EQUIVALENT)} are known to be equivalent")

@@ -163,7 +163,7 @@ def _of_the_machine(wanted: RangeSet) -> Iterator[Problem]:
     hit = [f"{both.bare} ({name})" for span, name in _MACHINE if (both := wanted & RangeSet([span]))]
     if hit:
         what = f"ioports: a guest that writes to {', '.join(hit)} can reset the host or run code of its firmware"
-        yield Problem(what, "remove these ports from ioports=", code="XLP346")
+        yield Problem(what, "remove these ports from ioports=", code="XLP347")
 
 
 def _left_to_the_device_model(
@@ -206,11 +206,8 @@ def _of_live_screen(mapped: RangeSet, host: HostSnapshot) -> Iterator[Problem]:
     owner = legacy_owner(host.devices).owner if vga else None
     if owner is not None and driven_by_dom0(owner):
         whose = f"VGA ports of {owner.bdf}, which dom0 drives ({owner.driver})"
-        yield Problem(
-            f"ioports {vga.bare}: {whose}: the guest can change dom0's screen",
-            "remove these ports from ioports=",
-            code="XLP347",
-        )
+        text = f"ioports {vga.bare}: {whose}: the guest can change dom0's screen"
+        yield Problem(text, "remove these ports from ioports=", code="XLP346")
 
 
 def _emulated_too(mapped: RangeSet, config: DomainConfig) -> Iterator[Problem]:

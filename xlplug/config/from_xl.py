@@ -225,9 +225,8 @@ class _Reader:
                     code="XLP220",
                 ) from error
             for flag in spec.misread:
-                self.settings.warn(
-                    "pci", f"'{text}': xl reads {flag} as a number, and this as 0", f"write {flag}=1, or {flag}=0"
-                )
+                what = f"'{text}': xl reads {flag} as a number, and this as 0"
+                self.settings.warn("pci", what, f"write {flag}=1, or {flag}=0", code="XLP209")
             found.append(_assignment(spec, permissive=permissive, seize=seize))
         return tuple(found)
 

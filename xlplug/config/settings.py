@@ -84,11 +84,11 @@ class Settings:
         return number
 
     def _ignored(self, name: str, why: str) -> None:
-        self.warn(name, f"{why}, and xl ignores it")
+        self.warn(name, f"{why}, and xl ignores it", code="XLP207")
 
-    def warn(self, name: str, text: str, advice: str = "") -> None:
+    def warn(self, name: str, text: str, advice: str = "", *, code: str) -> None:
         """Note something of an option, once however often it is read."""
-        problem = Problem(f"{self._path or 'config'}:{self.line(name)}: {name}: {text}", advice, code="XLP207")
+        problem = Problem(f"{self._path or 'config'}:{self.line(name)}: {name}: {text}", advice, code)
         if problem not in self.warnings:
             self.warnings.append(problem)
 

@@ -288,3 +288,19 @@ def test_the_time_grows_with_the_number_of_ports_and_not_with_its_square(host: H
     assert len(plan.steps) == 0x10000
     assert plan.steps[0].shared
     assert plan.steps[-1].kept == RangeSet([(0xFFFE, 0xFFFF)])
+
+
+def test_what_libxl_grants_is_kept_by_domain_and_kind(host: Host, config: Config) -> None:
+    """Numbers alone do not say whether they are ports or pages, and whose."""
+    opregion = next(s.range for s in build(config(IGD), host("igd-laptop")).steps if "OpRegion" in s.reason)
+    text = f'{IGD}{STUB}iomem=["{opregion.start:x},{opregion.nr:x}","3c0,20"]\nioports=["a0-bf"]\nxlplug_map_legacy=1\n'
+    plan = build(config(text), host("igd-laptop"))
+    kept = {(s.op, s.grantee, s.first): s.kept for s in plan.steps}
+    assert kept["iomem_permission", "target", opregion.start] == RangeSet([opregion])
+    assert kept["iomem_permission", "stubdom", opregion.start] == RangeSet(), "iomem= is for the guest alone"
+    assert kept["ioport_permission", "target", 0x3C0] == RangeSet(), "page 3c0 is not port 3c0"
+    assert kept["ioport_mapping", "target", 0x3C0] == RangeSet()
+    assert (
+        kept["ioport_permission", "target", 0xA0] == kept["ioport_mapping", "target", 0xA0] == RangeSet([(0xA0, 0xC0)])
+    )
+    assert kept["iomem_permission", "target", 0xA0] == RangeSet([(0xA0, 0xC0)])

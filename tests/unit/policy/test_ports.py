@@ -70,7 +70,7 @@ def test_ports_of_the_whole_machine_are_refused_by_name(config: Config, ports: s
     plan = build(config(f'type="{kind}"\nioports=["{ports}"]\n'), PLAIN)
     assert refused(plan) == (
         f"ioports: a guest that writes to {names} can reset the host or run code of its firmware; "
-        "remove these ports from ioports= [XLP346]"
+        "remove these ports from ioports= [XLP347]"
     )
 
 
