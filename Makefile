@@ -5,7 +5,7 @@ IN = $(VENV)/bin
 # Byte-compiled modules are part of what is measured and shipped.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test unit faults mutants lab lab-test bench bench-lab bench-delegate install preload install-preload man completion install-hook install-program install-system deb release clean
+.PHONY: demo test unit faults mutants lab lab-test soak bench bench-lab bench-delegate install preload install-preload man completion install-hook install-program install-system deb release clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.runtime
@@ -36,6 +36,13 @@ RELEASE = $(if $(XEN),$(or $(RELEASE_$(XEN)),$(error the lab has XEN=4.14, XEN=4
 
 lab-test:
 	@PYTHON=$(PYTHON) LAB_RELEASES='$(RELEASE)' tests/run.sh lab
+
+# Random operations on the real Xen, with all that must be true after each round; the same SEED, the same operations.
+MINUTES ?= 10
+SEED ?= $(shell date +%s)
+soak:
+	@$(PYTHON) -m tests.lab exec --release $(or $(RELEASE),bookworm) --timeout $$(($(MINUTES) * 60 + 300)) --out build/soak -- \
+		python3 -m tests.lab.dom0.soak $(MINUTES) $(SEED)
 
 lab:
 	@$(PYTHON) -m tests.lab shell --release $(or $(RELEASE),bookworm) --machine $(or $(MACHINE),standard)

@@ -76,7 +76,7 @@ fi
 if [ "$what" != unit ]; then
 	if reason=$(build/venv/bin/python -m tests.lab check 2>&1); then
 		jobs=''
-		for part in hook stubdom watch delegate rest igd; do
+		for part in hook stubdom watch delegate rest igd fire; do
 			for release in ${LAB_RELEASES:-bookworm trixie bullseye}; do
 				case $release:$part in
 				bullseye:rest) jobs="$jobs bullseye:smoke" ;;

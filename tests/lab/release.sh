@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 # release.sh RELEASE:PART PYTHON: a part of a release's lab run for tests/run.sh, its output in one piece, its status in a file.
 # Parts, because a good deal of the time is libxl waiting, and so that none takes more than eight minutes alone: "hook",
-# "watch" and "stubdom" are named after their tests, "igd" and "delegate" have machines of their own, and "rest" is everything
+# "watch", "stubdom" and "fire" are named after their tests, "igd" and "delegate" have machines of their own, and "rest" is everything
 # else.
 # "smoke", "igd-smoke" and "delegate-smoke" are for the oldest release: what may differ there, in a minute.
 set -u
@@ -17,6 +17,7 @@ stubdom='test_stubdom test_watch_stubdom'
 delegate='test_delegate test_delegate_bad test_delegate_bindings test_delegate_death test_delegate_guests'
 # The last one takes xenstored away.
 delegate="$delegate test_delegate_rights test_delegate_store"
+fire='test_fire'
 machine=standard
 files=''
 set --
@@ -45,7 +46,8 @@ delegate-smoke)
 	files=$delegate
 	;;
 stubdom) files=$stubdom ;;
-rest) for test in $hook $watch $stubdom $delegate; do set -- "$@" "--ignore=tests/lab/dom0/$test.py"; done ;;
+fire) files=$fire ;;
+rest) for test in $hook $watch $stubdom $delegate $fire; do set -- "$@" "--ignore=tests/lab/dom0/$test.py"; done ;;
 *)
 	echo "lab: no part '$part'" >&2
 	exit 2

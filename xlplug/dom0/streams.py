@@ -5,12 +5,13 @@
 reads and prints fails when it cannot print; one that changes something does not, because its exit code says what was changed.
 """
 
+import io
 import os
 import sys
 
 from xlplug.model.errors import HostError, one_line, printable
 
-__all__ = ["complain", "finish", "give_up", "prepare", "put", "say", "unwritten", "write"]
+__all__ = ["complain", "finish", "give_up", "prepare", "put", "say", "to_stderr", "unwritten", "write"]
 
 
 def prepare() -> None:
@@ -29,11 +30,17 @@ def prepare() -> None:
 
 def complain(text: str) -> None:
     """A line on stderr, safe for a terminal; lost where nobody takes it."""
+    to_stderr(one_line(text))
+
+
+def to_stderr(line: str) -> None:
+    """Write it as it is; what nobody takes is not tried again at Python's end, whose exit status would then be 120."""
     try:
-        sys.stderr.write(one_line(text))
+        sys.stderr.write(line)
         sys.stderr.flush()
     except (OSError, ValueError):
-        pass
+        raw = io.FileIO(2, "w", closefd=False)
+        sys.stderr = io.TextIOWrapper(raw, "utf-8", "backslashreplace", write_through=True)
 
 
 def write(text: str) -> None:

@@ -4,12 +4,10 @@
 It reports readiness to systemd (sd_notify(3)), and puts a priority before each line if stderr is the journal (sd-daemon(3)).
 """
 
-import contextlib
 import os
 import select
 import signal
 import socket
-import sys
 
 from xlplug.config.domain import DomainConfig, passes_igd
 from xlplug.dom0 import domains, lock, nodes, snapshot, streams
@@ -114,9 +112,7 @@ def _log(priority: int, text: str) -> None:
     if not _IN_JOURNAL:
         streams.complain(text)
         return
-    with contextlib.suppress(OSError):
-        sys.stderr.write(f"<{priority}>{printable(' '.join(text.split()))}\n")
-        sys.stderr.flush()
+    streams.to_stderr(f"<{priority}>{printable(' '.join(text.split()))}\n")
 
 
 def _in_journal() -> bool:

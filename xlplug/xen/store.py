@@ -2,6 +2,7 @@
 """libxenstore, as far as the package needs it."""
 
 import errno
+import os
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -16,7 +17,6 @@ T = TypeVar("T")
 
 _PERM_NONE, _PERM_READ = 0, 1  # Source: tools/include/xenstore_lib.h, enum xs_perm_type
 _XBT_NULL = 0  # no transaction.  Source: tools/include/xenstore.h
-_SOCKET_ONLY = 1 << 1  # Source: tools/include/xenstore.h, XS_OPEN_SOCKETONLY
 #: A transaction is tried this often when others change what it has read; each try takes less than a millisecond.
 _TRIES = 1000
 
@@ -86,22 +86,12 @@ class XenStore(_Nodes, Handle):
     def __init__(self) -> None:
         self._lib = cast("StoreLib", load_stable("xenstore"))
         self._libc = libc()
-        self._handle = self._open()
+        self._handle = ffi.NULL if _is_dead() else self._lib.xs_open(0)
         if not self._handle:
             name = errno.errorcode.get(ffi.errno, str(ffi.errno))
             raise XenUnavailableError(
                 f"xenstored cannot be reached ({name})", hint="start it: systemctl start xenstored", code="XLP109"
             )
-
-    def _open(self) -> CData:
-        """By xenstored's socket; by the kernel's ring only where there is none, because xenstored runs in another domain.
-
-        The ring of a xenstored that has died takes a request and never answers, and libxenstore waits on after a signal.
-        """
-        handle = self._lib.xs_open(_SOCKET_ONLY)
-        if not handle and ffi.errno != errno.ECONNREFUSED:
-            handle = self._lib.xs_open(0)
-        return handle
 
     def close(self) -> None:
         """Close the connection; doing it again does nothing."""
@@ -161,6 +151,29 @@ class XenStore(_Nodes, Handle):
         if ffi.errno != errno.EAGAIN:
             _fail("watch", "xenstored", ffi.errno)
         return tuple(found)
+
+
+def _is_dead() -> bool:
+    """Whether xenstored's socket is there and nobody serves it; then ``ffi.errno`` is ECONNREFUSED.
+
+    libxenstore would go on to the kernel's ring, which takes a request and never answers, and it waits on after a signal.
+    Where there is no socket, the ring is right: xenstored runs in another domain.  Source of the path: tools/libs/store/xs.c,
+    xs_daemon_socket.
+    """
+    import _socket  # socket itself adds enums, which takes milliseconds
+
+    folder = os.environ.get("XENSTORED_RUNDIR", "/run/xenstored")
+    probe = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    try:
+        probe.connect(os.environ.get("XENSTORED_PATH", f"{folder}/socket"))
+    except ConnectionRefusedError:
+        ffi.errno = errno.ECONNREFUSED
+        return True
+    except OSError:
+        pass
+    finally:
+        probe.close()
+    return False
 
 
 def _absent(verb: str, path: str) -> None:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """Builds the lab's Linux stubdomain and its test guest: a PV kernel, a ramdisk with QEMU, and two guests, assembled.
 
-And our preload library for the release's QEMU, which the stubdomain's ramdisk and dom0 both have.
+And our preload library for the release's QEMU, which the stubdomain's ramdisk and dom0 both have; and the one by which hypercalls
+of a test fail (fault.c).
 
 Everything comes from a dom0 tree: the same kernel, QEMU and libraries of the same packages.  Cached beside the tree.
 """
@@ -22,6 +23,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 PRELOAD = "libxlplug-preload.so"
 GUESTS = ("vgaguest", "puppet", "flood")
+FAULT = "libfault.so"
 _MODULES = (
     "xen-privcmd", "xenfs", "xen-evtchn", "xen-gntdev", "xen-gntalloc", "xen-pcifront", "xen-blkfront",
 )  # fmt: skip
@@ -99,6 +101,8 @@ def _library(tree: Tree, part: Path) -> None:
         "make", "-s", "-C", ROOT, "preload", f"PRELOAD={part / PRELOAD}", "LDFLAGS=-nostdlib -Wl,--as-needed",
         f"LDLIBS={libraries}",
     )  # fmt: skip
+    flags = ("-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-nostdlib", "-Wl,--as-needed")
+    _run("cc", *flags, "-o", part / FAULT, HERE / "fault.c", folder / "libc.so.6")
 
 
 def _ramdisk(tree: Tree, part: Path) -> None:

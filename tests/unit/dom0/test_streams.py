@@ -18,13 +18,17 @@ GRANT = "grant 7 --recorded tests/recorded/domains/igd-laptop-stubdom"
 PLAN = "plan examples/domain.cfg --host tests/recorded/hosts/igd-laptop.json"
 LOST = "xlplug: warning: the output is lost from here on (No space left on device); the work goes on\n"
 FULL = "xlplug: standard output: No space left on device; write it to where there is room [XLP822]\n"
+#: With this set, Python does not keep what it could not write, and try again at its end.
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 CLOSED = (">&-", "2>&-", "<&-", ">&- 2>&- <&-")
 
 
 def run(words: str) -> tuple[int, str]:
     """Exit status and stderr of ``xlplug`` with words for the shell."""
     script = f"{sys.executable} -m xlplug {words}"
-    done = subprocess.run(["sh", "-c", script], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        ["sh", "-c", script], cwd=ROOT, env=BUFFERED, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     return done.returncode, done.stderr
 
 
@@ -88,7 +92,7 @@ def test_a_terminal_that_hung_up(tmp_path: Path) -> None:
     """EIO, as after ssh has gone; SIGHUP is tried in tests/fault and in the lab."""
     ours, theirs = pty.openpty()
     script = f"trap '' HUP; read -r go; {sys.executable} -m xlplug {GRANT}; echo $? >{tmp_path}/code"
-    process = subprocess.Popen(["sh", "-c", script], cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs)
+    process = subprocess.Popen(["sh", "-c", script], cwd=ROOT, env=BUFFERED, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     os.write(ours, b"go\n")
     os.close(ours)
