@@ -94,7 +94,9 @@ def test_a_plan_gives_each_warning_and_refusal_a_code_and_no_note_one() -> None:
         host = load_host(str(path))
         for device in host.devices:
             for gfx in ("0", "1", '"igd"'):
-                text = f'type="hvm"\nmemory=512\ngfx_passthru={gfx}\nvga="stdvga"\nioports=["cf8","2f8-2ff","3c0-3c1"]\n'
+                text = (
+                    f'type="hvm"\nmemory=512\ngfx_passthru={gfx}\nvga="stdvga"\nioports=["cf8","2f8-2ff","3c0-3c1"]\n'
+                )
                 plan = build(parse(f'{text}pci=["{device.bdf}"]\n'.encode(), "g.cfg"), host)
                 assert all(problem.code for problem in (*plan.warnings, *plan.refusals)), (path.name, plan)
                 assert not any(problem.code for problem in plan.notes), (path.name, plan.notes)

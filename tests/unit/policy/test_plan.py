@@ -297,7 +297,10 @@ def test_the_time_grows_with_the_number_of_ports_and_not_with_its_square(host: H
             Resource(0, 0xB8000, 0xB9000, 0x200),
             "VGA frame buffer iomem a0-bf for 0000:00:02.0 is also a BAR of 0000:05:00.0",
         ),
-        (Resource(0, 0x3D0, 0x3D8, 0x101), "VGA ports, colour and attributes ioport 3c0-3df for 0000:00:02.0 is also a BAR"),
+        (
+            Resource(0, 0x3D0, 0x3D8, 0x101),
+            "VGA ports, colour and attributes ioport 3c0-3df for 0000:00:02.0 is also a BAR",
+        ),
         (Resource(7, 0xBF000, 0xC0800, 0x200), "VGA frame buffer iomem a0-bf for 0000:00:02.0 is also a BAR"),
         (Resource(0, 0xC0000, 0xC1000, 0x200), ""),
         (Resource(0, 0x9F000, 0xA0000, 0x200), ""),
