@@ -5,7 +5,7 @@ IN = $(VENV)/bin
 # Byte-compiled modules are part of what is measured and shipped.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test unit faults mutants lab lab-test soak bench bench-lab bench-delegate install preload install-preload man completion install-hook install-program install-system deb release clean
+.PHONY: demo test unit faults properties breakages fuzz mutants lab lab-test soak bench bench-lab bench-delegate install preload install-preload man completion install-hook install-program install-system deb release clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.runtime
@@ -27,6 +27,18 @@ mutants: $(VENV)/.test
 # Every fault at every position of a grant and a revoke, as a table.
 faults: $(VENV)/.test
 	@$(IN)/python -m tests.fault
+
+# Generated hosts, configurations and sequences of runs against the rules of the documents.  EXAMPLES=5000 for more.
+properties: $(VENV)/.test
+	@EXAMPLES=$(or $(EXAMPLES),400) $(IN)/python -m pytest -q tests/property/test_plans.py tests/property/test_applied.py
+
+# The code broken on purpose: which property notices?
+breakages: $(VENV)/.test
+	@$(IN)/python -m tests.property
+
+# Everything that is parsed, coverage-guided.  MINUTES=3 for all of it together, ONLY="config elf" for some targets.
+fuzz: $(VENV)/.test
+	@$(IN)/python -m tests.fuzz --minutes $(or $(MINUTES),60) $(ONLY)
 
 # XEN=4.14, XEN=4.17 or XEN=4.20: one of them only (the shell: 4.17)
 RELEASE_4.14 = bullseye

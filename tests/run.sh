@@ -67,6 +67,14 @@ fi
 if [ "$what" = all ]; then
 	build/venv/bin/python -m pytest tests/fault >build/faults.log 2>&1 || failed="$failed faults"
 	cat build/faults.log
+	make --no-print-directory PYTHON="$python" properties >build/properties.log 2>&1 || failed="$failed properties"
+	cat build/properties.log
+	if reason=$(build/venv/bin/python -c 'import atheris' 2>&1); then
+		make --no-print-directory PYTHON="$python" MINUTES="${MINUTES:-3}" fuzz >build/fuzz.log 2>&1 || failed="$failed fuzz"
+		cat build/fuzz.log
+	else
+		miss "the fuzzer (atheris): $(echo "$reason" | tail -n 1)"
+	fi
 	build/venv/bin/python -m pytest tests/packages tests/pictures tests/fleet >build/packages.log 2>&1 || failed="$failed packages"
 	cat build/packages.log
 	skips=$(grep '^SKIPPED' build/packages.log)

@@ -36,6 +36,7 @@ from xlplug.obstacles import Scene, may_share_a_page, obstacles
 from xlplug.pci_assign import Assigned, Delegated, LibxlGrant, delegated, libxl_grants, resolve
 from xlplug.physmap import plan_physmap
 from xlplug.ports import plan_ports
+from xlplug.registers import bars, port_bars
 from xlplug.vga import VGA_MEMORY, VGA_PORT_SET
 
 __all__ = ["Plan", "build", "domid_refusals", "mapped_in_vain", "needs_whole_host"]
@@ -108,6 +109,7 @@ def build(
             *(*pci_refusals, *domid_refusals(who), *_no_stubdom_yet(config, who, occasion)),
             *(*legacy.refusals, *ports.refusals, *_ram_refusals(legacy.rights, host)),
             *(*_populate_on_demand(config, steps), *physmap.refusals, *served.refusals),
+            *_bar_refusals(legacy.rights, host, devices),
         ),
         preload=config.preload,
         legacy_owner=None if legacy.owner is None else legacy.owner.bdf,
@@ -126,12 +128,12 @@ def mapped_in_vain(plan: Plan, held: HeldRights) -> bool:
 
 
 def needs_whole_host(config: DomainConfig, devices: Iterable[PciDevice]) -> bool:
-    """Whether a plan depends on functions that it does not assign: on who owns legacy VGA, on what shares a page.
+    """Whether a plan depends on functions that it does not assign: on who owns legacy VGA, on what shares a page or ports.
 
     ``devices`` are the assigned functions.
     """
     devices = tuple(devices)
-    if config.type == "hvm" and VGA_PORT_SET & RangeSet(config.ioports):
+    if config.type == "hvm" and config.ioports:
         return True
     if config.type != "hvm" or not devices:
         return False
@@ -233,6 +235,30 @@ def _ram_refusals(rights: Iterable[Right], host: HostSnapshot) -> Iterable[Probl
         for right in rights
         if right.kind == IOMEM and ram.overlaps(right.range.start << PAGE_SHIFT, right.range.stop << PAGE_SHIFT)
     )
+
+
+def _bar_refusals(rights: Iterable[Right], host: HostSnapshot, devices: Sequence[PciDevice]) -> Iterable[Problem]:
+    """One refusal for each range in which a function that is not assigned has a BAR: firmware may put one anywhere."""
+    mine = {device.bdf for device in devices}
+    others = [device for device in host.devices if device.bdf not in mine]
+    blocks = [(device.bdf, IOMEM, Range(span.start, span.stop)) for device in others for span in bars(device)]
+    blocks += [(device.bdf, IOPORT, span) for device in others for span in port_bars(device)]
+    return dict.fromkeys(
+        Problem(
+            f"{right.reason} {right.kind} {right.range} for {right.device} is also a BAR of {bdf}, which is not assigned",
+            f"assign {bdf} as well, or update the firmware",
+            code="XLP365",
+        )
+        for right in rights
+        for bdf, kind, span in blocks
+        if kind == right.kind and _overlap(right, span)
+    )
+
+
+def _overlap(right: Right, span: Range) -> bool:
+    """Whether a right covers any part of a range of host bytes or ports."""
+    shift = PAGE_SHIFT if right.kind == IOMEM else 0
+    return right.range.start << shift < span.stop and span.start < right.range.stop << shift
 
 
 def _steps(

@@ -13,6 +13,7 @@ from xlplug.model.host import HostSnapshot, PciDevice
 from xlplug.model.problem import Problem
 from xlplug.model.rangeset import Range, RangeSet
 from xlplug.model.steps import IOPORT_MAPPING, MEMORY_MAPPING, TARGET, Step
+from xlplug.registers import port_bars
 from xlplug.vga import VGA_MEMORY, VGA_PORT_SET, VGA_PORTS
 from xlplug.vga_owner import driven_by_dom0, legacy_owner
 
@@ -173,7 +174,7 @@ def _left_to_the_device_model(
 
     From Xen 4.23 on one more mapping that overlaps another one, or merely touches it, fails with EBUSY.
     """
-    bars = RangeSet((r.start, r.stop) for d in devices for r in d.resources if r.is_port and r.has_address)
+    bars = RangeSet(span for device in devices for span in port_bars(device))
     touching = host.xen is None or host.xen.version >= _TOUCHING
     warnings = []
     if owner is not None and wanted & VGA_PORT_SET:
@@ -187,6 +188,11 @@ def _left_to_the_device_model(
             f"ioports {overlap.bare} not mapped: they are an I/O BAR of an assigned device, which the device model maps"
         )
         warnings.append(Problem(text, "remove them from ioports=", code="XLP342"))
+    others = _others_bars(wanted, host, devices)
+    wanted -= RangeSet(span for _, theirs in others for span in theirs)
+    for bdf, theirs in others:
+        text = f"ioports {theirs.bare} not mapped: they are an I/O BAR of {bdf}, which is not assigned"
+        warnings.append(Problem(text, f"assign {bdf} in pci=, or remove them from ioports=", code="XLP348"))
     for what, neighbours in (
         ("the VGA ports", VGA_PORT_SET if touching and owner is not None else RangeSet()),
         ("an I/O BAR of an assigned device", bars if touching else RangeSet()),
@@ -208,6 +214,19 @@ def _of_live_screen(mapped: RangeSet, host: HostSnapshot) -> Iterator[Problem]:
         whose = f"VGA ports of {owner.bdf}, which dom0 drives ({owner.driver})"
         text = f"ioports {vga.bare}: {whose}: the guest can change dom0's screen"
         yield Problem(text, "remove these ports from ioports=", code="XLP346")
+
+
+def _others_bars(
+    wanted: RangeSet, host: HostSnapshot, devices: Sequence[PciDevice]
+) -> tuple[tuple[Bdf, RangeSet], ...]:
+    """The ports that are a BAR of a function which is not assigned, dom0's for one: nobody asked to give that away."""
+    mine = {device.bdf for device in devices}
+    found = []
+    for device in host.devices:
+        theirs = RangeSet(both for span in port_bars(device) for both in wanted.within(*span))
+        if theirs and device.bdf not in mine:
+            found.append((device.bdf, theirs))
+    return tuple(found)
 
 
 def _emulated_too(mapped: RangeSet, config: DomainConfig) -> Iterator[Problem]:

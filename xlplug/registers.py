@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from xlplug.model.host import ROM_INDEX, VBIOS_SHADOW, HostSnapshot, PciDevice
 from xlplug.model.rangeset import Range
 
-__all__ = ["bars", "register_ranges"]
+__all__ = ["bars", "port_bars", "register_ranges"]
 
 #: I/O APICs, HPET (fed00000), TPM (fed40000), the local APIC and MSI (fee00000), the firmware's flash.
 #: Source: Intel PCH datasheets, memory map; Intel SDM volume 3, 11.4.1; HPET specification 1.0a, 3.2.4.
@@ -47,3 +47,11 @@ def bars(device: PciDevice) -> Iterator[Range]:
         if r.is_port or not r.has_address or (bridge and r.line > ROM_INDEX) or r.start == VBIOS_SHADOW.start:
             continue
         yield Range(r.start, r.stop)
+
+
+def port_bars(device: PciDevice) -> Iterator[Range]:
+    """A function's I/O BARs, in ports."""
+    bridge = device.class_code >> 8 == _BRIDGE
+    for r in device.resources:
+        if r.is_port and r.has_address and not (bridge and r.line > ROM_INDEX):
+            yield Range(r.start, r.stop)

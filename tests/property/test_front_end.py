@@ -93,11 +93,16 @@ def wants(words: list[str]) -> bool | None:
         return None
 
 
-def left_to_xl(cases: list[list[str]], shell: str = "sh") -> list[bool]:
-    """What the front end's own function says of each command line; one shell for them all."""
+def needs_nothing() -> str:
+    """The function of that name, as the front end has it."""
     function = re.search(r"(?ms)^needs_nothing\(\) \{$.*?^\}$", FRONT_END)
     assert function is not None
-    script = ["set -f", function[0]]
+    return function[0]
+
+
+def left_to_xl(cases: list[list[str]], shell: str = "sh") -> list[bool]:
+    """What the front end's own function says of each command line; one shell for them all."""
+    script = ["set -f", needs_nothing()]
     script += [f"if needs_nothing 1 {shlex.join(words)}; then echo xl; else echo python; fi" for words in cases]
     done = subprocess.run([shell], input="\n".join(script).encode(), capture_output=True)
     assert done.stderr == b""

@@ -22,6 +22,9 @@ _FOLDERS = ("/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/us
 _CACHE = "/etc/ld.so.cache"
 #: More than a program has of sections, symbols and the rest together: QEMU 5.2 has 18,000 symbols, most of them its own.
 _LIMIT = 100_000
+#: And more bytes than all their names: in a damaged file every one of them may be as long as the file.
+_TEXT_LIMIT = 16 << 20
+_FOLDER_LIMIT = 100  # in DT_RPATH and DT_RUNPATH together, each of which is looked through for each library
 _ANOTHER = "give the path of a QEMU: xlplug abi /usr/bin/qemu-system-i386"
 
 
@@ -111,20 +114,25 @@ def _imports(sections: dict[str, Any], bounded: "_Bounded") -> Imports:
     runpath: list[str] = []
     for tag in bounded(sections["SHT_DYNAMIC"].iter_tags()):
         if tag.entry.d_tag == "DT_NEEDED":
-            needed.append(str(tag.needed))
+            needed.append(bounded.text(tag.needed))
         elif tag.entry.d_tag == "DT_RPATH":
-            rpath += filter(None, str(tag.rpath).split(":"))
+            rpath += filter(None, bounded.text(tag.rpath).split(":"))
         elif tag.entry.d_tag == "DT_RUNPATH":
-            runpath += filter(None, str(tag.runpath).split(":"))
+            runpath += filter(None, bounded.text(tag.runpath).split(":"))
+    if len(rpath) + len(runpath) > _FOLDER_LIMIT:
+        raise ValueError(rpath)
     versions: dict[int, tuple[str, str]] = {}
     if "SHT_GNU_verneed" in sections:
         for file, names in bounded(sections["SHT_GNU_verneed"].iter_versions()):
             for name in bounded(names):
-                versions[name["vna_other"] & 0x7FFF] = (str(file.name), str(name.name))  # bit 15: hidden
+                versions[name["vna_other"] & 0x7FFF] = (
+                    bounded.text(file.name),
+                    bounded.text(name.name),
+                )  # bit 15: hidden
     found = []
     for name, index in bounded(_undefined(sections["SHT_DYNSYM"], sections.get("SHT_GNU_versym"))):
         library, version = versions.get(index & 0x7FFF, ("", ""))  # 0 and 1 are "local" and "global": no version
-        found.append(Imported(name, library, version))
+        found.append(Imported(bounded.text(name), library, version))
     return Imports(tuple(needed), tuple(found), tuple(runpath), tuple(rpath))
 
 
@@ -148,6 +156,7 @@ class _Bounded:
 
     def __init__(self, limit: int = _LIMIT) -> None:
         self.left = limit
+        self.text_left = _TEXT_LIMIT
 
     def __call__(self, items: Iterable[Any]) -> Iterator[Any]:
         for item in items:
@@ -155,6 +164,14 @@ class _Bounded:
                 raise ValueError(item)
             self.left -= 1
             yield item
+
+    def text(self, name: object) -> str:
+        """A name, as long as all of them together are not too long."""
+        text = str(name)
+        self.text_left -= len(text)
+        if self.text_left < 0:
+            raise ValueError(text[:80])
+        return text
 
 
 def find_libraries(

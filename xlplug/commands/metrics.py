@@ -57,12 +57,13 @@ def collect(xen: Hypervisor, store: Store, counts: Mapping[str, float], *, hooke
     )
     runs, waits = [], []
     for key, value in counts.items():
-        words = key.split()
-        if words[0] == "runs":
-            runs.append(({"by": words[1], "outcome": words[2]}, value))
-        elif words[0] in ("seconds", "waits"):
-            suffix = "sum" if words[0] == "seconds" else "count"
-            waits.append((f"hook_seconds_{suffix}", {"by": words[1]}, value))
+        match key.split():
+            case ["runs", by, outcome]:
+                runs.append(({"by": by, "outcome": outcome}, value))
+            case ["seconds", by]:
+                waits.append(("hook_seconds_sum", {"by": by}, value))
+            case ["waits", by]:
+                waits.append(("hook_seconds_count", {"by": by}, value))
     yield _metric("runs_total", "counter", "Runs since the host was booted, by who ran and how it ended.", runs)
     yield _head("hook_seconds", "summary", "Seconds that device models had to wait for their grants.")
     for name, labels, value in sorted(waits, key=lambda wait: (wait[1]["by"], wait[0])):

@@ -73,22 +73,27 @@ def place(specs: Sequence[Spec], taken: Iterable[int]) -> tuple[Bdf, ...]:
         ConfigError: two functions at one address, a slot in use or without function 0, or none left.
     """
     used = set(taken)
-    for index, spec in enumerate(specs):
+    named: set[Bdf] = set()
+    places: set[tuple[int, int]] = set()
+    for spec in specs:
         if spec.slot is not None and spec.slot in used:
             raise ConfigError(
                 f"slot {spec.slot:x} of the guest is in use", hint="give another vslot, or none", code="XLP230"
             )
-        if any(spec.host == other.host for other in specs[:index]):
+        if spec.host in named:
             raise ConfigError(f"{spec.host} is named twice", hint="name each function once", code="XLP230")
-        if spec.slot is not None and any(spec[1:] == other[1:] for other in specs[:index]):
+        if spec.slot is not None and (spec.slot, spec.function) in places:
             raise ConfigError(
                 f"two functions at {spec.slot:x}.{spec.function} of the guest",
                 hint="give them different ones",
                 code="XLP230",
             )
-    asked = {spec.slot for spec in specs if spec.slot is not None}
+        named.add(spec.host)
+        if spec.slot is not None:
+            places.add((spec.slot, spec.function))
+    asked = {slot for slot, _ in places}
     for number in asked:
-        if not any(spec.slot == number and spec.function == 0 for spec in specs):
+        if (number, 0) not in places:
             raise ConfigError(
                 f"slot {number:x} of the guest would have no function 0",
                 hint="a guest looks there first",

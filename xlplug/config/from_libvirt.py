@@ -29,7 +29,11 @@ def from_xml(data: bytes, path: str, *, gfx_passthru: bool) -> DomainConfig:
 
     try:
         root = ET.fromstring(data)  # noqa: S314 - root's own file, written by libvirtd
-    except ET.ParseError as error:
+    except (
+        ET.ParseError,
+        LookupError,
+        ValueError,
+    ) as error:  # the latter two: an encoding that is not known, or cannot be
         raise ConfigError(
             f"not XML ({error})", path=path, hint="define the domain again with 'virsh define'", code="XLP205"
         ) from error

@@ -69,14 +69,17 @@ class _Spec:
                 rest = rest[1:]
             elif rest:
                 self.fail(f"'{rest}' follows the address")
-        while rest:
-            key, equals, rest = rest.partition("=")
-            if not equals and ":" in key:
-                self.fail(f"'{key}' is not an address (bus up to ff, device up to 1f, function up to 7)")
-            if not equals:
-                self.fail(f"'{key}' is not key=value")
-            value, _, rest = rest.partition(",")
-            spec = self.option(spec, key, value)
+        at = 0  # and not what is left, because each copy of that would be as long as the text
+        while at < len(rest):
+            equals = rest.find("=", at)
+            if equals < 0 and ":" in rest[at:]:
+                self.fail(f"'{rest[at:]}' is not an address (bus up to ff, device up to 1f, function up to 7)")
+            if equals < 0:
+                self.fail(f"'{rest[at:]}' is not key=value")
+            comma = rest.find(",", equals)
+            end = len(rest) if comma < 0 else comma
+            spec = self.option(spec, rest[at:equals], rest[equals + 1 : end])
+            at = end + 1
         if (spec.bdf is None) == (spec.name is None):
             self.fail("it needs either an address or a name" if spec.bdf is None else "it has an address and a name")
         return spec

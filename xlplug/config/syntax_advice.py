@@ -8,6 +8,7 @@ from typing import NamedTuple
 __all__ = ["for_byte", "for_token"]
 
 PYTHON_ADVICE = "this looks like an old Python xend config; write plain name = value lines"
+_HEX = "0123456789abcdefABCDEFx"
 _PYTHON_WORDS = ("import", "from", "def", "if", "for", "while", "print", "class", "try")
 
 
@@ -33,11 +34,16 @@ def for_token(text: str, before: str, line: str) -> str:
 def for_byte(text: str, pos: int, line: str, column: int) -> str:
     """Advice for a byte that begins no token; ``column`` is its place in its line, from 1."""
     spot = _Spot(text, pos, line, column)
-    if spot.char == "-" and (
-        ports := re.search(r"[0-9a-fA-Fx]+-[0-9a-fA-Fx]+$", line[: column - 1] + _word(spot.rest))
-    ):
-        return f'put quotes around it: "{ports[0]}"'
+    if spot.char == "-" and (ports := _ports(line[: column - 1] + _word(spot.rest))):
+        return f'put quotes around it: "{ports}"'
     return next(advice for fits, advice in _BYTES if fits(spot))
+
+
+def _ports(text: str) -> str:
+    """The range of hexadecimal numbers that ends the text; "" for none.  From the end: a search would try at every digit."""
+    before, _, last = text.rpartition("-")
+    first = before[len(before.rstrip(_HEX)) :]
+    return f"{first}-{last}" if first and last and not last.strip(_HEX) else ""
 
 
 def _word(text: str) -> str:

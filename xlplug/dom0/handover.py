@@ -164,8 +164,11 @@ def _read(fd: int) -> Handover | None:
     magic, path, device_model, count, rest = data.split(b"\0", 4)
     if magic not in (_MAGIC.encode(), _MAGIC_BEFORE.encode()):
         raise ValueError(magic)
-    *words, config = rest.split(b"\0", int(count))
-    if len(words) != int(count):
+    number = int(count)
+    if not 0 <= number <= len(rest):
+        raise ValueError(count)
+    *words, config = rest.split(b"\0", number)
+    if len(words) != number:
         raise ValueError(count)
     size = b"0"
     if magic == _MAGIC.encode():

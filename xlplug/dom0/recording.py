@@ -145,8 +145,13 @@ def scrub_libxl(data: bytes) -> bytes:
 
     try:
         value = json.loads(data.rstrip(b"\0"))
-    except ValueError as error:
+        text = _without_secrets(value)
+    except (ValueError, RecursionError) as error:
         raise HostError(f"libxl's record of the domain is not JSON ({error})", code="XLP204") from error
+    return text.encode()
+
+
+def _without_secrets(value: Any) -> str:  # noqa: ANN401 - any JSON
     stack: list[Any] = [value]
     while stack:
         item = stack.pop()
@@ -156,7 +161,7 @@ def scrub_libxl(data: bytes) -> bytes:
             stack += item.values()
         elif isinstance(item, list):
             stack += item
-    return _text(value).encode()
+    return _text(value)
 
 
 def _text(data: dict[str, Any]) -> str:

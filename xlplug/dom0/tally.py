@@ -59,7 +59,9 @@ def _parsed(data: bytes) -> dict[str, float]:
     for line in data.decode("ascii", "replace").splitlines():
         name, _, value = line.rpartition(" ")
         try:
-            found[name] = float(value)
+            number = float(value)
         except ValueError:
             continue
+        if abs(number) < float("inf"):  # which is not so of "nan" either
+            found[name] = number
     return found

@@ -335,7 +335,11 @@ def _overridden(data: bytes, program: str, config: DomainConfig) -> bytes:
     build = value.get("config", value)["b_info"]  # xl itself takes only one that is not wrapped, and says so
     build["device_model"] = program
     build["device_model_version"] = config.device_model_version.replace("-", "_")
-    return json.dumps(value, ensure_ascii=False).encode() + b"\0"
+    try:
+        # "?" for half a surrogate pair is also what libxl reads there: yajl's yajl_encode.c, yajl_string_decode.
+        return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace") + b"\0"
+    except RecursionError as error:
+        raise ConfigError("its JSON is nested too deep", hint="give the domain's xl config", code="XLP204") from error
 
 
 def _override(program: str, config: DomainConfig) -> list[str]:

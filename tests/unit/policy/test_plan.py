@@ -9,7 +9,7 @@ import pytest
 from xlplug.config.domain import DomainConfig
 from xlplug.model.addr import Domid
 from xlplug.model.bdf import Bdf
-from xlplug.model.host import HostSnapshot, XenInfo
+from xlplug.model.host import HostSnapshot, PciDevice, Resource, XenInfo
 from xlplug.model.hypervisor import HeldRights
 from xlplug.model.occasion import BY_HAND, CREATING, Who
 from xlplug.model.rangeset import Range, RangeSet
@@ -283,7 +283,7 @@ def test_the_time_grows_with_the_number_of_ports_and_not_with_its_square(host: H
     """As many separate ranges as there can be take half a second; with the square it would be a quarter of an hour."""
     many = DomainConfig(type="hvm", ioports=tuple(Range(port, port + 1) for port in range(0, 0x10000, 2)))
     began = time.process_time()
-    plan = build(many, host("server-bmc"))
+    plan = build(many, host("server-bmc")._replace(devices=()))
     assert time.process_time() - began < 15
     assert len(plan.steps) == 0x10000
     assert plan.steps[0].shared
@@ -304,3 +304,29 @@ def test_what_libxl_grants_is_kept_by_domain_and_kind(host: Host, config: Config
         kept["ioport_permission", "target", 0xA0] == kept["ioport_mapping", "target", 0xA0] == RangeSet([(0xA0, 0xC0)])
     )
     assert kept["iomem_permission", "target", 0xA0] == RangeSet([(0xA0, 0xC0)])
+
+
+@pytest.mark.parametrize(
+    ("resource", "why"),
+    [
+        (
+            Resource(0, 0xB8000, 0xB9000, 0x200),
+            "VGA frame buffer iomem a0-bf for 0000:00:02.0 is also a BAR of 0000:05:00.0",
+        ),
+        (
+            Resource(0, 0x3D0, 0x3D8, 0x101),
+            "VGA ports, colour and attributes ioport 3c0-3df for 0000:00:02.0 is also a BAR",
+        ),
+        (Resource(7, 0xBF000, 0xC0800, 0x200), "VGA frame buffer iomem a0-bf for 0000:00:02.0 is also a BAR"),
+        (Resource(0, 0xC0000, 0xC1000, 0x200), ""),
+        (Resource(0, 0x9F000, 0xA0000, 0x200), ""),
+        (Resource(0, 0x3BC, 0x3C0, 0x101), ""),
+        (Resource(0, 0, 0xC0000, 0x20000200), ""),
+    ],
+)
+def test_another_functions_bar_in_the_vga_ranges(host: Host, config: Config, resource: Resource, why: str) -> None:
+    """Found by a property: firmware may put a BAR anywhere, and the guest would have that function's registers."""
+    laptop = host("igd-laptop")
+    other = PciDevice(Bdf.parse("0000:05:00.0"), 0x10EC, 0x8168, 0x020000, (resource,))
+    plan = build(config('gfx_passthru="igd"\npci=["00:02.0"]\n'), laptop._replace(devices=(*laptop.devices, other)))
+    assert [str(problem)[: len(why)] for problem in plan.refusals] == ([why] if why else [])

@@ -216,7 +216,13 @@ def test_before_4_23_only_an_overlap_is_left_out(config: Config) -> None:
     host = PLAIN._replace(devices=(card((0xE020, 0xE028)),))
     assert mapped(build(config(f'{CARD}ioports=["e018-e02f"]\n'), host)) == ["e018-e01f", "e028-e02f"]
     assert mapped(build(config(f'{CARD}ioports=["e028"]\n'), host)) == ["e028"]
-    assert mapped(build(config('ioports=["e020-e027"]\n'), host)) == ["e020-e027"], "that card is not assigned"
+
+
+def test_the_bar_of_a_card_that_is_not_assigned_is_not_given_away(config: Config) -> None:
+    host = PLAIN._replace(devices=(card((0xE020, 0xE028)),))
+    plan = build(config('ioports=["e018-e023","300"]\n'), host)
+    assert mapped(plan) == ["300", "e018-e01f"]
+    assert "ioports e020-e023 not mapped: they are an I/O BAR of 0000:05:00.0, which is not assigned" in said(plan)
 
 
 def test_a_bar_without_an_address_is_not_at_port_0(config: Config) -> None:
