@@ -29,6 +29,9 @@ def main() -> None:
         _run(sys.argv[1:])
     except OSError as error:
         _not_printed(error)
+    except KeyboardInterrupt:  # while modules were loaded: commands see to it themselves
+        streams.complain("interrupted; nothing was changed")
+        sys.exit(1)
 
 
 def _run(arguments: list[str]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.fakes import recorder
+from xlplug import __main__
 from xlplug.dom0 import streams
 from xlplug.watch import daemon
 
@@ -114,3 +115,16 @@ def test_names_reach_no_terminal_raw(capsys: pytest.CaptureFixture[str], monkeyp
         "<4>domain 7 (g\\x1b[31m\\u202e q): x\n"
     )
     assert out == "removed g\\x1b[31m\\u202e\\nq\n"
+
+
+def test_an_interrupt_while_modules_are_loaded(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(arguments: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(__main__, "_run", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        __main__.main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "xlplug: interrupted; nothing was changed\n"

@@ -531,3 +531,11 @@ def test_a_pipe_that_may_not_be_read_is_xls_to_refuse(tmp_path: Path, monkeypatc
     monkeypatch.setattr(os, "open", refuse)
     assert create._open_pipe(str(tmp_path / "fifo")) is None
     assert create._open_pipe(str(tmp_path / "none")) is None
+
+
+def test_what_xl_list_prints_is_given_the_wrapper_too() -> None:
+    """It wraps the configuration; xl takes that from nobody, and says so itself."""
+    value = {"config": {"c_info": {"type": "hvm"}, "b_info": {"device_model": "/opt/qemu"}}}
+    data = json.dumps(value).encode()
+    made = create._overridden(data, "/wrapper", parse(data, "x"))
+    assert json.loads(made.rstrip(b"\0"))["config"]["b_info"]["device_model"] == "/wrapper"
