@@ -14,7 +14,7 @@ from xlplug.delegate import record
 from xlplug.delegate.process import LEAVE, Job
 from xlplug.delegate.record import DelegateProcess, RecordedDevice
 from xlplug.delegate.state import FOLDER
-from xlplug.model.errors import HostError, Refused, XlplugError, one_line
+from xlplug.model.errors import HostError, Refused, one_line
 from xlplug.model.problem import Problem
 from xlplug.xen.store import XenStore
 
@@ -105,22 +105,25 @@ def forget(job: Job) -> None:
 
 
 def _forget_record(domid: int) -> None:
-    with contextlib.suppress(XlplugError), XenStore() as store:
+    with XenStore() as store:
         record.forget_delegate(store, domid)
 
 
 def _within(seconds: float, call: Callable[[], None]) -> bool:
-    """Call in a process of its own, which is killed when it takes longer; whether it did not."""
+    """Call in a process of its own, which is killed when it takes longer; whether it has done what it should."""
     pid = os.fork()
     if not pid:
+        status = 1
         try:
             call()
+            status = 0
         finally:
-            os._exit(0)
+            os._exit(status)
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if os.waitpid(pid, os.WNOHANG)[0]:
-            return True
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return status == 0
         time.sleep(0.01)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
