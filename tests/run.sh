@@ -40,45 +40,60 @@ mkdir -p build
 install_packages
 make --no-print-directory PYTHON="$python" build/venv/.test || exit 1
 
-if [ "$what" != lab ]; then
-	[ "${CI:-}" = true ] && export XLPLUG_REQUIRE=abi,umockdev,strace,lint,wheel,root,man,packages,pictures
-	build/venv/bin/python -m pytest >build/unit.log 2>&1
-	status=$?
-	cat build/unit.log
-	[ $status = 0 ] || failed="$failed unit"
-	skips=$(grep '^SKIPPED' build/unit.log)
+# beside NAME COMMAND...: begin it, for all processors to have work; told NAME when all of them have ended.
+beside() {
+	name=$1
+	shift
+	{
+		"$@" >"build/$name.log" 2>&1
+		echo $? >"build/$name.status"
+	} &
+}
+
+told() {
+	cat "build/$1.log"
+	[ "$(cat "build/$1.status")" = 0 ] || failed="$failed $1"
+	skips=$(grep '^SKIPPED' "build/$1.log")
 	[ -z "$skips" ] || miss "$skips"
-fi
+}
 
 # The lab installs Debian's packages, and runs an Ansible module with what Ansible brings for modules.
-if [ "$what" != unit ]; then
+packages() {
 	rm -rf build/deb build/ansible-core
 	mkdir -p build/ansible-core/ansible
 	: >build/ansible-core/ansible/__init__.py # as in what Ansible sends to a host
-	cp -r /usr/lib/python3/dist-packages/ansible/module_utils build/ansible-core/ansible/ || failed="$failed ansible-core"
-	if NOCHECK=1 make --no-print-directory deb >build/deb.log 2>&1; then
-		echo 'tests: packages built'
-	else
-		cat build/deb.log
-		failed="$failed deb"
-	fi
-fi
+	cp -r /usr/lib/python3/dist-packages/ansible/module_utils build/ansible-core/ansible/ || return
+	NOCHECK=1 make --no-print-directory deb >build/deb-build.log 2>&1 || {
+		cat build/deb-build.log
+		return 1
+	}
+	echo 'tests: packages built'
+}
+
+faults() {
+	build/venv/bin/python -m pytest tests/fault && make --no-print-directory PYTHON="$python" properties
+}
+
+[ "${CI:-}" = true ] && export XLPLUG_REQUIRE=abi,umockdev,strace,lint,wheel,root,man,packages,pictures
+[ "$what" = lab ] || beside unit build/venv/bin/python -m pytest
+[ "$what" = unit ] || beside deb packages
+wait
+[ "$what" = lab ] || told unit
+[ "$what" = unit ] || told deb
 
 if [ "$what" = all ]; then
-	build/venv/bin/python -m pytest tests/fault >build/faults.log 2>&1 || failed="$failed faults"
-	cat build/faults.log
-	make --no-print-directory PYTHON="$python" properties >build/properties.log 2>&1 || failed="$failed properties"
-	cat build/properties.log
+	beside faults faults
+	beside packages build/venv/bin/python -m pytest tests/packages tests/pictures tests/fleet
+	wait
+	told faults
+	told packages
 	if reason=$(build/venv/bin/python -c 'import atheris' 2>&1); then
-		make --no-print-directory PYTHON="$python" MINUTES="${MINUTES:-3}" fuzz >build/fuzz.log 2>&1 || failed="$failed fuzz"
-		cat build/fuzz.log
+		beside fuzz make --no-print-directory PYTHON="$python" MINUTES="${MINUTES:-3}" fuzz
+		wait
+		told fuzz
 	else
 		miss "the fuzzer (atheris): $(echo "$reason" | tail -n 1)"
 	fi
-	build/venv/bin/python -m pytest tests/packages tests/pictures tests/fleet >build/packages.log 2>&1 || failed="$failed packages"
-	cat build/packages.log
-	skips=$(grep '^SKIPPED' build/packages.log)
-	[ -z "$skips" ] || miss "$skips"
 fi
 
 if [ "$what" != unit ]; then
