@@ -29,6 +29,7 @@ def creators(proc: str = "/proc") -> Iterator[Creator]:
     Another user's process may have any name, and must not decide what root grants.
     """
     found = []
+    booted = _booted()  # once: two readings differ, and which process is the later one must not depend on that
     for pid in (int(name) for name in os.listdir(proc) if name.isdecimal()):
         folder = f"{proc}/{pid}"
         try:
@@ -36,7 +37,7 @@ def creators(proc: str = "/proc") -> Iterator[Creator]:
                 continue
             create = _create(folder)
             if create is not None and not create.dry_run:
-                found.append(Creator(pid, create, _path(folder, create.path), _started(folder)))
+                found.append(Creator(pid, create, _path(folder, create.path), booted + _uptime(folder)))
         except (OSError, ValueError, IndexError):
             continue  # it ended meanwhile
     yield from sorted(found, key=lambda creator: (creator.started, creator.pid), reverse=True)
@@ -95,12 +96,19 @@ def started(pid: int) -> float:
     Raises:
         OSError, ValueError: there is no such process.
     """
-    return _started(f"/proc/{pid}")
+    return _booted() + _uptime(f"/proc/{pid}")
 
 
-def _started(folder: str) -> float:
-    """Field 22 of stat(5): clock ticks since boot.  The name in field 2 may hold anything, so count from its end."""
+def _uptime(folder: str) -> float:
+    """Field 22 of stat(5), in seconds since boot.  The name in field 2 may hold anything, so count from its end."""
     with open(f"{folder}/stat", encoding="ascii", errors="replace") as file:
         ticks = int(file.read().rpartition(")")[2].split()[19])
-    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-    return booted + ticks / os.sysconf("SC_CLK_TCK")
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _booted() -> float:
+    """When the machine was booted, in seconds since the epoch.
+
+    Between its two readings this process may have to wait, which makes the difference too small, never too large.
+    """
+    return max(time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) for _ in range(3))

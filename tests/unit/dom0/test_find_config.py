@@ -132,6 +132,26 @@ def test_the_latest_of_two(xl: Xl, tmp_path: Path) -> None:
     assert found.config.device_model_override == "/opt/new"
 
 
+def test_a_process_that_has_to_wait_while_it_looks_finds_the_latest_all_the_same(
+    xl: Xl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two readings of the clock it may be gone for longer than the two processes are apart."""
+    for name in ("old", "new"):
+        (tmp_path / f"{name}.cfg").write_bytes(CONFIG + f'device_model_override="/opt/{name}"\n'.encode())
+        xl(f"{name}.cfg")
+    real = time.clock_gettime
+    waits = 0.0
+
+    def late(clock: int) -> float:
+        nonlocal waits
+        waits += 7
+        return real(clock) + waits
+
+    monkeypatch.setattr(running_xl.time, "clock_gettime", late)
+    found = [creator.config for creator in running_xl.creators() if str(tmp_path) in creator.config]
+    assert found == [str(tmp_path / "new.cfg"), str(tmp_path / "old.cfg")]
+
+
 def test_config_on_the_command_line_only(xl: Xl) -> None:
     xl("/dev/null", 'name="srcg"', 'type="hvm"', 'gfx_passthru="igd"')
     found = being_created("srcg", UUID, igd=False)
