@@ -152,6 +152,8 @@ class Soak:
                 info = None if domid is None else xen.domain_info(domid)
                 if info is None:
                     raise WrongError(f"{guest.name} has not come back")
+                if not info.paused:  # it has rebooted, and would again: its firmware finds no disk
+                    xen.pause(info.domid)
                 pending = Journal(store, info.domid, info.uuid).read().pending
             if pending:
                 done = sh("python3", "-m", "xlplug", "revoke", guest.name)
