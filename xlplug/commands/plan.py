@@ -4,7 +4,6 @@
 from typing import Any, NamedTuple
 
 from xlplug.commands.common import parse_domid, print_json, print_lines, read_config
-from xlplug.commands.opening import readable_xen
 from xlplug.commands.text import table
 from xlplug.delegation import Served
 from xlplug.displays import PURPOSES
@@ -44,6 +43,7 @@ def plan(options: PlanOptions) -> int:
     if options.host is not None:
         host = load_host(options.host)
     else:
+        from xlplug.commands.opening import readable_xen
         from xlplug.dom0 import snapshot
         from xlplug.hook import create
 
