@@ -16,6 +16,8 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command line of this process and exit."""
+    if sys.argv[1:2] == ["help"]:
+        sys.argv[1:] = [*sys.argv[2:], "--help"]
     arguments = sys.argv[1:]
     if arguments[:1] == ["grant"]:
         _grant(arguments[1:])
