@@ -18,6 +18,8 @@ _HOT = ("grant", "create", "restore", "migrate-receive")
 
 def main() -> None:
     """Run the command line of this process and exit."""
+    if sys.argv[1:2] == ["help"]:
+        sys.argv[1:] = [*sys.argv[2:], "--help"]
     if sys.argv[1:2] and sys.argv[1] in _HOT:
         # It lives for milliseconds while a domain is being created: looking for garbage takes a tenth of them.
         gc.disable()
