@@ -99,3 +99,18 @@ def test_mappings_of_ours_are_undone_once(make: Callable[..., Plan]) -> None:
     unmapped = [line for line in lines if line.startswith("unmap ")]
     assert len(unmapped) == len(set(unmapped)) == 3
     assert DEAD not in lines, "it was ours"
+
+
+def test_what_a_detached_device_had_goes_and_nothing_else(make: Callable[..., Plan]) -> None:
+    plan = make('ioports=["2f8-2ff"]\n')
+    xen, store = granted(plan)
+    before = xen.held()
+    assert grants.revoke_detached(plan, xen, store, lambda line: None) == (), "the device is there"
+    assert xen.held() == before
+    gone = grants.revoke_detached(plan._replace(devices=()), xen, store, lambda line: None)
+    assert gone
+    assert {step.device for step in gone} == {plan.devices[0].device.bdf}
+    left = Journal(store, 7, "").read().steps
+    assert left
+    assert {step.device for step in left} == {None}
+    assert xen.held()[7].ports == RangeSet([(0x2F8, 0x300)])
