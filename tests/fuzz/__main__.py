@@ -17,6 +17,8 @@ from typing import NamedTuple
 from tests.fuzz.targets import TARGETS
 
 FOLDER = "build/fuzz"
+PRELOAD = "preload"  #: hooks/preload, in C: under ASan and UBSan, and with a driver of its own
+_SANITIZED = "-std=gnu11 -O1 -g -Wall -Wextra -Werror -fsanitize=address,undefined -fno-sanitize-recover=all".split()
 
 
 class Ran(NamedTuple):
@@ -30,6 +32,8 @@ class Ran(NamedTuple):
 
 
 def run(seconds: int, target: str) -> Ran:
+    if target == PRELOAD:
+        return run_preload(seconds)
     folder = f"{FOLDER}/{target}"
     os.makedirs(folder, exist_ok=True)
     command = [sys.executable, "-m", "tests.fuzz.one", target, str(seconds), folder]
@@ -47,6 +51,23 @@ def run(seconds: int, target: str) -> Ran:
     )
 
 
+def run_preload(seconds: int) -> Ran:
+    """The same for the preload library."""
+    program = f"{FOLDER}/{PRELOAD}"
+    source = ["tests/fuzz/preload/fuzz.c", "-lpthread", "-ldl"]
+    compiler = ["gcc", *_SANITIZED, "-fsanitize-coverage=trace-pc", "-o", program, *source]
+    done = subprocess.run(compiler, capture_output=True, text=True)
+    if done.returncode == 0:
+        command = [program, str(seconds), f"{program}.found"]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    with open(f"{program}.log", "w") as log:
+        log.write(done.stdout + done.stderr)
+    numbers = re.findall(r"(\d+) (?:runs|places|kept)", done.stdout)
+    if done.returncode or len(numbers) != 3:
+        return Ran(PRELOAD, "-", "-", 0, done.stderr[:3000] or "it said nothing")
+    return Ran(PRELOAD, numbers[0], numbers[1], int(numbers[2]), "")
+
+
 def _finding(text: str) -> str:
     """The traceback and where the input is, without the statistics around it."""
     at = text.find("Uncaught Python exception")
@@ -55,11 +76,12 @@ def _finding(text: str) -> str:
 
 
 def main() -> int:
+    os.makedirs(FOLDER, exist_ok=True)
     parser = argparse.ArgumentParser()
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("targets", nargs="*", choices=[*TARGETS, []])
+    parser.add_argument("targets", nargs="*", choices=[*TARGETS, PRELOAD, []])
     options = parser.parse_args()
-    targets = options.targets or list(TARGETS)
+    targets = options.targets or [*TARGETS, PRELOAD]
     workers = os.cpu_count() or 1
     seconds = max(1, int(options.minutes * 60 * workers / len(targets)))
     print(f"{len(targets)} targets, {seconds} s each, {workers} at a time\n", flush=True)
