@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Messages, docstrings and comments are plain English: the patterns that a reader stumbles over stay out."""
+"""Messages, docstrings, comments and documentation are plain English: the patterns that a reader stumbles over stay out."""
 
 import ast
 import io
@@ -29,6 +29,13 @@ PATTERNS = {
     r"\bno more (?=than it\b)|\bno more\.": "no longer; nothing else",
 }
 FORBIDDEN = re.compile("|".join(f"(?:{pattern})" for pattern in PATTERNS), re.IGNORECASE)
+#: Documentation and manual pages; without an environment or a package that is built below the tree.
+PAGES = sorted(
+    path
+    for place in (".", "docs", "hooks", "contrib", "packaging", "tests/lab", "tests/recorded", "xlplug")
+    for kind in ("*.md", "*.scd")
+    for path in (ROOT.parent.glob(kind) if place == "." else (ROOT.parent / place).rglob(kind))
+)
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "_ffi.py")
 
 
@@ -61,6 +68,13 @@ def found(path: Path) -> list[str]:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_pattern_that_a_reader_stumbles_over(path: Path) -> None:
     assert not found(path), f"write instead: {PATTERNS}"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT.parent)))
+def test_nor_in_documentation(path: Path) -> None:
+    lines = enumerate(path.read_text().splitlines(), 1)
+    hits = [f"{number}: '{match[0]}'" for number, line in lines if (match := FORBIDDEN.search(line))]
+    assert not hits, f"write instead: {PATTERNS}"
 
 
 @pytest.mark.parametrize(
