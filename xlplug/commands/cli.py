@@ -8,7 +8,7 @@ import click
 
 from xlplug import __version__
 from xlplug.commands import cli_hook
-from xlplug.commands.click_group import Xlplug, run_and_exit
+from xlplug.commands.click_group import Xlplug, run_and_exit, text_or_json
 from xlplug.commands.completion import domains, domains_and_files, files
 
 __all__ = ["main"]
@@ -42,11 +42,6 @@ _map_legacy = click.option(
     help="Also map the VGA set 1:1, for a device model that does not (as xlplug_map_legacy=1 in the config).",
 )
 
-_format = click.option(
-    "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True, help="What to print."
-)
-
-
 def _output(help_text: str) -> Callable[[Any], Any]:
     return click.option(
         "-o", "--output", shell_complete=files, metavar="FILE", default="-", show_default=True, help=help_text
@@ -65,7 +60,7 @@ def _output(help_text: str) -> Callable[[Any], Any]:
     "--recorded", shell_complete=files, metavar="DIR", help="Work on a recorded domain, in memory; no Xen is needed."
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan and change nothing.")
-@_format
+@text_or_json
 @_map_legacy
 def grant_(domain: str, config: str | None, recorded: str | None, dry_run: bool, form: str, map_legacy: bool) -> None:
     """Grant the legacy VGA ranges to a domain and to its stubdomain.
@@ -84,7 +79,7 @@ def grant_(domain: str, config: str | None, recorded: str | None, dry_run: bool,
 @click.option("--host", shell_complete=files, metavar="FILE", help="A recorded host, instead of this one.")
 @click.option("--target", shell_complete=domains, metavar="DOMID", help="The guest's domid, where it is known already.")
 @click.option("--stubdom", shell_complete=domains, metavar="DOMID", help="The domid of the guest's stubdomain.")
-@_format
+@text_or_json
 @_map_legacy
 def plan_(
     config: str,
@@ -103,7 +98,7 @@ def plan_(
 
 @main.command("revoke")
 @click.argument("domain", shell_complete=domains, metavar="DOMAIN")
-@_format
+@text_or_json
 def revoke_(domain: str, form: str) -> None:
     """Take back all that was granted to a domain and its stubdomain.
 
@@ -116,7 +111,7 @@ def revoke_(domain: str, form: str) -> None:
 
 @main.command("show")
 @click.argument("domain", shell_complete=domains, metavar="[DOMAIN]", required=False)
-@_format
+@text_or_json
 def show_(domain: str | None, form: str) -> None:
     """Compare what was granted with what Xen reports.
 
@@ -129,7 +124,7 @@ def show_(domain: str | None, form: str) -> None:
 
 @main.command("abi")
 @click.argument("program", shell_complete=files, metavar="[QEMU]", required=False)
-@_format
+@text_or_json
 def abi_(program: str | None, form: str) -> None:
     """Show which ABI-unstable functions a device model imports.
 
@@ -182,7 +177,7 @@ def record_domain_(domain: str, output: str) -> None:
 
 @main.command("doctor")
 @click.argument("configs", shell_complete=files, metavar="[CONFIG]...", nargs=-1)
-@_format
+@text_or_json
 @click.option("--strict", is_flag=True, help="Count warnings as failures.")
 def doctor_(configs: tuple[str, ...], form: str, strict: bool) -> None:
     """Check this dom0, and configs: what is wrong, and what to do.
@@ -257,7 +252,7 @@ def dm_(domain: str, devices: tuple[str, ...], vslot: str | None, adopt: bool) -
 
 @main.command("verify")
 @click.argument("domain", metavar="DOMAIN")
-@_format
+@text_or_json
 def verify_(domain: str, form: str) -> None:
     """Compare a guest's BARs with what Xen and the host have.
 

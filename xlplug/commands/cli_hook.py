@@ -3,7 +3,7 @@
 
 import click
 
-from xlplug.commands.click_group import run_and_exit
+from xlplug.commands.click_group import Group, run_and_exit, text_or_json
 from xlplug.commands.completion import files
 from xlplug.hook import create, install
 
@@ -39,7 +39,7 @@ def receive(words: tuple[str, ...]) -> None:
     run_and_exit(create.receive, words)
 
 
-@click.group()
+@click.group(cls=Group)
 def hook() -> None:
     """Install, inspect or remove the hook into xl create."""
 
@@ -63,11 +63,12 @@ def hook_install(prefix: str) -> None:
 @hook.command("status")
 @click.argument("config", shell_complete=files, metavar="[CONFIG]", required=False)
 @click.argument("extra", metavar="[KEY=VALUE]...", nargs=-1)
-def hook_status(config: str | None, extra: tuple[str, ...]) -> None:
+@text_or_json
+def hook_status(config: str | None, extra: tuple[str, ...], form: str) -> None:
     """Show what xl create would run, here or for a config."""
     from xlplug.commands.hook import status
 
-    run_and_exit(status, config, extra)
+    run_and_exit(status, config, extra, form)
 
 
 @hook.command("uninstall")

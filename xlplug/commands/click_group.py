@@ -11,7 +11,11 @@ import click
 from xlplug.commands import common
 from xlplug.dom0 import streams
 
-__all__ = ["Xlplug", "run_and_exit"]
+__all__ = ["Group", "Xlplug", "run_and_exit", "text_or_json"]
+
+text_or_json = click.option(
+    "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True, help="What to print."
+)
 
 #: The commands by task, in the order of the help, and an example for each.
 TASKS = {
@@ -45,8 +49,26 @@ TASKS = {
 }
 
 
-class Xlplug(click.Group):
+class Group(click.Group):
+    """A misspelled command gets the one that was meant: Debian 12's click does not say."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the first word names."""
+        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            from difflib import get_close_matches
+
+            meant = get_close_matches(args[0], self.list_commands(ctx), n=1)
+            if meant:
+                ctx.fail(f"No such command '{args[0]}'. Did you mean '{meant[0]}'?")
+        return super().resolve_command(ctx, args)
+
+
+class Xlplug(Group):
     """Wrong use is reported in one line, as everything else that goes wrong is."""
+
+    group_class = Group
 
     def make_context(self, *args: Any, **options: Any) -> click.Context:  # noqa: ANN401 - click's own
         with _one_line_for_wrong_use():

@@ -4,10 +4,10 @@
 import os
 from collections.abc import Callable
 
-from xlplug.commands.common import print_lines
+from xlplug.commands.common import print_json, print_lines
 from xlplug.dom0.running_xl import started
 from xlplug.hook.create import real_xl, wrapper
-from xlplug.hook.device_model import PRELOAD, is_ours, preload_library, real
+from xlplug.hook.device_model import is_ours, preload_library, real
 from xlplug.hook.install import first_xl, wrapper_of
 from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED, HostError, XlplugError
 
@@ -15,26 +15,37 @@ from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED, HostError, XlplugError
 _SHELLS = ("sh", "dash", "bash", "ash", "ksh", "mksh", "zsh")
 
 
-def status(config: str | None, extra: tuple[str, ...]) -> int:
+#: Debian's package of that name; RPM's is called the same (packaging/xlplug-preload.spec).
+_NO_PRELOAD = "none: optional; install the package xlplug-preload, or from the sources: make preload install-preload"
+
+
+def status(config: str | None, extra: tuple[str, ...], form: str = "text") -> int:
     """Print what ``xl create`` runs here; with a config, what it would do for that; 1 when it is not hooked."""
     first = first_xl()
     hooked = first is not None and is_ours(first)
-    lines = [f"xl            {first or 'not in PATH'}{' (the front end of xlplug)' if hooked else ''}"]
-    if first is not None:
-        lines.append(f"real xl       {_found(real_xl)}")
     program, wrapper_line = _wrapper(first if hooked else None)
-    lines += [
-        f"wrapper       {wrapper_line}",
-        f"device model  {_found(lambda: real(''))}",
-        f"preload       {preload_library(program) or f'no {PRELOAD}: optional, see hooks/preload/README.md'}",
-    ]
+    found = {
+        "xl": f"{first or 'not in PATH'}{' (the front end of xlplug)' if hooked else ''}",
+        "real xl": None if first is None else _found(real_xl),
+        "wrapper": wrapper_line,
+        "device model": _found(lambda: real("")),
+        "preload": preload_library(program) or _NO_PRELOAD,
+    }
+    advice = []
     if not hooked:
-        lines.append("'xl create' is not hooked; run 'xlplug hook install', and put its folder first in PATH")
+        advice.append("'xl create' is not hooked; run 'xlplug hook install', and put its folder first in PATH")
     elif _older_than(first or ""):
-        lines.append("your shell is older than the hook; if it has run xl before, run: hash -r")
-    print_lines(lines)
+        advice.append("your shell is older than the hook; if it has run xl before, run: hash -r")
+    if form == "text":
+        print_lines([*(f"{name:<12}  {what}" for name, what in found.items() if what is not None), *advice])
     if config is not None:
-        _status_of(config, extra)
+        advice.append(_status_of(config, extra))
+        if form == "text":
+            print_lines(advice[-1:])
+    if form == "json":
+        print_json(
+            {"hooked": hooked, **{name.replace(" ", "_"): what for name, what in found.items()}, "advice": advice}
+        )
     return EXIT_DONE if hooked else EXIT_REFUSED
 
 
@@ -64,7 +75,8 @@ def _older_than(front_end: str) -> bool:
         return False
 
 
-def _status_of(path: str, extra: tuple[str, ...]) -> None:
+def _status_of(path: str, extra: tuple[str, ...]) -> str:
+    """What the hook does for a config, in a line."""
     from xlplug.dom0.find_config import parse, read_as_xl
 
     data = read_as_xl(path)
@@ -72,8 +84,7 @@ def _status_of(path: str, extra: tuple[str, ...]) -> None:
         raise HostError(f"{path} cannot be read", hint="give the path of an xl config", code="XLP201")
     config = parse(data, path, extra)
     if not config.wants_legacy:
-        print_lines((f"{path}: needs no legacy range, so xl runs unchanged",))
-        return
+        return f"{path}: needs no legacy range, so xl runs unchanged"
     own = config.device_model_override
     then = f", then the config's own {own}" if own and not is_ours(own) else ""
-    print_lines((f"{path}: the wrapper runs{then}; for what it grants: xlplug plan {path}",))
+    return f"{path}: the wrapper runs{then}; for what it grants: xlplug plan {path}"

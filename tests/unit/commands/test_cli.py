@@ -162,6 +162,8 @@ def test_config_prints_a_json_object_a_line(tmp_path: Path) -> None:
         (["show", "0"], 2, "is dom0"),
         (["plan", EXAMPLE, "--target", "0", "--host", str(HOSTS / "igd-laptop.json")], 2, "is dom0"),
         (["grnat"], 2, "Did you mean 'grant'? See 'xlplug --help'"),
+        (["hook", "instal"], 2, "No such command 'instal'. Did you mean 'install'? See 'xlplug hook --help'"),
+        (["help", "grnat"], 2, "Did you mean 'grant'?"),
         (["doctor", "--strct"], 2, "See 'xlplug doctor --help'"),
         (["grant", "7", "--recorded", str(DOMAINS / "igd-laptop"), "--config", "/nonexistent"], 1, "No such file"),
         (["grant", "7", "--recorded", str(DOMAINS / "igd-laptop"), "--config", str(ROOT / "LICENSE")], 1, "LICENSE:"),
@@ -189,6 +191,13 @@ def test_mistakes_get_one_line_and_their_exit_code(arguments: list[str], code: i
     assert "Traceback" not in done.stderr
     assert done.stderr.startswith("xlplug: ")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [(), ("grant",), ("hook", "status")])
+def test_help_as_a_word(words: tuple[str, ...]) -> None:
+    done = xlplug("help", *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == xlplug(*words, "--help").stdout
 
 
 def test_off_xen_it_says_so() -> None:

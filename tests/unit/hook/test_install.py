@@ -2,6 +2,7 @@
 """``xlplug hook``: real files below a folder of ours, every path looked at before and after."""
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -309,6 +310,11 @@ def test_status(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stdout.startswith(f"xl            {real}/xl\nreal xl       {real}/xl\nwrapper       ")
     assert "'xl create' is not hooked; run 'xlplug hook install'" in done.stdout
+    assert "install the package xlplug-preload" in done.stdout
+    shown = json.loads(status(real, words=("--format", "json", str(ROOT / "examples/domain.cfg"))).stdout)
+    assert (shown["hooked"], shown["xl"], shown["real_xl"]) == (False, f"{real}/xl", f"{real}/xl")
+    assert "is not hooked" in shown["advice"][0]
+    assert "the wrapper runs" in shown["advice"][1]
     for prefix in (one, two):
         assert xlplug("hook", "install", "--prefix", str(prefix)).returncode == 0
     done = status(one, two, real)  # two hooks: the first counts, and neither calls the other
