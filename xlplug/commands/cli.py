@@ -42,6 +42,7 @@ _map_legacy = click.option(
     help="Also map the VGA set 1:1, for a device model that does not (as xlplug_map_legacy=1 in the config).",
 )
 
+
 def _output(help_text: str) -> Callable[[Any], Any]:
     return click.option(
         "-o", "--output", shell_complete=files, metavar="FILE", default="-", show_default=True, help=help_text
