@@ -99,13 +99,13 @@ fi
 if [ "$what" != unit ]; then
 	if reason=$(build/venv/bin/python -m tests.lab check 2>&1); then
 		jobs=''
-		for part in hook stubdom watch delegate rest igd fire; do
+		for part in hook stubdom watch delegate rest igd fire systemd; do
 			for release in ${LAB_RELEASES:-bookworm trixie bullseye}; do
 				case $release:$part in
 				bullseye:rest) jobs="$jobs bullseye:smoke" ;;
 				bullseye:igd) jobs="$jobs bullseye:igd-smoke" ;;
 				bullseye:delegate) jobs="$jobs bullseye:delegate-smoke" ;;
-				bullseye:*) ;;
+				bullseye:* | trixie:systemd) ;;
 				*) jobs="$jobs $release:$part" ;;
 				esac
 			done

@@ -37,6 +37,8 @@ def main() -> None:
 
 
 def _run(arguments: list[str]) -> None:
+    if arguments[:1] == ["help"]:
+        arguments = sys.argv[1:] = [*arguments[1:], "--help"]
     if arguments[:1] == ["grant"]:
         _grant(arguments[1:])
     elif arguments[:1] in (["create"], ["restore"], ["migrate-receive"]) and not _asks_us_for_help(arguments):

@@ -14,10 +14,15 @@ from tests.lab import stubdom, tree, vm
 from tests.lab.devices import with_devices
 from tests.lab.igd import machine
 from tests.lab.igd.emulator import emulator
+from tests.lab.systemd import tree as systemd_tree
+from tests.lab.systemd.machine import with_systemd
 
 EX_UNAVAILABLE, EX_SOFTWARE = 69, 70  # sysexits.h
 CUT_OFF = 124  # timeout(1)
-MACHINES = {"standard": vm.standard, "small-ring": vm.small_ring, "igd": machine.with_igd, "devices": with_devices}
+MACHINES = {
+    "standard": vm.standard, "small-ring": vm.small_ring, "igd": machine.with_igd, "devices": with_devices,
+    "systemd": with_systemd,
+}  # fmt: skip
 
 
 def main() -> int:
@@ -39,7 +44,7 @@ def main() -> int:
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that scratch folders go
     try:
-        built = tree.get(options.release)
+        built = (systemd_tree if options.machine == "systemd" else tree).get(options.release)
         libraries = tree.libraries() if options.what == "run" else {}
         stubdom.get(built)
         if options.machine == "igd":
@@ -96,6 +101,7 @@ def _pytest(machine: str, args: list[str]) -> list[str]:
             "small-ring": ["tests/lab/dom0"],
             "igd": ["tests/lab/igd/dom0"],
             "devices": ["tests/lab/dom0"],
+            "systemd": ["tests/lab/systemd/dom0"],
         }[machine]
     )
     options = [

@@ -22,21 +22,41 @@ poweroff_now() {
 	sleep 30
 }
 
-mkdir -p /dev/pts /dev/shm /run/lock /run/xen /var/log/xen /var/lib/xen /var/run /tmp
-mount -t devpts devpts /dev/pts
-mount -t tmpfs tmpfs /run
-mkdir -p /run/lock /run/xen /run/xenstored
-step xenfs mount -t xenfs xenfs /proc/xen
-# Python's compiled modules go to memory: every run of xlplug would otherwise compile them again, which takes a second here.
-mkdir /run/upper /run/work
-step overlay mount -t overlay -o lowerdir=/xlplug,upperdir=/run/upper,workdir=/run/work overlay /xlplug
-hostname lab
-step lo ip link set lo up
-step udevd /lib/systemd/systemd-udevd --daemon --resolve-names=never
-step xenstored xenstored --pid-file /run/xenstored.pid
-step xenstored-socket sh -c 'until [ -S /run/xenstored/socket ]; do sleep 0.1; done'
-step init-dom0 "$(command -v xen-init-dom0 || echo /usr/lib/xen-"$xen"/bin/xen-init-dom0)"
-step xenconsoled xenconsoled --pid-file=/run/xenconsoled.pid
+overlay() {
+	# Python's compiled modules go to memory: every run of xlplug would otherwise compile them again, which takes a second here.
+	mkdir /run/upper /run/work
+	step overlay mount -t overlay -o lowerdir=/xlplug,upperdir=/run/upper,workdir=/run/work overlay /xlplug
+}
+# What an init system does elsewhere.
+by_hand() {
+	mkdir -p /dev/pts /dev/shm /run/lock /run/xen /var/log/xen /var/lib/xen /var/run /tmp
+	mount -t devpts devpts /dev/pts
+	mount -t tmpfs tmpfs /run
+	mkdir -p /run/lock /run/xen /run/xenstored
+	step xenfs mount -t xenfs xenfs /proc/xen
+	overlay
+	hostname lab
+	step lo ip link set lo up
+	step udevd /lib/systemd/systemd-udevd --daemon --resolve-names=never
+	step xenstored xenstored --pid-file /run/xenstored.pid
+	step xenstored-socket sh -c 'until [ -S /run/xenstored/socket ]; do sleep 0.1; done'
+	step init-dom0 "$(command -v xen-init-dom0 || echo /usr/lib/xen-"$xen"/bin/xen-init-dom0)"
+	step xenconsoled xenconsoled --pid-file=/run/xenconsoled.pid
+}
+
+if [ ! -d /job/systemd ]; then
+	by_hand
+elif [ $$ = 1 ]; then
+	# This script comes back as a unit, once Debian's own has started Xen's daemons.
+	echo systemd >/out/step
+	mount -t tmpfs -o mode=755 tmpfs /run
+	mkdir -p /run/systemd/system/multi-user.target.wants
+	cp /job/systemd/lab-job.service /run/systemd/system/
+	ln -s ../lab-job.service /run/systemd/system/multi-user.target.wants/
+	exec /lib/systemd/systemd
+else
+	overlay
+fi
 # passthrough: a stubdomain sees the display at the address that dom0 sees it at, which is where QEMU looks for it.
 step pciback modprobe xen-pciback passthrough=1
 mkdir /stubdom

@@ -3,7 +3,7 @@
 # release.sh RELEASE:PART PYTHON: a part of a release's lab run for tests/run.sh, its output in one piece, its status in a file.
 # Parts, because a good deal of the time is libxl waiting, and so that none takes more than eight minutes alone: "hook",
 # "watch", "stubdom" and "fire" are named after their tests, "igd" and "delegate" have machines of their own, and "rest" is everything
-# else.
+# else.  "systemd" is a dom0 of its own, with libvirt, on bookworm only.
 # "smoke", "igd-smoke" and "delegate-smoke" are for the oldest release: what may differ there, in a minute.
 set -u
 release=${1%:*}
@@ -27,6 +27,7 @@ smoke)
 	for test in $delegate; do set -- "$@" "--ignore=tests/lab/dom0/$test.py"; done
 	;;
 igd) machine=igd ;;
+systemd) machine=systemd ;;
 igd-smoke)
 	machine=igd
 	set -- -m smoke

@@ -14,12 +14,12 @@ from xlplug.dom0 import domains, lock, nodes, snapshot, streams
 from xlplug.dom0.find_config import Found, being_created
 from xlplug.dom0.udev import Monitor
 from xlplug.hook import delegate
-from xlplug.model.errors import EXIT_DONE, printable
+from xlplug.model.errors import EXIT_DONE, XlplugError, printable
 from xlplug.model.host import HostSnapshot
 from xlplug.model.hypervisor import DomainInfo
 from xlplug.watch.delegates import Delegates
 from xlplug.watch.guard import Guard, GuardLostError, recover
-from xlplug.watch.guests import INFO, WARNING, Watcher, World
+from xlplug.watch.guests import ERROR, INFO, WARNING, Watcher, World
 from xlplug.xen.ctrl import XenCtrl
 from xlplug.xen.store import XenStore
 
@@ -28,6 +28,21 @@ __all__ = ["watch"]
 
 def watch(*, map_legacy: bool) -> int:
     """Serve until SIGTERM, SIGINT or SIGHUP.
+
+    Raises:
+        XlplugError: as `_serve`, unless stderr is the journal, which gets its line as an error.
+    """
+    try:
+        return _serve(map_legacy=map_legacy)
+    except XlplugError as error:
+        if not _IN_JOURNAL:
+            raise
+        _log(ERROR, printable(" ".join(str(error).split())))
+        return error.exit_code
+
+
+def _serve(*, map_legacy: bool) -> int:
+    """The same.
 
     Raises:
         XenUnavailableError, StoreError: Xen or xenstored cannot be reached, or can no longer be reached.

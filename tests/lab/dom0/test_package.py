@@ -5,41 +5,24 @@ Nothing here runs xlplug from the tree: what is started sees an empty folder in 
 """
 
 import os
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.lab.dom0.conftest import BASE, IGD, discard, dump, journal
-from tests.lab.dom0.hooked import STOCK, domid_of, name_for, qemu_log, until
+from tests.lab.dom0.hooked import domid_of, name_for, qemu_log, until
+from tests.lab.dom0.packaged import COPIES, install, offer, ok, run, withdraw
 from xlplug.model.rangeset import RangeSet
 from xlplug.xen.devicemodel import DeviceModel
 
-BUILT = Path("/xlplug/build/deb")
 LINK = Path("/usr/local/sbin/xl")
-SHIM = Path("/usr/local/bin/xlplug")  # the lab's own, for the tree
 LIBRARY = "/usr/lib/xlplug/libxlplug-preload.so"
 UPGRADED = Path("/run/upgraded")
 PORTS = RangeSet(((0x3B0, 0x3BC), (0x3C0, 0x3E0)))
 _REBOOT = 1  # SHUTDOWN_reboot.  Source: xen/include/public/sched.h
 #: Where apt and dpkg write down what they did, and what runs at the same time.
 _NOTES = ("/var/lib/dpkg", "/var/lib/apt", "/var/cache", "/var/log", "/run", "/tmp", "/var/lib/xen", "/etc/ld.so.cache")
-
-
-def run(*argv: str, timeout: int = 180) -> subprocess.CompletedProcess[str]:
-    """A command as an administrator types it in a dom0 that has the packages and not the tree."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "XLPLUG"))}
-    env |= {"PATH": f"/usr/local/sbin:{STOCK}", "DEBIAN_FRONTEND": "noninteractive"}
-    hidden = ["unshare", "-m", "sh", "-c", 'mount --bind /mnt /xlplug && exec "$@"', "sh"]
-    return subprocess.run([*hidden, *argv], capture_output=True, text=True, timeout=timeout, env=env, cwd="/")
-
-
-def ok(*argv: str) -> str:
-    done = run(*argv)
-    assert done.returncode == 0, (argv, done.stdout[-2000:], done.stderr)
-    return done.stdout
 
 
 def files() -> set[str]:
@@ -50,20 +33,9 @@ def files() -> set[str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def before() -> Iterator[set[str]]:
-    packages = sorted(BUILT.glob("xlplug*_*.deb"))
-    assert packages, "no packages to install: run 'make deb' before the lab"
-    copies = Path("/var/tmp/deb")
-    copies.mkdir()
-    for package in packages:
-        if "dbgsym" not in package.name:
-            shutil.copy(package, copies)
-    shim = SHIM.read_text()
-    SHIM.unlink()
+    offer()
     yield files()
-    run("apt-get", "-y", "purge", "xlplug", "xlplug-preload")
-    SHIM.write_text(shim)
-    SHIM.chmod(0o755)
-    shutil.rmtree(copies)
+    withdraw()
 
 
 @pytest.fixture
@@ -78,7 +50,7 @@ def config(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
 
 def newer(name: str, folder: Path) -> str:
     """The same package with a higher version, whose wrapper leaves a mark."""
-    (old,) = Path("/var/tmp/deb").glob(f"{name}_*.deb")
+    (old,) = COPIES.glob(f"{name}_*.deb")
     tree = folder / name
     ok("dpkg-deb", "-R", str(old), str(tree))
     control = tree / "DEBIAN" / "control"
@@ -92,8 +64,7 @@ def newer(name: str, folder: Path) -> str:
 
 
 def test_life_of_a_package(before: set[str], config: Path, tmp_path: Path) -> None:
-    # Installed: no network is here, so nothing is pulled but what Debian's dom0 has.
-    ok("sh", "-c", "apt-get -y --no-install-recommends install /var/tmp/deb/*.deb")
+    install()
     where = ok("python3", "-c", "import xlplug.plan; print(xlplug.plan.__file__, xlplug.plan.__cached__)").split()
     assert where[0] == "/usr/lib/python3/dist-packages/xlplug/plan.py"
     assert Path(where[1]).exists(), "compiled when it was installed"
