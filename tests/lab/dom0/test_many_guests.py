@@ -81,7 +81,7 @@ def says_why_not(*argv: str) -> None:
     done = xlplug(*argv)
     assert (done.returncode, done.stdout) == (1, ""), done
     assert re.fullmatch(r"xlplug: .*did not fit Xen's console ring.*\n", done.stderr), done.stderr
-    assert done.stderr.endswith(f"{ADVICE}\n")
+    assert done.stderr.endswith(f"; {ADVICE} [XLP113]\n")
 
 
 def survives(*argv: str) -> None:

@@ -82,9 +82,13 @@ Xl = Callable[..., subprocess.Popen[bytes]]
 
 @pytest.fixture
 def xl(tmp_path: Path) -> Iterator[Xl]:
-    """Start ``xl create WORDS...``: a shell that runs the file ``create``, and waits."""
+    """Start ``xl create WORDS...``: a shell that runs the file ``create``, and waits.
+
+    For somebody to write into a pipe, and not in a loop with ``sleep``: until it is that, the child is one more ``xl create``.
+    """
     started: list[subprocess.Popen[bytes]] = []
-    (tmp_path / "create").write_text("echo; while :; do sleep 0.1; done\n")
+    os.mkfifo(tmp_path / "never")
+    (tmp_path / "create").write_text(f"echo; : <'{tmp_path}/never'\n")
 
     def run(*words: str, **environment: str) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
