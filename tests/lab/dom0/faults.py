@@ -54,8 +54,10 @@ class Runner:
 
     def close(self) -> None:
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()
         assert self._process.wait() == 0
+        self._process.stdout.close()
 
 
 def serve() -> None:

@@ -230,10 +230,6 @@ def test_closed_streams(hook: None, tmp_path: Path) -> None:
         domid = int(sh("xl", "domid", name).stdout)
         assert "ioport_mapping" in journal(domid)
         assert "Waiting for domain" in Path(f"/var/log/xen/xl-{name}.log").read_text()
-        if n == 0:  # it would not come back from a reboot without the wrapper
-            refused = sh("xlplug", "hook", "uninstall")
-            assert refused.returncode == 1
-            assert f"a reboot of their own: {name} (domain {domid}); " in refused.stderr
         discard(name)
 
 

@@ -253,6 +253,10 @@ def test_the_front_end_finds_its_way_past_itself(config: Path, tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     domid = domid_of(config.stem)
     assert "ioport_mapping" in journal(domid or 0)
+    refused = sh("xlplug", "hook", "uninstall", "--prefix", str(second))
+    assert refused.returncode == 1
+    assert f"would not come back from a reboot of their own: {config.stem} (domain {domid}); " in refused.stderr
+    destroy(config.stem)
     assert sh("xlplug", "hook", "uninstall", "--prefix", str(second)).returncode == 0
     assert not second.exists()
 
