@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """The command line, for click: options and help here, what a command does is in its own file."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,9 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
 
 @click.group(cls=Xlplug, context_settings=_SETTINGS)
 @click.version_option(__version__, prog_name="xlplug", message="%(prog)s %(version)s")
-def main() -> None:
+@click.option("-q", "--quiet", is_flag=True, help="Print errors and warnings only.")
+@click.option("-v", "--verbose", is_flag=True, help="Also print what Xen's libraries say.")
+def main(quiet: bool, verbose: bool) -> None:
     """Grant legacy VGA, OpRegion and VBIOS rights to Xen guests.
 
     They go to HVM guests and their stubdomains, so that a device model needs
@@ -31,6 +34,12 @@ def main() -> None:
                  3 failed, everything is undone
                  4 failed, not everything could be undone
     """  # noqa: D301 - click wants the character, not the two
+    if quiet:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if verbose:
+        from xlplug.xen.lib import QuietLogger
+
+        QuietLogger.verbose = True
 
 
 for _command in cli_hook.COMMANDS:

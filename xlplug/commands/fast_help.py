@@ -16,8 +16,10 @@ Usage: xlplug [OPTIONS] COMMAND [ARGS]...
                4 failed, not everything could be undone
 
 Options:
-  --version   Show the version and exit.
-  -h, --help  Show this message and exit.
+  --version      Show the version and exit.
+  -q, --quiet    Print errors and warnings only.
+  -v, --verbose  Also print what Xen's libraries say.
+  -h, --help     Show this message and exit.
 
 Plan:
   plan     Print what would be granted for a config, and why.

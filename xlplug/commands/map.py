@@ -30,7 +30,9 @@ class MapOptions(NamedTuple):
 
 def map_(options: MapOptions) -> int:
     """Draw the map of a configuration, or of a running domain; 1 when its plan is refused."""
-    picture = _of_domain(options) if _names_a_domain(options.what) else _of_config(options)
+    # What goes with a config only says that it is one, and then a wrong path is not taken for a domain's name.
+    of_config = options.host is not None or options.extra or not _names_a_domain(options.what)
+    picture = _of_config(options) if of_config else _of_domain(options.what)
     # A name may hold anything; a terminal or a browser shows what is printable.
     picture = picture._replace(title=printable(picture.title), subtitle=printable(picture.subtitle))
     form = options.format or os.path.splitext(options.output)[1].removeprefix(".").lower()
@@ -68,16 +70,14 @@ def _of_config(options: MapOptions) -> Picture:
     return draw(build(config, host, occasion=AHEAD), config, host)
 
 
-def _of_domain(options: MapOptions) -> Picture:
+def _of_domain(what: str) -> Picture:
     from xlplug.dom0 import domains, snapshot
     from xlplug.execute.compare import compare
     from xlplug.plan import build
     from xlplug.xen.ctrl import XenCtrl
     from xlplug.xen.store import XenStore
 
-    if options.extra or options.host is not None:
-        raise HostError(f"{options.what} is a running domain", hint="leave --host and KEY=VALUE out", code="XLP803")
-    domain = parse_domain(options.what)
+    domain = parse_domain(what)
     with XenCtrl() as xen, XenStore() as store:
         info = find_domain(domain, xen, store)
         domid = Domid(info.domid)

@@ -175,12 +175,16 @@ class Handle(ABC):
 class QuietLogger(Handle):
     """A libxentoollog logger that lets only critical messages through; a context manager.
 
-    libxenctrl's default logger writes to stderr ("xc: error: …"), beside the one line that we print.
+    libxenctrl's default logger writes to stderr ("xc: error: …"), beside the one line that we print.  With ``verbose`` all
+    that the libraries say goes there.
     """
+
+    verbose = False  #: of all that are made from now on
 
     def __init__(self) -> None:
         self._lib = cast("ToollogLib", load_stable("xentoollog"))
-        self.logger = self._lib.xtl_createlogger_stdiostream(libc().stderr, self._lib.XTL_CRITICAL, 0)
+        level = self._lib.XTL_DEBUG if self.verbose else self._lib.XTL_CRITICAL
+        self.logger = self._lib.xtl_createlogger_stdiostream(libc().stderr, level, 0)
         if not self.logger:
             raise MemoryError
 

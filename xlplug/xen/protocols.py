@@ -80,6 +80,7 @@ class ToollogLib(Protocol):
     """libxentoollog."""
 
     XTL_CRITICAL: int
+    XTL_DEBUG: int
 
     def xtl_createlogger_stdiostream(self, stream: CData, min_level: int, flags: int, /) -> CData: ...
     def xtl_logger_destroy(self, logger: CData, /) -> None: ...

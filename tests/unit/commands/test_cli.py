@@ -200,6 +200,15 @@ def test_help_as_a_word(words: tuple[str, ...]) -> None:
     assert done.stdout == xlplug(*words, "--help").stdout
 
 
+def test_quiet_leaves_errors() -> None:
+    plan = ("plan", EXAMPLE, "--host", str(HOSTS / "igd-laptop.json"))
+    done = xlplug("-q", *plan)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    done = xlplug("-q", "plan", "/nonexistent")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert xlplug("-v", *plan).stdout == xlplug(*plan).stdout
+
+
 def test_off_xen_it_says_so() -> None:
     if Path("/sys/hypervisor/type").exists() and Path("/sys/hypervisor/type").read_text().strip() == "xen":
         return  # covered by the lab's own tests

@@ -189,3 +189,9 @@ def test_command(tmp_path: Path) -> None:
     two.write_bytes(TWO)
     assert run(str(two), "--host", "tests/recorded/hosts/hybrid-nvidia.json").returncode == 0
     assert run(str(two), "--host", "tests/recorded/hosts/igd-opregion-in-ram.json").returncode == 1
+
+
+def test_a_wrong_path_is_not_taken_for_a_domain(tmp_path: Path) -> None:
+    done = run("nosuch", "--host", "tests/recorded/hosts/igd-laptop.json")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("xlplug: nosuch: No such file or directory; give the path of an xl config")
