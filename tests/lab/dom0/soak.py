@@ -37,7 +37,7 @@ _GUESTS = 3
 #: Operation, and how often it is chosen: grants are the business, and domains are dear.
 OPERATIONS = {
     "grant": 8, "map": 6, "revoke": 8, "kill a grant": 6, "kill a revoke": 4, "interrupt a grant": 4, "destroy": 2,
-    "reboot": 2, "attach": 1, "detach": 1,
+    "reboot": 2, "attach": 2, "detach": 2,
 }  # fmt: skip
 
 
@@ -53,7 +53,7 @@ class Guest:
         self.hooked = hooked
         self.path = Path(f"/tmp/{self.name}.cfg")
         self.claim = Path(f"/tmp/{self.name}-claim.cfg")
-        text = f'name="{self.name}"\n{BASE}on_reboot="restart"\nioports=["2f8-2ff"]\n'
+        text = f'name="{self.name}"\n{BASE}passthrough="enabled"\nioports=["2f8-2ff"]\n'
         self.path.write_text(text)
         self.claim.write_text(text + IGD)
 
