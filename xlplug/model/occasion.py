@@ -50,7 +50,9 @@ class Occasion(NamedTuple):
 
 
 RESTORING = Problem("the domain is restored, and its saved RAM holds them already")
-NO_LIBRARY = Problem("libxlplug-preload.so is not installed", "see hooks/preload/README.md")
+NO_LIBRARY = Problem(
+    "libxlplug-preload.so is not installed", "install the package xlplug-preload, or see hooks/preload/README.md"
+)
 RUNNING = Problem("its device model may have started, and then populates them itself")
 
 AHEAD = Occasion("ahead", granting=False, attach_later=False)  #: ``xlplug plan``: the domain may never be made
