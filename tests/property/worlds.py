@@ -56,7 +56,24 @@ ODDITIES = (
     "virtual functions", "assigned to others", "anything at 02.0", "no display at 02.0", "absent devices", "no memory map",
     "overlapping entries", "holes in the memory map", "entries end within a page", "PCI configuration in the memory map",
 )  # fmt: skip
+#: What every other world has at least, so that none of it is rare.
+THEMES = (
+    ("MCFG",),
+    ("PCI configuration in the memory map", "OpRegion in PCI configuration"),
+    ("RAM in the VGA hole",),
+    ("misplaced OpRegion",),
+    ("hostile OpRegion",),
+    ("seen before",),
+    ("overlapping entries",),
+    ("entries end within a page",),
+    ("misplaced BARs",),
+    ("misplaced port BARs",),
+    ("BARs of virtual functions",),
+    ("hostile VBIOS",),
+    (),
+)
 WISHES = ("ioports=", "map-legacy", "preload", "iomem=", "whole slots", "not HVM")
+PLAIN = "a plain display"
 
 
 class Wish(NamedTuple):
@@ -99,13 +116,16 @@ def memory_maps(draw: st.DrawFn, odd: frozenset[str]) -> tuple[MemRegion, ...]:
     """An E820 map: as usual at the bottom, then entries of every kind and length, and with oddities one over others."""
     found = [MemRegion(0, 0x9FC00, 1), MemRegion(0x9FC00, 0xA0000, 2), MemRegion(0xE0000, 0x100000, 2)]
     found += [MemRegion(0x100000, PILE, 1), MemRegion(0xFEC00000, 0xFF000000, 2), MemRegion(1 << 32, 2 << 32, 1)]
+    kinds = (2, 4, 2, 4, 2, 4, 2, 4, 2, 3) if PLAIN in odd else KINDS
     at = PILE
-    for kind, count in draw(st.lists(st.tuples(st.sampled_from(KINDS), st.integers(2, 9)), min_size=1, max_size=4)):
+    for kind, count in draw(st.lists(st.tuples(st.sampled_from(kinds), st.integers(2, 9)), min_size=2, max_size=4)):
         end = at + count * PAGE
         found.append(MemRegion(at, end - (0x400 if "entries end within a page" in odd else 0), kind))
         at = end + (PAGE if "holes in the memory map" in odd else 0)
     if "PCI configuration in the memory map" in odd:
         found.append(MemRegion(WINDOW, WINDOW + draw(st.sampled_from((64 << 20, 256 << 20, 3 * PAGE))), 2))
+    if "RAM in the VGA hole" in odd:
+        found.append(MemRegion(0xA0000, draw(st.sampled_from((0xA1000, 0xC0000))), 1))
     if "overlapping entries" in odd:
         start = draw(st.sampled_from((0xA0000, 0xBF800, PILE + PAGE, PILE + 0x1800, PILE + 3 * PAGE, PILE - 0x800)))
         found.append(
@@ -153,6 +173,11 @@ def functions(draw: st.DrawFn, bdf: Bdf, number: int, asls: int, odd: frozenset[
     """A display or anything else at this address."""
     codes = (0x030000, 0x030000, 0x038000) if bdf == IGD and "anything at 02.0" not in odd else CLASSES
     intel = bdf == IGD or draw(st.booleans())
+    if bdf == IGD and PLAIN in odd:
+        bars_, space = draw(bars(number, odd)), config_space(7, _fc=asls)
+        rom = Resource(6, 0xC0000, draw(st.sampled_from((0xE0000, 0xD0000))), MEMORY)
+        bars_ = (*(r for r in bars_ if r.line != 6), *((rom,) if draw(st.booleans()) else ()))
+        return PciDevice(bdf, 0x8086, 0x1234, 0x030000, bars_, space, boot_vga=True, driver="pciback")
     space = config_space(draw(st.sampled_from((7, 3, 0, 0, 1, 0xFFFF))), _fc=asls if intel else 0)
     return PciDevice(
         bdf, 0x8086 if intel else 0x1002, 0x1234, draw(st.sampled_from(codes)),
@@ -214,10 +239,14 @@ def headers(draw: st.DrawFn, asls: int, odd: frozenset[str]) -> OpRegion:
 @st.composite
 def worlds(draw: st.DrawFn) -> World:
     """A host, and a wish on it."""
-    odd = draw(st.frozensets(st.sampled_from(ODDITIES), max_size=4))
+    odd = draw(st.frozensets(st.sampled_from(ODDITIES), max_size=3))
+    if draw(st.integers(0, 3)):  # mostly a display to which everything would be granted, but for one theme
+        odd = frozenset((PLAIN, *draw(st.sampled_from(THEMES))))
     asls = PILE + draw(st.integers(0, 4)) * PAGE + draw(st.sampled_from((0, 0x18, 0xFF0)))
     if "misplaced OpRegion" in odd:
         asls = draw(st.sampled_from((0xFEE00018, 0xFED00000, 0xFEC00000, WINDOW + 0x18, BARS, 0x100000, 0xA0000)))
+    if "OpRegion in PCI configuration" in odd:
+        asls = WINDOW + PAGE + 0x18
     devices = draw(trees(asls, odd))
     vbios = Vbios(0xC0000, draw(st.sampled_from((0x10000, 0xFE00, 0x20000))), 0x8086, 0x1234)
     if "hostile VBIOS" in odd:
@@ -241,14 +270,14 @@ def worlds(draw: st.DrawFn) -> World:
 def wishes(draw: st.DrawFn, devices: tuple[PciDevice, ...], odd: frozenset[str]) -> Wish:
     """What a user of this host may want."""
     plain = [device.bdf for device in devices if device.class_code >> 8 != 0x0604]
-    left_out = draw(st.sampled_from((None, None, None, *plain)))
+    left_out = draw(st.sampled_from((None, *(bdf for bdf in plain if bdf != IGD or PLAIN not in odd))))
     odd |= draw(st.frozensets(st.sampled_from(WISHES), max_size=3))
     pci = [(bdf, "whole slots" in odd) for bdf in plain if bdf != left_out]
     if "absent devices" in odd:
         pci.append((Bdf(0, 0x55, 0, 0), False))
     return Wish(
         draw(st.sampled_from(("pv", "pvh"))) if "not HVM" in odd else "hvm",
-        draw(st.sampled_from(("igd", "1", "igd", "1", "igd", "1", "args", ""))), tuple(pci),
+        draw(st.sampled_from(("igd", "1", "args") if PLAIN in odd else ("igd", "1", "igd", "1", "args", ""))), tuple(pci),
         tuple(Range(*r) for r in draw(st.lists(st.sampled_from(PORTS), max_size=2))) if "ioports=" in odd else (),
         draw(st.sampled_from((((0x500, 1),), ((0xA8, 4),), ((PILE // PAGE + 1, 2),)))) if "iomem=" in odd else (),
         draw(st.booleans()), "map-legacy" in odd, "preload" in odd, draw(st.sampled_from(("none", "none", "stdvga", "cirrus"))),
