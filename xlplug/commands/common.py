@@ -152,7 +152,9 @@ def find_domain(domain: Domid | str, xen: "Hypervisor", store: "Store") -> "Doma
         )
     info = None if domid is None else xen.domain_info(domid)
     if info is None:
-        raise Refused(Problem(f"domain {domain} does not exist", "see 'xl list'", code="XLP112"))
+        looks_like_a_path = isinstance(domain, str) and ("/" in domain or domain.endswith((".cfg", ".conf")))
+        advice = "give its number or name (see 'xl list'), not its config" if looks_like_a_path else "see 'xl list'"
+        raise Refused(Problem(f"domain {domain} does not exist", advice, code="XLP112"))
     return info
 
 

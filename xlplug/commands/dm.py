@@ -73,9 +73,7 @@ def _specs(options: DmOptions) -> tuple[Spec, ...]:
     if not options.adopt and not options.devices:
         raise UsageError("no device is named", hint="give BDF[,vslot=NN], for example 0000:03:00.0", code="XLP230")
     if options.vslot is not None and len(options.devices) > 1:
-        raise ConfigError(
-            "--vslot is for one device", path="xlplug dm", hint="write BDF,vslot=NN for each", code="XLP230"
-        )
+        raise ConfigError("--vslot is for one device", path="dm", hint="write BDF,vslot=NN for each", code="XLP230")
     with _on_the_command_line():
         return tuple(parse_spec(text, vslot=options.vslot) for text in options.devices)
 
@@ -86,7 +84,7 @@ def _on_the_command_line() -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        error.path = "xlplug dm"
+        error.path = "dm"
         raise
 
 

@@ -156,6 +156,7 @@ def test_a_terminated_run_leaves_nothing(guests: Guests) -> None:
         (["grant", "65537"], 2, "number"),
         (["grant", "-1"], 2, ""),
         (["grant", "x"], 1, "domain x does not exist"),
+        (["grant", "/root/gpu.cfg"], 1, "not its config"),
         (["grant", ""], 1, "does not exist"),
         (["grant"], 2, ""),
         (["grant", "1", "--config", "/nonexistent.cfg"], 1, "does not exist"),

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 import xlplug
+from xlplug.commands.common import find_domain
 from xlplug.dom0 import nodes
 from xlplug.dom0.domains import guests, stubdom_of, target_and_stubdom
-from xlplug.xen.in_memory import MemStore
+from xlplug.model.errors import Refused
+from xlplug.xen.in_memory import MemStore, MemXen
 
 ROOT = Path(xlplug.__file__).parent
 
@@ -64,3 +66,11 @@ def test_guests_are_not_dom0_and_not_stubdomains() -> None:
     store.write("/local/domain/8/target", "7")
     store.write("/local/domain/9/memory", "")  # libxl has not named it yet
     assert guests(store) == [(7, "gpu"), (9, ""), (12, "web")]
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"), [("gpu", "see 'xl list'"), ("gpu.cfg", "not its config"), ("/etc/xen/gpu", "not its config")]
+)
+def test_a_config_is_not_a_domain(store: MemStore, name: str, advice: str) -> None:
+    with pytest.raises(Refused, match=f"domain {name} does not exist.*{advice}"):
+        find_domain(name, MemXen(), store)
