@@ -225,7 +225,7 @@ def test_ports_that_xen_keeps_from_dom0(tmp_path: Path) -> None:
     assert plan.returncode == 1
     assert "Xen keeps 3f8-3ff (Xen's own serial console, COM 1), 609 (Xen uses them itself" in plan.stdout
     assert sh("xl", "create", "-p", str(path)).returncode != 0
-    path.write_text(f'name="kept"\n{BASE}ioports=["2f8-2ff","400-607"]\n')
+    path.write_text(f'name="kept"\n{BASE}ioports=["2f8-2ff","500-50f","600-607"]\n')
     assert xlplug("plan", str(path)).returncode == 0
     assert dump()[0] == before
 
