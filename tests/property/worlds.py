@@ -42,8 +42,10 @@ ODD_PLACES = (
 ODD_PORTS = (0x3B0, 0x3B4, 0x3BC, 0x3C0, 0x3D8, 0x3DF, 0x3E0, 0x2F8, 0x20, 0xCF8)
 #: What xl's user may write into ioports=: harmless, legacy VGA, next to it, and what others have.
 PORTS = (
-    (0x2F8, 0x300), (0x378, 0x37B), (0x3B0, 0x3BC), (0x3C0, 0x3E0), (0x3BC, 0x3C0), (0x3A8, 0x3B0), (0x3E0, 0x3E8), (0x300, 0x400),
-    (0x3000, 0x3010), (0x3008, 0x3048), (0x20, 0x22), (0x5000, 0x5001), (0xFFFF, 0x10000),
+    (0x2F8, 0x300), (0x378, 0x37B), (0x3B0, 0x3BC), (0x3C0, 0x3E0), (0x3BC, 0x3C0), (0x3A8, 0x3B0), (0x3E0, 0x3E8),
+    (0x300, 0x400),
+    (0x3000, 0x3010), (0x3000, 0x3100), (0x3004, 0x3005), (0x3024, 0x3028),
+    (0x3008, 0x3048), (0x20, 0x22), (0x5000, 0x5001), (0xFFFF, 0x10000),
 )  # fmt: skip
 KINDS = (2, 4, 2, 4, 2, 4, 2, 4, 2, 4, 1, 3, 5, 20)
 CLASSES = (0x030000, 0x030000, 0x030001, 0x038000, 0x000100, 0x030200, 0x020000, 0x010601)
@@ -70,6 +72,7 @@ THEMES = (
     ("misplaced port BARs",),
     ("BARs of virtual functions",),
     ("hostile VBIOS",),
+    ("BARs that share pages",),
     (),
 )
 WISHES = ("ioports=", "map-legacy", "preload", "iomem=", "whole slots", "not HVM")
@@ -144,7 +147,7 @@ def bars(draw: st.DrawFn, number: int, odd: frozenset[str]) -> tuple[Resource, .
     if "m" in shape:
         start = draw(st.sampled_from(ODD_PLACES)) if "misplaced BARs" in odd else BARS + number * 0x10000
         if "BARs that share pages" in odd:
-            start = BARS + number * 0x800
+            start = BARS + (number + 1) * 0x800
         unset = IORESOURCE_UNSET if "BARs without address" in odd else 0
         found.append(Resource(0, start, start + draw(st.sampled_from((0x1000, 0x4000, 0x100, 0x1800))), MEMORY | unset))
     if "p" in shape:
@@ -278,8 +281,9 @@ def wishes(draw: st.DrawFn, devices: tuple[PciDevice, ...], odd: frozenset[str])
     return Wish(
         draw(st.sampled_from(("pv", "pvh"))) if "not HVM" in odd else "hvm",
         draw(st.sampled_from(("igd", "1", "args") if PLAIN in odd else ("igd", "1", "igd", "1", "args", ""))), tuple(pci),
-        tuple(Range(*r) for r in draw(st.lists(st.sampled_from(PORTS), max_size=2))) if "ioports=" in odd else (),
+        tuple(Range(*r) for r in draw(st.lists(st.sampled_from(PORTS), min_size=1, max_size=3))) if "ioports=" in odd else (),
         draw(st.sampled_from((((0x500, 1),), ((0xA8, 4),), ((PILE // PAGE + 1, 2),)))) if "iomem=" in odd else (),
-        draw(st.booleans()), "map-legacy" in odd, "preload" in odd, draw(st.sampled_from(("none", "none", "stdvga", "cirrus"))),
+        draw(st.booleans()), "map-legacy" in odd, "preload" in odd,
+        draw(st.sampled_from(("stdvga", "cirrus") if "preload" in odd else ("none", "none", "stdvga", "cirrus"))),
         draw(st.sampled_from((64, 128, 3840))),
     )  # fmt: skip
