@@ -147,7 +147,17 @@ def watched(count: int) -> float:
     xen, store = MemXen(), MemStore()
     nothing: Any = lambda *arguments: None  # noqa: E731
     world = World(
-        xen, store, nothing, nothing, nothing, nothing, lambda info: DomainConfig(), nothing, nullcontext, nothing
+        xen,
+        store,
+        nothing,
+        nothing,
+        nothing,
+        nothing,
+        lambda info: DomainConfig(),
+        nothing,
+        nullcontext,
+        nothing,
+        nothing,
     )
     for domid in range(1, count + 1):
         xen.add_domain(DomainInfo(domid, uuid=f"u{domid}"))
@@ -211,6 +221,9 @@ def domains(count: int = 10_000) -> None:
         xen, store = MemXen(), MemStore()
         xen.add_domain(recorded.target)
         xen.add_domain(recorded.stubdom)
+        for domid in (7, 8):
+            store.write(f"/local/domain/{domid}", "")
+        store.write("/local/domain/8/target", "7")
         plan = build(config, recorded.host, Who(Domid(7), Domid(8)), BY_HAND)
         assert len(grants.grant(plan, xen, store, str).done) == 8
 

@@ -13,15 +13,13 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_HOT = ("grant", "create", "restore", "migrate-receive")
+_HOT = ("grant", "create", "restore", "migrate-receive", "--help", "-h")
 
 
 def main() -> None:
     """Run the command line of this process and exit."""
-    if sys.argv[1:2] == ["help"]:
-        sys.argv[1:] = [*sys.argv[2:], "--help"]
     if sys.argv[1:2] and sys.argv[1] in _HOT:
-        # It lives for milliseconds while a domain is being created: looking for garbage takes a tenth of them.
+        # It lives for milliseconds, often while a domain is being created: looking for garbage takes a tenth of them.
         gc.disable()
         lean_typing.install()
     from xlplug.dom0 import streams
@@ -51,6 +49,7 @@ def _run(arguments: list[str]) -> None:
             sys.stdout.write(TEXT)
             sys.stdout.flush()
             sys.exit(0)
+    gc.enable()
     lean_typing.uninstall()
     try:
         from xlplug.commands import cli

@@ -84,6 +84,10 @@ def test_the_front_end_loads_what_reads_a_config(tmp_path: Path) -> None:
     assert not {name for name in modules if name.startswith(("xlplug.xen", "xlplug.plan", "xlplug.execute"))}
 
 
+def test_help_loads_its_text_only(tmp_path: Path) -> None:
+    assert loaded(script(tmp_path, "xlplug"), "--help") & DEAR == set()
+
+
 def traced(folder: Path, calls: str, command: list[str], **options: object) -> list[str]:
     strace = shutil.which("strace")
     if strace is None:
