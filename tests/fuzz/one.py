@@ -19,7 +19,7 @@ with atheris.instrument_imports(include=["xlplug", "json"], enable_loader_overri
 
 
 def main() -> None:
-    name, seconds, folder = sys.argv[1:]
+    name, seconds, folder = *sys.argv[1:3], os.path.abspath(sys.argv[3])  # a target may change the working directory
     target = TARGETS[name]
     os.makedirs(folder, exist_ok=True)
     number = 0

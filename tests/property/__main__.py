@@ -106,8 +106,8 @@ BREAKAGES = (
     Breakage(
         "unplug: what libxl has now is taken",
         "execute/revokes.py",
-        "step._replace(kept=by_libxl(step, plan)) for step in stale",
-        "step._replace(kept=step.kept - step.kept) for step in stale",
+        "step._replace(kept=kept(step)) for step in gone",
+        "step._replace(kept=step.kept - step.kept) for step in gone",
     ),
     Breakage(
         "unplug: others' needs are taken",
