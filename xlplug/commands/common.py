@@ -48,7 +48,7 @@ def run(command: Callable[..., int], *args: object) -> int:
         streams.finish()
     except XlplugError as error:
         streams.complain(str(error))
-        _count(command, error.exit_code)
+        _count(command, args, error.exit_code)
         return error.exit_code
     except KeyboardInterrupt:
         streams.complain("interrupted; nothing was changed")
@@ -56,13 +56,15 @@ def run(command: Callable[..., int], *args: object) -> int:
     except BrokenPipeError:
         streams.give_up()
         return EXIT_DONE
-    _count(command, code)
+    _count(command, args, code)
     return code
 
 
-def _count(command: Callable[..., int], status: int) -> None:
+def _count(command: Callable[..., int], args: tuple[object, ...], status: int) -> None:
     """For ``xlplug metrics``.  A domain that is created is counted by the wrapper: this process has become xl."""
     name = getattr(command, "__name__", "")
+    if name == "grant" and (getattr(args[0], "recorded", None) is not None or getattr(args[0], "dry_run", False)):
+        return  # nothing of this host was touched
     if name in ("create", "restore", "receive", "grant"):
         from xlplug.dom0 import tally
 

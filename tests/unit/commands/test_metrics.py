@@ -14,6 +14,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.abi.oracle import require
+from xlplug.commands import common
+from xlplug.commands.grant import GrantOptions
 from xlplug.commands.metrics import collect
 from xlplug.config.domain import DomainConfig
 from xlplug.dom0 import tally
@@ -154,3 +156,15 @@ def test_tally_never_stops_anything(tmp_path: Path) -> None:
     link.symlink_to(spoilt)
     tally.add("wrapper", 0, path=str(link))
     assert tally.read(str(spoilt)) == {"runs wrapper done": 1}, "a link is not followed"
+
+
+def test_a_rehearsal_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[tuple[str, int]] = []
+    monkeypatch.setattr(tally, "add", lambda by, status: counted.append((by, status)))
+
+    def grant(options: GrantOptions) -> int:
+        return 0
+
+    for options in (GrantOptions("7", recorded="folder"), GrantOptions("7", dry_run=True), GrantOptions("7")):
+        assert common.run(grant, options) == 0
+    assert counted == [("grant", 0)]
