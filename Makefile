@@ -38,7 +38,7 @@ breakages: $(VENV)/.test
 
 # Everything that is parsed, coverage-guided.  MINUTES=3 for all of it together, ONLY="config elf" for some targets.
 fuzz: $(VENV)/.test
-	@$(IN)/python -m tests.fuzz --minutes $(or $(MINUTES),60) $(ONLY)
+	@$(IN)/python -m tests.fuzz --minutes $(or $(MINUTES),60) --seed $(or $(SEED),0) $(ONLY)
 
 # XEN=4.14, XEN=4.17 or XEN=4.20: one of them only (the shell: 4.17)
 RELEASE_4.14 = bullseye

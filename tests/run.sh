@@ -88,7 +88,7 @@ if [ "$what" = all ]; then
 	told faults
 	told packages
 	if reason=$(build/venv/bin/python -c 'import atheris' 2>&1); then
-		beside fuzz make --no-print-directory PYTHON="$python" MINUTES="${MINUTES:-3}" fuzz
+		beside fuzz make --no-print-directory PYTHON="$python" MINUTES="${MINUTES:-3}" SEED="${SEED:-1}" fuzz
 		wait
 		told fuzz
 	else

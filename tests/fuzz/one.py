@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""``python -m tests.fuzz.one TARGET SECONDS FOLDER``: one target under libFuzzer, in this process.
+"""``python -m tests.fuzz.one TARGET SECONDS FOLDER [OPTION...]``: one target under libFuzzer, in this process.
 
 FOLDER gets what covers something new; ``FOLDER.found`` what is a finding.  Of every 64th input a part is repeated (growth.py).
 """
@@ -34,7 +34,8 @@ def main() -> None:
     words = HERE / "dictionaries" / name
     arguments = [
         sys.argv[0], f"-max_total_time={seconds}", "-max_len=8192", "-timeout=20", "-rss_limit_mb=3000", "-print_final_stats=1",
-        f"-artifact_prefix={folder}.found-", *([f"-dict={words}"] if words.exists() else []), folder, str(HERE / "corpus" / name),
+        f"-artifact_prefix={folder}.found-", *sys.argv[4:], *([f"-dict={words}"] if words.exists() else []),
+        folder, str(HERE / "corpus" / name),
     ]  # fmt: skip
     atheris.Setup(arguments, one)
     atheris.Fuzz()

@@ -87,8 +87,8 @@ class _Spec:
     def option(self, spec: PciSpec, key: str, value: str) -> PciSpec:
         if key in _FLAGS:
             truth: Any = bool(_c_atoi(value))
-            odd = () if truth or (value and not value.strip("0")) else (key,)
-            return spec._replace(misread=(*spec.misread, *odd), **{key: truth})
+            fine = truth or (value and not value.strip("0")) or key in spec.misread
+            return spec._replace(misread=spec.misread if fine else (*spec.misread, key), **{key: truth})
         if key == "bdf":
             found = self.address(value)
             if found is None:

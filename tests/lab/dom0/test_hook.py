@@ -367,7 +367,7 @@ def test_sent_and_refused_it_goes_on_where_it_was(config: Path) -> None:
     done = xl("migrate", "-s", "", config.stem, "XLPLUG_DEVICE_MODEL=/none xlplug migrate-receive")
     assert done.returncode != 0
     ours = [line for line in done.stderr.splitlines() if line.startswith("xlplug:")]
-    assert ours == ["xlplug: there is no device model wrapper at /none; run 'xlplug hook install'"]
+    assert ours == ["xlplug: there is no device model wrapper at /none; run 'xlplug hook install' [XLP602]"]
     assert domid_of(config.stem) == before
     assert dump() == held
     assert sh("pgrep", "-f", "migrate-receive").stdout.split() == []

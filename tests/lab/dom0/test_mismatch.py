@@ -100,7 +100,7 @@ def test_another_release_s_library_under_the_right_name(guest: tuple[int, Path],
     (tmp_path / "lib" / f"libxenctrl.so.{version}").rename(wrong)
     assert refused(guest, python(version, tmp_path / "lib")) == (
         f"xlplug: {wrong} is Xen {version}'s library, and the running Xen {TEXT} refuses it; "
-        f"install the real libxenctrl.so.{VERSION} (Debian: libxenmisc{VERSION}), or boot Xen {version}\n"
+        f"install the real libxenctrl.so.{VERSION} (Debian: libxenmisc{VERSION}), or boot Xen {version} [XLP105]\n"
     )
 
 
@@ -125,13 +125,13 @@ def test_only_another_release_s_library_is_installed(guest: tuple[int, Path]) ->
     version = OTHERS[-1]
     assert refused(guest, [sys.executable], instead(version)) == (
         f"xlplug: the running Xen's libxenctrl.so.{VERSION} is not installed, only Xen {version}'s is; "
-        f"install it (Debian: libxenmisc{VERSION}), or boot Xen {version}\n"
+        f"install it (Debian: libxenmisc{VERSION}), or boot Xen {version} [XLP104]\n"
     )
 
 
 def test_no_library_at_all(guest: tuple[int, Path]) -> None:
     assert refused(guest, [sys.executable], instead()) == (
-        f"xlplug: the running Xen's libxenctrl.so.{VERSION} is not installed; install it (Debian: libxenmisc{VERSION})\n"
+        f"xlplug: the running Xen's libxenctrl.so.{VERSION} is not installed; install it (Debian: libxenmisc{VERSION}) [XLP104]\n"
     )
 
 

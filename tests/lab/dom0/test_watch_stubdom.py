@@ -199,7 +199,7 @@ def test_a_changed_config_is_refused_until_libxl_has_its_own_record(daemon: Daem
         assert until(lambda: ran("changed"), 60), "nothing holds the stubdomain"
         domid = domid_of("changed") or 0
         assert [line for line in daemon.lines() if f"domain {domid} " in line] == [
-            f"xlplug: domain {domid} (changed): {config}: changed since xl read it; destroy changed and create it again"
+            f"xlplug: domain {domid} (changed): {config}: changed since xl read it; destroy changed and create it again [XLP208]"
         ]
         assert journal(domid) == ""
         held = dump()
