@@ -99,7 +99,8 @@ fi
 if [ "$what" != unit ]; then
 	if reason=$(build/venv/bin/python -m tests.lab check 2>&1); then
 		jobs=''
-		for part in hook stubdom watch delegate rest igd fire systemd; do
+		# The longest first, so that no machine is left alone with one of them at the end.
+		for part in delegate rest stubdom hook igd watch systemd fire; do
 			for release in ${LAB_RELEASES:-bookworm trixie bullseye}; do
 				case $release:$part in
 				bullseye:rest) jobs="$jobs bullseye:smoke" ;;
