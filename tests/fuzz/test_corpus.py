@@ -36,6 +36,7 @@ def test_every_folder_has_a_target() -> None:
     [
         ("language", b"a=0", b"a", b" -\n"),
         ("pci-spec", b"00:02.0,", b"seize=1,", b""),
+        ("pci-spec", b"00:02.0,", b"seize=,", b""),
         ("pci-spec", b"00:02.0,bdf=", b"0", b""),
         ("config", b'type="hvm"\n', b"a=1\n", b""),
         ("config", b'type="hvm"\nioports=[', b'"2f8",', b"]\n"),

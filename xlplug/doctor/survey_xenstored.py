@@ -26,7 +26,7 @@ def xenstored_answer(door: Callable[[], AbstractContextManager[Store]]) -> Readi
     if pid == 0:
         try:
             found = tried(_ask, door)
-            kind, text = (type(found).__name__, "\0".join(found)) if isinstance(found, Missing) else ("", found)
+            kind, text = (type(found).__name__, found.packed()) if isinstance(found, Missing) else ("", found)
             os.write(write_end, f"{kind}\0{text}".encode("utf-8", "surrogateescape"))
         finally:
             os._exit(0)
@@ -46,8 +46,7 @@ def xenstored_answer(door: Callable[[], AbstractContextManager[Store]]) -> Readi
     kind, _, text = data.decode("utf-8", "surrogateescape").partition("\0")
     if not kind:
         return text
-    what, advice, code = text.split("\0")
-    return {"Broken": Broken, "Unread": Unread}[kind](what, advice, code)
+    return {"Broken": Broken, "Unread": Unread}[kind].unpacked(text)
 
 
 def _ask(door: Callable[[], AbstractContextManager[Store]]) -> str:

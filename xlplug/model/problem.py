@@ -6,7 +6,7 @@ A note has none.
 Whoever finds the problem writes both parts.  Whoever shows it prints the value; nobody takes a sentence apart again.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 __all__ = ["Problem"]
 
@@ -27,6 +27,6 @@ class Problem(NamedTuple):
         return "\0".join(part.replace("\n", " ") for part in self)
 
     @classmethod
-    def unpacked(cls, text: str) -> "Problem":
+    def unpacked(cls, text: str) -> "Self":
         """What `packed` made; any other text is what is wrong."""
         return cls(*text.split("\0", 2))
