@@ -63,9 +63,7 @@ def run(command: Callable[..., int], *args: object) -> int:
 def _count(command: Callable[..., int], args: tuple[object, ...], status: int) -> None:
     """For ``xlplug metrics``.  A domain that is created is counted by the wrapper: this process has become xl."""
     name = getattr(command, "__name__", "")
-    if name == "grant" and (getattr(args[0], "recorded", None) is not None or getattr(args[0], "dry_run", False)):
-        return  # nothing of this host was touched
-    if name in ("create", "restore", "receive", "grant"):
+    if name in ("create", "restore", "receive", "grant") and not any(getattr(arg, "rehearsal", False) for arg in args):
         from xlplug.dom0 import tally
 
         tally.add(name, status)

@@ -26,6 +26,11 @@ class GrantOptions(NamedTuple):
     map_legacy: bool = False
     format: str = "text"
 
+    @property
+    def rehearsal(self) -> bool:
+        """Whether nothing of this host is touched."""
+        return self.dry_run or self.recorded is not None
+
 
 def grant(options: GrantOptions) -> int:
     """Plan for a domain and carry it out, on the running Xen or on a recorded domain in memory."""
