@@ -73,6 +73,7 @@ THEMES = (
     ("BARs of virtual functions",),
     ("hostile VBIOS",),
     ("BARs that share pages",),
+    ("I/O BARs in ioports=",),
     (),
 )
 WISHES = ("ioports=", "map-legacy", "preload", "iomem=", "whole slots", "not HVM")
@@ -276,12 +277,17 @@ def wishes(draw: st.DrawFn, devices: tuple[PciDevice, ...], odd: frozenset[str])
     left_out = draw(st.sampled_from((None, *(bdf for bdf in plain if bdf != IGD or PLAIN not in odd))))
     odd |= draw(st.frozensets(st.sampled_from(WISHES), max_size=3))
     pci = [(bdf, "whole slots" in odd) for bdf in plain if bdf != left_out]
+    ports = [Range(*r) for r in PORTS]
+    if "I/O BARs in ioports=" in odd:
+        odd = (odd | {"ioports="}) - {"not HVM"}
+        bars_ = [Range(r.start, r.stop) for device in devices for r in device.resources if r.flags & IORESOURCE_IO]
+        ports = [Range(r.start + off, r.stop) for r in bars_ for off in (0, r.nr // 2)] or ports
     if "absent devices" in odd:
         pci.append((Bdf(0, 0x55, 0, 0), False))
     return Wish(
         draw(st.sampled_from(("pv", "pvh"))) if "not HVM" in odd else "hvm",
         draw(st.sampled_from(("igd", "1", "args") if PLAIN in odd else ("igd", "1", "igd", "1", "args", ""))), tuple(pci),
-        tuple(Range(*r) for r in draw(st.lists(st.sampled_from(PORTS), min_size=1, max_size=3))) if "ioports=" in odd else (),
+        tuple(draw(st.lists(st.sampled_from(ports), min_size=1, max_size=3))) if "ioports=" in odd else (),
         draw(st.sampled_from((((0x500, 1),), ((0xA8, 4),), ((PILE // PAGE + 1, 2),)))) if "iomem=" in odd else (),
         draw(st.booleans()), "map-legacy" in odd, "preload" in odd,
         draw(st.sampled_from(("stdvga", "cirrus") if "preload" in odd else ("none", "none", "stdvga", "cirrus"))),
