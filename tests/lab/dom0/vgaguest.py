@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """The VGA test guest behind a Linux stubdomain, and the card that it is given, as dom0 sees it."""
 
+import functools
 import mmap
 import os
 import re
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -161,17 +162,47 @@ def seen(config: Path, *, wait: bool = True) -> Guest:
     return Guest(domid, stubdom, config, said, mapped, config.with_suffix(".stderr").read_text())
 
 
+class GaveUpError(Exception):
+    """libxl gave up waiting for the stubdomain: its limit is a constant, and too short for a busy machine."""
+
+
+def created(config: Path, process: "subprocess.Popen[bytes]") -> None:
+    """Wait until xl has created the guest.
+
+    Raises:
+        GaveUpError: libxl had no patience.
+    """
+    status, stderr = process.wait(patience(120)), config.with_suffix(".stderr").read_text()
+    if status != 0 and TIMED_OUT in stderr:
+        raise GaveUpError(stderr)
+    assert status == 0, stderr
+
+
+def again_if_libxl_gives_up(test: Callable[..., None]) -> Callable[..., None]:
+    """The test, tried up to three times."""
+
+    @functools.wraps(test)
+    def tried(*args: object, **fixtures: object) -> None:
+        for last in (False, False, True):
+            try:
+                return test(*args, **fixtures)
+            except GaveUpError:
+                if last:
+                    raise
+
+    return tried
+
+
 @contextmanager
 def running(folder: Path, name: str, *, path: str | None = None, extra: str = "", wait: bool = True) -> Iterator[Guest]:
-    """Create the guest, not paused, and wait until it has said everything.
-
-    Tried again when libxl gave up waiting for the stubdomain: its limit is a constant, and too short for a busy machine.
-    """
+    """Create the guest, not paused, and wait until it has said everything; tried again when libxl gives up."""
     for last in (False, False, True):
         with creating(folder, name, path=path, extra=extra) as (config, process):
-            status, stderr = process.wait(patience(120)), config.with_suffix(".stderr").read_text()
-            if status != 0 and TIMED_OUT in stderr and not last:
+            try:
+                created(config, process)
+            except GaveUpError:
+                if last:
+                    raise
                 continue
-            assert status == 0, stderr
             yield seen(config, wait=wait)
             return
