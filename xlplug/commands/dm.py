@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from typing import NamedTuple, NoReturn
 
 from xlplug.commands.common import find_domain, parse_domain, say
-from xlplug.commands.opening import answering_store
 from xlplug.config.delegated import Spec, parse_spec
 from xlplug.delegate import record
 from xlplug.delegate.admit import admit, guest
@@ -25,6 +24,7 @@ from xlplug.model.errors import ConfigError, HostError, Refused, UsageError, Xlp
 from xlplug.model.problem import Problem
 from xlplug.xen.ctrl import XenCtrl
 from xlplug.xen.lib import load_stable
+from xlplug.xen.store import XenStore
 
 __all__ = ["DmOptions", "dm", "hooked"]
 
@@ -105,7 +105,7 @@ def hooked(domid: str, *devices: str) -> NoReturn:
 
 def _prepare(domain: Domid | str, specs: tuple[Spec, ...], stack: ExitStack) -> tuple[Job, str, int]:
     """Everything that can be refused, and the devices made ready; ``stack`` undoes it.  No handle is open afterwards."""
-    with XenCtrl() as xen, answering_store() as store:
+    with XenCtrl() as xen, XenStore() as store:
         domid = find_domain(domain, xen, store).domid
         info = guest(domid, xen)
         taken = Problem(f"domain {domid} has a delegate already", _running(domid), code="XLP711")
@@ -125,7 +125,7 @@ def _prepare(domain: Domid | str, specs: tuple[Spec, ...], stack: ExitStack) -> 
 
 def _adopt(domain: Domid | str, stack: ExitStack) -> tuple[Job, str, int]:
     """The same for a delegate that has no supervisor any more, whose process serves on, or is dead too."""
-    with XenCtrl() as xen, answering_store() as store:
+    with XenCtrl() as xen, XenStore() as store:
         domid = find_domain(domain, xen, store).domid
         info = guest(domid, xen)
         found = record.read(store, domid)

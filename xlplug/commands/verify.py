@@ -4,7 +4,6 @@
 from typing import NamedTuple
 
 from xlplug.commands.common import find_domain, parse_domain, print_json, print_lines
-from xlplug.commands.opening import answering_store
 from xlplug.delegate import record
 from xlplug.delegate.admit import guest
 from xlplug.delegate.state import State
@@ -15,6 +14,7 @@ from xlplug.model.bdf import Bdf
 from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED, Refused
 from xlplug.model.problem import Problem
 from xlplug.xen.ctrl import XenCtrl
+from xlplug.xen.store import XenStore
 
 __all__ = ["VerifyOptions", "verify_command"]
 
@@ -31,7 +31,7 @@ class VerifyOptions(NamedTuple):
 def verify_command(options: VerifyOptions) -> int:
     """Compare the record of a guest with Xen, the host and the guest; 1 when something is wrong."""
     domain = parse_domain(options.domain)
-    with XenCtrl() as xen, answering_store() as store:
+    with XenCtrl() as xen, XenStore() as store:
         domid = find_domain(domain, xen, store).domid
         info = guest(domid, xen)
         found = record.read(store, domid)

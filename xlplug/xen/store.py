@@ -2,12 +2,12 @@
 """libxenstore, as far as the package needs it."""
 
 import errno
-import os
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar, cast
 
 from xlplug.model.errors import StoreError, XenUnavailableError
 from xlplug.model.hypervisor import Nodes
+from xlplug.xen.alive import silent
 from xlplug.xen.lib import Handle, ffi, libc, load_stable
 from xlplug.xen.protocols import CData, LibC, StoreLib
 
@@ -86,12 +86,17 @@ class XenStore(_Nodes, Handle):
     def __init__(self) -> None:
         self._lib = cast("StoreLib", load_stable("xenstore"))
         self._libc = libc()
-        self._handle = ffi.NULL if _is_dead() else self._lib.xs_open(0)
+        self._handle = ffi.NULL
+        number = silent()
+        if not number:
+            self._handle = self._lib.xs_open(0)
+            number = ffi.errno
         if not self._handle:
-            name = errno.errorcode.get(ffi.errno, str(ffi.errno))
-            raise XenUnavailableError(
-                f"xenstored cannot be reached ({name})", hint="start it: systemctl start xenstored", code="XLP109"
-            )
+            name = errno.errorcode.get(number, str(number))
+            hint = "start it: systemctl start xenstored"
+            if number == errno.ETIMEDOUT:
+                hint = "it runs and does not answer, and xl waits for it as well: systemctl status xenstored"
+            raise XenUnavailableError(f"xenstored cannot be reached ({name})", hint=hint, code="XLP109")
 
     def close(self) -> None:
         """Close the connection; doing it again does nothing."""
@@ -151,29 +156,6 @@ class XenStore(_Nodes, Handle):
         if ffi.errno != errno.EAGAIN:
             _fail("watch", "xenstored", ffi.errno)
         return tuple(found)
-
-
-def _is_dead() -> bool:
-    """Whether xenstored's socket is there and nobody serves it; then ``ffi.errno`` is ECONNREFUSED.
-
-    libxenstore would go on to the kernel's ring, which takes a request and never answers, and it waits on after a signal.
-    Where there is no socket, the ring is right: xenstored runs in another domain.  Source of the path: tools/libs/store/xs.c,
-    xs_daemon_socket.
-    """
-    import _socket  # socket itself adds enums, which takes milliseconds
-
-    folder = os.environ.get("XENSTORED_RUNDIR", "/run/xenstored")
-    probe = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
-    try:
-        probe.connect(os.environ.get("XENSTORED_PATH", f"{folder}/socket"))
-    except ConnectionRefusedError:
-        ffi.errno = errno.ECONNREFUSED
-        return True
-    except OSError:
-        pass
-    finally:
-        probe.close()
-    return False
 
 
 def _absent(verb: str, path: str) -> None:

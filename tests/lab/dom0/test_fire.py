@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.dom0.conftest import BASE, IGD, Guests, discard, dump, journal, sh
+from tests.lab.dom0.conftest import BASE, IGD, Guests, discard, dump, journal, patience, sh
 from tests.lab.dom0.faults import FAIL, KILL_AFTER, KILL_BEFORE, RUN_AFTER, RUN_BEFORE, Fault, Runner
 from tests.lab.dom0.hooked import STOCK, installed
 from xlplug.model.hypervisor import HeldRights
@@ -244,6 +244,27 @@ def test_a_xenstored_that_is_dead(claimant: Claimant, tmp_path: Path) -> None:
         )
         assert done.returncode == 1
         assert done.stderr.startswith("xlplug: xenstored cannot be reached (ECONNREFUSED); ")
+
+
+@pytest.mark.parametrize("ring", [False, True])
+def test_a_xenstored_that_hangs(claimant: Claimant, tmp_path: Path, ring: bool) -> None:
+    """Stopped.  Through its socket, and through the kernel's ring, where libxenstore goes on when there is none."""
+    pid = int(sh("pidof", "xenstored").stdout)
+    environment = {**os.environ, **({"XENSTORED_RUNDIR": str(tmp_path)} if ring else {})}
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        runs = [
+            subprocess.Popen(["python3", "-m", "xlplug", *words], env=environment, stderr=subprocess.PIPE, text=True)
+            for words in (claimant.map, claimant.revoke, ("show",))
+        ]
+        said = [run.communicate(timeout=patience(60))[1] for run in runs]
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert [run.returncode for run in runs] == [1, 1, 1]
+    for text in said:
+        assert text.startswith("xlplug: xenstored cannot be reached (ETIMEDOUT); it runs and does not answer"), text
+    done = sh("env", *(f"{key}={value}" for key, value in environment.items()), "python3", "-m", "xlplug", "show")
+    assert (done.returncode, done.stderr) == (0, ""), "it goes on"
 
 
 def test_xenstored_is_updated_meanwhile(claimant: Claimant, run: Runner) -> None:
