@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""Asks xenstored one thing without libxenstore, which would wait for an answer for ever, also after a signal."""
+"""Asks xenstored one thing without libxenstore, which waits for an answer without end, also after a signal."""
 
 import errno
 import os
