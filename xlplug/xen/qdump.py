@@ -82,12 +82,10 @@ def _set(text: str, line: str) -> RangeSet:
 
 def _sections(text: str) -> dict[int, list[str]]:
     """The lines about each domain's rangesets in the last dump."""
-    lines = [_xens_own(line) for line in text.splitlines()]
-    begins = max((i for i, line in enumerate(lines) if line.startswith(_BEGINS)), default=len(lines))
     found: dict[int, list[str]] = {}
     announced: set[str] = set()
     current: list[str] | None = None
-    for line in lines[begins:]:
+    for line in map(_xens_own, _last_dump(text).splitlines()):
         if _DOMAIN in line:
             number = line.removeprefix(_DOMAIN).removesuffix(":")
             if not number.isdecimal() or int(number) in found:
@@ -102,6 +100,19 @@ def _sections(text: str) -> dict[int, list[str]]:
     if announced != {str(domid) for domid in found}:
         raise ValueError(f"torn dump: domains {sorted(announced)} begin, {sorted(found)} have sets")
     return found
+
+
+def _last_dump(text: str) -> str:
+    """From the line on with which Xen begins it.  A ring may hold megabytes of what was before."""
+    end = len(text)
+    while (at := text.rfind(_BEGINS, 0, end)) >= 0:
+        start = text.rfind("\n", 0, at) + 1
+        # What Python takes for the end of a line besides a newline is one here as well, and in `_sections`.
+        prefix = f"{text[start:at]}-".splitlines()[-1][:-1]
+        if _xens_own(prefix + _BEGINS).startswith(_BEGINS):
+            return prefix + text[at:]
+        end = at
+    return ""
 
 
 def _xens_own(line: str) -> str:

@@ -59,6 +59,14 @@ def test_the_last_dump_counts_even_after_a_torn_one() -> None:
     assert parse_q(BEGIN + torn + "(XEN) other\n" + BEGIN + later) == {7: HELD._replace(ports=RangeSet())}
 
 
+@pytest.mark.parametrize(
+    "line", ["(d7) 'q' pressed", "(XEN) [1] d7 'q' pressed", "'q' pressed", "(XEN) x\r'q' pressed"]
+)
+def test_a_dump_begins_with_a_line_of_xens_own(line: str) -> None:
+    """What only looks like its beginning does not take its place."""
+    assert parse_q(f"{BEGIN}{GUEST}{line}\n") == {7: HELD}
+
+
 def test_no_dump_is_nothing() -> None:
     assert parse_q("") == {}
     assert parse_q(GUEST) == {}, "its beginning was overwritten in the console ring"
