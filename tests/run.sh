@@ -100,13 +100,13 @@ if [ "$what" != unit ]; then
 	if reason=$(build/venv/bin/python -m tests.lab check 2>&1); then
 		jobs=''
 		# The longest first, so that no machine is left alone with one of them at the end.
-		for part in delegate rest stubdom hook igd watch systemd fire; do
+		for part in delegate rest stubdom hook admin igd watch systemd fire; do
 			for release in ${LAB_RELEASES:-bookworm trixie bullseye}; do
 				case $release:$part in
 				bullseye:rest) jobs="$jobs bullseye:smoke" ;;
 				bullseye:igd) jobs="$jobs bullseye:igd-smoke" ;;
 				bullseye:delegate) jobs="$jobs bullseye:delegate-smoke" ;;
-				bullseye:* | trixie:systemd) ;;
+				bullseye:* | trixie:systemd | trixie:admin) ;;
 				*) jobs="$jobs $release:$part" ;;
 				esac
 			done

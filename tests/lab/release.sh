@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 # release.sh RELEASE:PART PYTHON: a part of a release's lab run for tests/run.sh, its output in one piece, its status in a file.
 # Parts, because a good deal of the time is libxl waiting, and so that none takes more than eight minutes alone: "hook",
-# "watch", "stubdom" and "fire" are named after their tests, "igd" and "delegate" have machines of their own, and "rest" is everything
-# else.  "systemd" is a dom0 of its own, with libvirt, on bookworm only.
+# "watch", "stubdom" and "fire" are named after their tests, "igd" and "delegate" have machines of their own, "admin" is doctor,
+# packages and Ansible, and "rest" everything else.  "systemd" is a dom0 of its own, with libvirt, on bookworm only.
+# Tests marked "once" run on bookworm only; LAB_ALL=yes has all of them run everywhere.
 # "smoke", "igd-smoke" and "delegate-smoke" are for the oldest release: what may differ there, in a minute.
 set -u
 release=${1%:*}
@@ -18,6 +19,8 @@ delegate='test_delegate test_delegate_bad test_delegate_bindings test_delegate_d
 # The last one takes xenstored away.
 delegate="$delegate test_delegate_rights test_delegate_store"
 fire='test_fire'
+# What administrators meet, mostly "once": elsewhere too little for a machine of its own.
+admin='test_doctor test_package test_ansible_module'
 machine=standard
 files=''
 set --
@@ -48,12 +51,17 @@ delegate-smoke)
 	;;
 stubdom) files=$stubdom ;;
 fire) files=$fire ;;
-rest) for test in $hook $watch $stubdom $delegate $fire; do set -- "$@" "--ignore=tests/lab/dom0/$test.py"; done ;;
+admin) files=$admin ;;
+rest)
+	[ "$release" = bookworm ] || admin=''
+	for test in $hook $watch $stubdom $delegate $fire $admin; do set -- "$@" "--ignore=tests/lab/dom0/$test.py"; done
+	;;
 *)
 	echo "lab: no part '$part'" >&2
 	exit 2
 	;;
 esac
+[ "$release:${LAB_ALL:-no}" = trixie:no ] && set -- "$@" -m 'not once'
 for test in $files; do set -- "$@" "tests/lab/dom0/$test.py"; done
 "$python" -m tests.lab run --release "$release" --machine "$machine" --timeout 900 --out "$job" -- "$@" >"$job.txt" 2>&1
 echo $? >"$job.status"

@@ -8,6 +8,8 @@ import json
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.lab.dom0.conftest import IGD, Guests, dump
 from xlplug.model.rangeset import RangeSet
 
@@ -28,6 +30,7 @@ def run(tmp_path: Path, *, check: bool = False, **arguments: object) -> dict[str
     return value
 
 
+@pytest.mark.once
 def test_grant(guests: Guests, tmp_path: Path) -> None:
     domid, config = guests.make(IGD)
     stock = dump()[domid]

@@ -72,6 +72,7 @@ def test_no_room_for_a_server(guests: Guests) -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.once
 def test_noise_in_every_register_while_another_vcpu_works(puppet: Puppet, served: Delegate, edu: Device) -> None:
     """Every register of every function, 1, 2 and 4 bytes at a time."""
     for seed, devfn in enumerate(FUNCTIONS):
@@ -89,6 +90,7 @@ def test_noise_in_every_register_while_another_vcpu_works(puppet: Puppet, served
     assert served.process.poll() is None
 
 
+@pytest.mark.once
 def test_every_alignment(puppet: Puppet, served: Delegate) -> None:
     """A BAR of 256 bytes at every multiple of them in a page, and at every power of two; what is below its size is not kept."""
     card = Device(puppet, 0x12, 1)
@@ -106,6 +108,7 @@ def test_every_alignment(puppet: Puppet, served: Delegate) -> None:
     card.decode(0)
 
 
+@pytest.mark.once
 def test_many_moves(puppet: Puppet, served: Delegate, edu: Device) -> None:
     """The guest moves a BAR back and forth without a pause, while the other vCPU looks where it was."""
     puppet.begin("reads32", EDU_AT, 0, 1000, vcpu=1)
@@ -154,6 +157,7 @@ IMPOSSIBLE = (
 )  # fmt: skip
 
 
+@pytest.mark.once
 def test_impossible_requests_in_the_shared_page(puppet: Puppet, served: Delegate, edu: Device) -> None:
     """A request is made impossible while it waits.  Each is answered, and the other vCPU is served meanwhile."""
     server = servers(puppet.domid)[-1].id

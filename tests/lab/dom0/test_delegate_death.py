@@ -111,6 +111,7 @@ def test_sigterm_amid_accesses(puppet: Puppet, served: Delegate) -> None:
         assert puppet.config(0x80, 0, 4) == IDS, "another one may come"
 
 
+@pytest.mark.once
 def test_sigterm_to_the_process_alone(puppet: Puppet, served: Delegate) -> None:
     with waited(puppet, "SIGTERM to the process", (ONES, ONES)):
         os.kill(served.pid, signal.SIGTERM)
@@ -139,12 +140,14 @@ def test_sigkill_while_a_vcpu_waits(puppet: Puppet, served: Delegate) -> None:
     assert verify(puppet.domid)[0] == 0
 
 
+@pytest.mark.once
 def test_sigstop(puppet: Puppet, served: Delegate) -> None:
     with waited(puppet, "SIGSTOP", (KNOWN, IDS)):
         os.kill(served.pid, signal.SIGSTOP)
         served.until(lambda: any("was stopped" in line for line in served.complaints), PATIENCE, "not said")
 
 
+@pytest.mark.once
 def test_dying_again_and_again_is_given_up(puppet: Puppet, served: Delegate) -> None:
     with waited(puppet, "SIGKILL, five times", (ONES, ONES)) as hammer:
         for _ in range(5):
@@ -219,6 +222,7 @@ def test_the_guest_is_destroyed(guests: Guests) -> None:
             clean(served)
 
 
+@pytest.mark.once
 def test_the_host_s_device_is_removed(puppet: Puppet) -> None:
     """And comes back, for the next guest."""
     other = EDU_AT + (1 << 20)
@@ -243,6 +247,7 @@ def test_the_host_s_device_is_removed(puppet: Puppet) -> None:
         assignable(EDU2)
 
 
+@pytest.mark.once
 def test_pciback_lets_go(puppet: Puppet, served: Delegate) -> None:
     sh("xl", "pci-assignable-remove", EDU)
     assert puppet.read(EDU_AT) == KNOWN

@@ -116,6 +116,7 @@ class Service(Daemon):
     command = ("setpriv", "--no-new-privs", f"--bounding-set=-all,{','.join(kept)}", *Daemon.command)
 
 
+@pytest.mark.once
 def test_the_daemon_starts_it_and_takes_over_when_it_dies(tmp_path: Path) -> None:
     """Beside stock xl: no hook starts a wrapper."""
     daemon = Service(tmp_path)
@@ -155,6 +156,7 @@ def test_the_daemon_starts_it_and_takes_over_when_it_dies(tmp_path: Path) -> Non
     assert "Traceback" not in daemon.log.read_text()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("lines", "complaint"),
     [
@@ -184,6 +186,7 @@ def test_what_is_refused_before_anything_is_created(
     assert sh("xl", "domid", "refuseddm").returncode != 0
 
 
+@pytest.mark.once
 def test_a_delegate_that_does_not_start_leaves_no_guest(hook: None, tmp_path: Path, guests: Guests) -> None:
     """Its device is another guest's delegate's."""
     other, _ = guests.make()
@@ -213,6 +216,7 @@ def test_a_pvh_guest(tmp_path: Path) -> None:
         sh("xl", "destroy", str(domid))
 
 
+@pytest.mark.once
 def test_linux_finds_sizes_places_and_uses_it(hook: None, tmp_path: Path) -> None:
     """Debian's own kernel behind stock hvmloader and SeaBIOS; the wrapper has started the delegate."""
     log, path = tmp_path / "serial", tmp_path / "linuxdm.cfg"

@@ -121,6 +121,7 @@ def test_the_iommu_as_xl_sees_it() -> None:
     assert ("hvm_directio" in line.split()) == (doctor().of("iommu")[0][0] == "ok")
 
 
+@pytest.mark.once
 def test_text(config: Path) -> None:
     done = subprocess.run(
         ["xlplug", "doctor", "--strict", str(config)], capture_output=True, text=True, env={**os.environ, **FIRST}
@@ -133,6 +134,7 @@ def test_text(config: Path) -> None:
     assert rows[-1] == f"{len(rows) - 1 - len(optional)} ok, {len(optional)} info, 0 warnings, 0 failures"
 
 
+@pytest.mark.once
 def test_a_device_that_is_not_assignable(config: Path) -> None:
     """What is advised mends it."""
     assert sh("xl", "pci-assignable-remove", VGA).returncode == 0
@@ -146,6 +148,7 @@ def test_a_device_that_is_not_assignable(config: Path) -> None:
     assert doctor(config).bad == []
 
 
+@pytest.mark.once
 def test_pciback_is_not_loaded(config: Path) -> None:
     sh("xl", "pci-assignable-remove", VGA)
     assert sh("rmmod", "xen-pciback").returncode == 0
@@ -159,6 +162,7 @@ def test_pciback_is_not_loaded(config: Path) -> None:
     assert doctor(config).bad == []
 
 
+@pytest.mark.once
 def test_the_hook_is_uninstalled() -> None:
     assert sh("xlplug", "hook", "uninstall").returncode == 0
     try:
@@ -171,6 +175,7 @@ def test_the_hook_is_uninstalled() -> None:
     assert doctor().bad == []
 
 
+@pytest.mark.once
 def test_another_xl_comes_first(tmp_path: Path) -> None:
     other = tmp_path / "xl"
     other.write_text("#!/bin/sh\nexit 1\n")
@@ -180,6 +185,7 @@ def test_another_xl_comes_first(tmp_path: Path) -> None:
     assert found.bad == [("failure", "hook", f"'xl create' is not hooked: it runs {other}", advice)]
 
 
+@pytest.mark.once
 def test_the_wrapper_is_damaged() -> None:
     path = Path(WRAPPER)
     mode, text = path.stat().st_mode, path.read_text()
@@ -218,6 +224,7 @@ def test_another_release_s_library(tmp_path: Path, version: str) -> None:
     assert [f[1] for f in found.findings if f[0] == "failure"] == ["domain control"]
 
 
+@pytest.mark.once
 def test_the_library_is_gone() -> None:
     with instead():
         found = doctor()
@@ -240,6 +247,7 @@ def test_an_unprivileged_user() -> None:
         assert found.of(name)[0][0] == "ok", name
 
 
+@pytest.mark.once
 def test_xenstored_hangs() -> None:
     """Stopped, not killed: it cannot be started a second time in one boot."""
     pid = int(Path("/run/xenstored.pid").read_text())
@@ -252,6 +260,7 @@ def test_xenstored_hangs() -> None:
     assert until(lambda: doctor().bad == [], seconds=60)
 
 
+@pytest.mark.once
 def test_xenstored_s_socket_is_gone() -> None:
     """Its clients then go through the kernel, which works as well."""
     socket = Path("/run/xenstored/socket")
@@ -264,6 +273,7 @@ def test_xenstored_s_socket_is_gone() -> None:
     assert found.of("xenstored")[0][0] == "ok"
 
 
+@pytest.mark.once
 def test_no_dev_mem(config: Path) -> None:
     aside = Path("/dev/mem").rename("/dev/mem-aside")
     try:
@@ -275,6 +285,7 @@ def test_no_dev_mem(config: Path) -> None:
     assert (status, text) == ("warning", "VBIOS header not read: /dev/mem: No such file or directory")
 
 
+@pytest.mark.once
 def test_hazards_of_configs(tmp_path: Path) -> None:
     def write(name: str, more: str) -> Path:
         path = tmp_path / f"{name}.cfg"
@@ -317,6 +328,7 @@ def test_hazards_of_configs(tmp_path: Path) -> None:
     assert found.of(str(model))[0][:2] == ("failure", "the device model /nonexistent is missing or not executable")
 
 
+@pytest.mark.once
 def test_another_domain_has_the_display(config: Path, guests: Guests) -> None:
     domid, _ = guests.make(IGD)
     assert dump()[domid] != HeldRights()

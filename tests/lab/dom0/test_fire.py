@@ -132,6 +132,7 @@ def test_a_revoke(claimant: Claimant, run: Runner) -> None:
         assert (claimant.held, claimant.steps) == (REVOKED, 0), fault
 
 
+@pytest.mark.once
 def test_ssh_goes_away(claimant: Claimant) -> None:
     """The terminal is closed in the middle of it: SIGHUP and EIO come together."""
     for at in (1, 4):
@@ -200,6 +201,7 @@ def hook() -> Iterator[None]:
     yield from installed()
 
 
+@pytest.mark.once
 def test_a_full_log(hook: None, tmp_path: Path) -> None:
     """No room in /var/log, for xl, the wrapper and QEMU: hooked or not, a guest is created."""
     config = tmp_path / "full.cfg"
@@ -219,6 +221,7 @@ def test_a_full_log(hook: None, tmp_path: Path) -> None:
         sh("umount", "-l", "/var/log/xen")
 
 
+@pytest.mark.once
 def test_closed_streams(hook: None, tmp_path: Path) -> None:
     """As stock xl, which creates the guest and goes on as its daemon: through the front end, Python and the wrapper."""
     config = tmp_path / "closed.cfg"

@@ -63,6 +63,7 @@ def newer(name: str, folder: Path) -> str:
     return str(target)
 
 
+@pytest.mark.once
 def test_life_of_a_package(before: set[str], config: Path, tmp_path: Path) -> None:
     install()
     where = ok("python3", "-c", "import xlplug.plan; print(xlplug.plan.__file__, xlplug.plan.__cached__)").split()

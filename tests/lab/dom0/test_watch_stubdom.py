@@ -8,6 +8,8 @@ import os
 import re
 from pathlib import Path
 
+import pytest
+
 from tests.lab.dom0.conftest import Guests, dump, journal, sh, xlplug
 from tests.lab.dom0.hooked import busy, domid_of, until
 from tests.lab.dom0.test_physmap import pages_in
@@ -204,6 +206,7 @@ def test_too_late_is_made_right_and_said(daemon: Daemon, tmp_path: Path, display
         assert sum("before the grants" in line for line in daemon.lines()) == 1
 
 
+@pytest.mark.once
 @again_if_libxl_gives_up
 def test_a_changed_config_is_refused_until_libxl_has_its_own_record(daemon: Daemon, tmp_path: Path) -> None:  # noqa: F811
     daemon.freeze()
