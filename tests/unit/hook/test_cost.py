@@ -16,6 +16,7 @@ from xlplug.dom0.frozen import freeze
 from xlplug.dom0.handover import Handover, offer
 
 ROOT = Path(__file__).parents[3]
+RECORDED = ROOT / "tests" / "recorded" / "domains" / "igd-laptop-stubdom"
 CONFIG = b'name="g"\ntype="hvm"\nmemory=64\nioports=["2f8-2ff"]\n'
 #: Each of these takes longer than all that the hook does of its own.
 DEAR = {
@@ -24,6 +25,8 @@ DEAR = {
     "getopt",
     "re",
     "enum",
+    "collections",
+    "functools",
     "signal",
     "contextlib",
     "json",
@@ -80,8 +83,18 @@ def test_the_front_end_loads_what_reads_a_config(tmp_path: Path) -> None:
     (tmp_path / "xl").symlink_to("/bin/true")
     modules = loaded(script(tmp_path, "xlplug"), "create", "off.cfg", env={"PATH": str(tmp_path)})
     assert "xlplug.config.language" in modules
-    assert modules & (DEAR - {"re", "enum"}) == set()
+    assert modules & DEAR == set()
     assert not {name for name in modules if name.startswith(("xlplug.xen", "xlplug.plan", "xlplug.execute"))}
+
+
+@pytest.mark.parametrize("words", [(), ("--dry-run",)])
+def test_a_grant_on_a_recorded_domain_loads_the_plan_and_what_carries_it_out(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    modules = loaded(script(tmp_path, "xlplug"), "grant", "7", "--recorded", str(RECORDED), *words)
+    assert "xlplug.execute.grants" in modules
+    assert modules & DEAR == set()
+    assert len([name for name in modules if name.startswith("xlplug")]) <= 66
 
 
 def test_help_loads_its_text_only(tmp_path: Path) -> None:
