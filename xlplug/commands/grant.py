@@ -60,7 +60,8 @@ def _grant_living(options: GrantOptions, domain: Domid | str) -> int:
             if config.name != name:
                 text = f"{options.config} is for domain '{config.name}', but domain {info.domid} is '{name}'"
                 raise Refused(Problem(text, "give that domain's config", code="XLP217"))
-        host, who = snapshot.take(xen, store, config), Who(info.domid, domains.stubdom_of(info.domid, store))
+        who = Who(info.domid, domains.stubdom_of(info.domid, store))
+        host = snapshot.take(xen, store, config, stubdom=who.stubdom is not None)
         made = build(config, host, who, BY_HAND, map_legacy=options.map_legacy)
         if not options.map_legacy and grants.tried_in_vain(made, xen, store):
             what = "the device model has the display already and could not map it"

@@ -82,8 +82,9 @@ def _of_domain(what: str) -> Picture:
         info = find_domain(domain, xen, store)
         domid = Domid(info.domid)
         config = domains.domain_config(info)
-        host = snapshot.take(xen, store, config)
-        plan = build(config, host, Who(domid, domains.stubdom_of(domid, store)), BY_HAND)
+        who = Who(domid, domains.stubdom_of(domid, store))
+        host = snapshot.take(xen, store, config, stubdom=who.stubdom is not None)
+        plan = build(config, host, who, BY_HAND)
         held = [Held(c.grantee, c.kind, c.ours, c.held) for c in compare(domid, xen.held(), store)]
     return draw(plan, config, host, held)
 

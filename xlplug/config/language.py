@@ -9,30 +9,26 @@ numbers), the same from Xen 4.14 on.  Where libxlutil aborts or behaves in an un
 The text is lexed as latin-1, so that an index is a byte offset; values are decoded as UTF-8 with surrogate escapes.
 """
 
-import re
 from collections.abc import Sequence
 from typing import NoReturn
 
-from xlplug.config.settings import Settings, Value, json_value, to_long
+from xlplug.config.c_number import leading
+from xlplug.config.settings import Settings, Value, json_value
 from xlplug.model.errors import ConfigError
 
-__all__ = ["Settings", "Value", "json_value", "parse", "to_long"]
+__all__ = ["Settings", "Value", "json_value", "parse"]
 
 #: Deepest list nesting that libxlutil's parser stack takes (bison's YYMAXDEPTH of 10000, two entries a level).
 _MAX_DEPTH = 4996
 
-_STRING = r""""(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'"""
-_IDENT = r"[a-z][._0-9a-z]*"
-_NUMBER = r"[0-9][0-9a-fx]*"
-#: One whole simple statement, or an empty one, up to and with its end.
-_statement = re.compile(
-    rf"""[ \t]*(?:({_IDENT})[ \t]*=[ \t]*(?:"([^"\\\n]*)"|'([^'\\\n]*)'|({_NUMBER}))[ \t]*)?(?:;|(?:\#[^\n]*)?\n)"""
-).match
-_token = re.compile(rf"(\n|\#[^\n]*\n)|({_IDENT})|({_NUMBER})|({_STRING})|(\+=|[\[\],;=])").match
+# The tokens, by the characters that they are made of.  Not as regular expressions: before each domain that may need grants the
+# hook reads its config, and ``re`` takes half as long to load as Python to start.
+_BLANKS = " \t"
+_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz")
+_NUMERALS = frozenset("0123456789")
+_IN_NAME = "abcdefghijklmnopqrstuvwxyz0123456789._"
+_IN_NUMBER = "0123456789abcdefx"
 _NEWLINE, _NAME, _NUM, _STR, _PUNCT = range(1, 6)
-_blanks = re.compile(r"[ \t]*").match
-#: What strtoul(…, 10) takes from the bytes after an octal digit.
-_decimal = re.compile(r"[ \t\v\f\r]*[+-]?[0-9]+").match
 _ESCAPES = {
     "\\": "\\", '"': '"', "'": "'", "a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v",
 }  # fmt: skip
@@ -63,39 +59,39 @@ class _Parser:
 
     def parse(self) -> Settings:
         text, assign, end = self.text, self.settings.assign, len(self.text)
-        simple = "\0" not in text
-        ascii_only = text.isascii()
+        plain, ascii_only = "\0" not in text, text.isascii()
         pos = 0
+        at_line = plain  # at the start of one that may be simple
         while pos < end:
-            match = _statement(text, pos) if simple else None
-            if match is None:
+            newline = text.find("\n", pos) if at_line else -1
+            simple = _simple(text[pos:newline]) if newline >= 0 else None
+            if simple is None:
                 self.pos = pos
                 self.statement()
                 pos = self.pos
+                at_line = plain and text[pos - 1] == "\n"
                 continue
-            name, double, single, number = match.groups()
-            if name is not None:
-                value = number or double or single or ""
+            name, value = simple
+            if name:
                 assign(name, value if ascii_only else _decode(value), pos)
-            pos = match.end()
+            pos = newline + 1
         return self.settings
 
     # tokens
 
     def next(self) -> tuple[int, str]:
         """The next token's kind and text; kind 0 at the end."""
-        blanks = _blanks(self.text, self.pos)
-        self.start = pos = blanks.end() if blanks else self.pos
-        match = _token(self.text, pos)
-        if match is not None:
-            self.pos = match.end()
-            return match.lastindex or 0, match.group()
+        text = self.text
+        self.start = start = _past(text, self.pos, _BLANKS)
+        kind, end = _token(text, start)
+        if kind:
+            self.pos = end
+            return kind, text[start:end]
         # One stray byte at the very end is taken for the end by libxlutil's lexer.
-        if len(self.text) - pos <= 1:
-            self.start = pos
-            self.pos = len(self.text)
+        if len(text) - start <= 1:
+            self.pos = len(text)
             return 0, ""
-        return self.bad_byte(pos)
+        return self.bad_byte(start)
 
     def statement(self) -> None:
         kind, name = self.next()
@@ -176,11 +172,11 @@ class _Parser:
                 out.append(plain)
                 pos = slash + 2
                 continue
-            digits = _decimal(body, slash + 2, slash + 5) if char in "01234567" else None
-            if digits is None or digits.end() - digits.start() < 2:
+            taken = _decimal(body[slash + 2 : slash + 5]) if char in "01234567" else 0
+            if taken < 2:
                 hint = "write a backslash as \\\\; xl knows \\\\ \\\" \\' \\a \\b \\f \\n \\r \\t \\v"
                 self.fail(self.start + 1 + slash, f"unknown escape '\\{char}'", f"\\{char}", hint)
-            pos = digits.end()  # libxlutil drops the character
+            pos = slash + 2 + taken  # libxlutil drops the character
 
     # errors
 
@@ -215,6 +211,74 @@ class _Parser:
             line -= self.text.count("\n", 0, self.extra_at)
             path = "command line"
         raise ConfigError(message, path=path, line=line, column=self.column(pos), text=text, hint=hint, code="XLP202")
+
+
+def _simple(line: str) -> tuple[str, str] | None:
+    """The name and the value of a line that is one plain assignment; no name where the line is empty, or a comment.
+
+    None for anything else.  Most lines are as simple as that, and looking for tokens takes several times as long.
+    """
+    name, equals, value = line.partition("=")
+    name = name.strip(_BLANKS)
+    if name.startswith("#") or (not name and not equals):
+        return "", ""
+    if name[:1] not in _LETTERS or name.strip(_IN_NAME):
+        return None
+    value = value.strip(_BLANKS)
+    quote = value[:1]
+    if quote in _NUMERALS:
+        return None if value.strip(_IN_NUMBER) else (name, value)
+    if quote in ('"', "'") and value.count(quote) == 2 and value[-1] == quote and "\\" not in value:
+        return name, value[1:-1]
+    return None
+
+
+def _token(text: str, pos: int) -> tuple[int, int]:
+    """The kind of the token at ``pos``, and its end; kind 0 where there is none."""
+    char = text[pos : pos + 1]
+    if char in _LETTERS:
+        return _NAME, _past(text, pos, _IN_NAME)
+    if char in _NUMERALS:
+        return _NUM, _past(text, pos, _IN_NUMBER)
+    if char == "\n":
+        return _NEWLINE, pos + 1
+    if char == "#":
+        end = text.find("\n", pos) + 1
+        return (_NEWLINE, end) if end else (0, pos)
+    if char in ('"', "'"):
+        end = _string_end(text, pos)
+        return (_STR, end) if end else (0, pos)
+    if char in ("[", "]", ",", ";", "="):
+        return _PUNCT, pos + 1
+    return (_PUNCT, pos + 2) if text.startswith("+=", pos) else (0, pos)
+
+
+def _past(text: str, pos: int, chars: str) -> int:
+    """Where the first character from ``pos`` on is that is none of ``chars``."""
+    end = len(text)
+    while pos < end and text[pos] in chars:
+        pos += 1
+    return pos
+
+
+def _string_end(text: str, start: int) -> int:
+    """The index after the quote that ends the string at ``start``; 0 where its line ends first."""
+    quote = text[start]
+    pos = start + 1
+    end = text.find(quote, pos)
+    while end >= 0:
+        slash = text.find("\\", pos, end)
+        if slash < 0:
+            return 0 if text.find("\n", start, end) >= 0 else end + 1
+        pos = slash + 2
+        if slash + 1 == end:
+            end = text.find(quote, pos)
+    return 0
+
+
+def _decimal(text: str) -> int:
+    """How many characters strtoul(text, …, 10) takes."""
+    return len(text) - len(leading(text, 10)[1])
 
 
 def _decode(text: str) -> str:

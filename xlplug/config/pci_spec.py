@@ -5,9 +5,9 @@ Accepts and rejects what libxlutil does (tools/libs/util/libxlu_pci.c, xlu_pci_p
 Where libxlutil is undefined (a BDF without a function) this refuses.
 """
 
-import re
 from typing import Any, NamedTuple, NoReturn
 
+from xlplug.config.c_number import leading
 from xlplug.model.bdf import Bdf
 from xlplug.model.errors import ConfigError
 
@@ -17,9 +17,6 @@ _HINT = "write it as 00:02.0 or 0000:00:02.0, then key=value pairs after commas"
 _NO_VMD = "switch VMD off in the firmware's setup"
 _FLAGS = ("permissive", "seize", "msitranslate", "power_mgmt")
 _POLICIES = ("strict", "relaxed", "invalid")
-# Compiled when they are first used: most configurations have no pci=.
-_ATOI = r"[ \t\n\v\f\r]*([+-]?)0*([0-9]+)"
-_HEX = r"[ \t\n\v\f\r]*([+-]?)(?:0[xX])?([0-9a-fA-F]+)"
 
 
 class PciSpec(NamedTuple):
@@ -152,19 +149,12 @@ class _Spec:
 
 def _c_atoi(text: str) -> int:
     """atoi(): strtol's 64 bits, which saturate, cut to 32."""
-    match = re.match(_ATOI, text)
-    if match is None:
-        return 0
-    sign, digits = match.groups()
-    number = int(digits) if len(digits) < 20 else 1 << 64
-    number = max(-number, -(1 << 63)) if sign == "-" else min(number, (1 << 63) - 1)
-    return number & 0xFFFFFFFF
+    number = leading(text, 10)[0] or 0
+    return max(-(1 << 63), min(number, (1 << 63) - 1)) & 0xFFFFFFFF
 
 
 def _scan(text: str) -> tuple[int | None, str]:
-    """sscanf("%x"): a number and what follows, or None."""
-    match = re.match(_HEX, text)
-    if match is None:
-        return None, text
-    number = min(int(match.group(2), 16), (1 << 64) - 1)
-    return (-number if match.group(1) == "-" else number) & 0xFFFFFFFF, text[match.end() :]
+    """sscanf("%x"): a number, strtoul's 64 bits cut to 32, and what follows it; or None."""
+    number, after = leading(text, 16)
+    most = (1 << 64) - 1
+    return (None if number is None else max(-most, min(number, most)) & 0xFFFFFFFF), after

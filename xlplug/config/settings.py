@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """The settings of one configuration, with xl's ways of reading them.  language.py fills them in."""
 
-import re
 from collections.abc import Iterator
 
+from xlplug.config.c_number import to_long
 from xlplug.model.problem import Problem
 
-__all__ = ["Settings", "Value", "json_value", "to_long"]
+__all__ = ["Settings", "Value", "json_value"]
 
 Value = str | list["Value"]
-
-_long = re.compile(r"[ \t\n\v\f\r]*([+-]?)(?:0[xX]([0-9a-fA-F]+)|0([0-7]*)|([1-9][0-9]*))\Z").match
 
 
 class Settings:
@@ -116,22 +114,6 @@ class Settings:
         self._at[name] = at
         self.appended.add(name)
         return True
-
-
-def to_long(text: str) -> int | None:
-    """What strtol(text, …, 0) makes of the whole text, or None (EINVAL, or ERANGE beyond 64 signed bits)."""
-    match = _long(text)
-    if match is None:
-        return None
-    sign, hexadecimal, octal, decimal = match.groups()
-    if hexadecimal is not None:
-        number = int(hexadecimal, 16)
-    elif decimal is not None:
-        number = int(decimal) if len(decimal) < 20 else 1 << 64
-    else:
-        number = int(octal or "0", 8)
-    number = -number if sign == "-" else number
-    return number if -(1 << 63) <= number < 1 << 63 else None
 
 
 def json_value(value: Value) -> str:

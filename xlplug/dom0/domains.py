@@ -84,9 +84,8 @@ def domain_config(info: DomainInfo) -> DomainConfig:
     Raises:
         ConfigError: there is none: another toolstack's domain, or one still being built.
     """
-    import json
-
     from xlplug.config.from_libxl import from_libxl
+    from xlplug.model import lean_json
 
     data = libxl_json(info)
     if data is None:
@@ -97,7 +96,7 @@ def domain_config(info: DomainInfo) -> DomainConfig:
             code="XLP206",
         )
     try:
-        value = json.loads(data.rstrip(b"\0"))
+        value = lean_json.loads(data.rstrip(b"\0"))
     except (ValueError, RecursionError) as error:
         raise ConfigError(
             f"libxl's JSON does not parse ({error})",

@@ -33,12 +33,11 @@ def parse(data: bytes, path: str, extra: Sequence[str] = ()) -> DomainConfig:
         ConfigError: xl would not accept it either.
     """
     if data.lstrip()[:1] == b"{":
-        import json
-
         from xlplug.config.from_libxl import from_libxl
+        from xlplug.model import lean_json
 
         try:
-            value = json.loads(data.rstrip(b"\0"))
+            value = lean_json.loads(data.rstrip(b"\0"))
         except (ValueError, RecursionError) as error:
             raise ConfigError(
                 f"neither an xl config nor JSON ({error})",

@@ -47,13 +47,17 @@ def read_firmware(
     memory: tuple[MemRegion, ...],
     dev_mem: str = DEV_MEM,
     mmcfg: tuple[Range, ...] = (),
+    asked: tuple[PciDevice, ...] | None = None,
 ) -> tuple[OpRegion | None, Vbios | None, tuple[HostNote, ...]]:
-    """The OpRegion and the VBIOS header, None where there is none, and why one could not be read."""
+    """The OpRegion and the VBIOS header, None where there is none, and why one could not be read.
+
+    ``devices`` are all that are known; only what belongs to those in ``asked`` is read, where that is given.
+    """
     notes: list[HostNote] = []
     opregion: OpRegion | None = None
     vbios: Vbios | None = None
     host = HostSnapshot("", devices, memory, mmcfg=mmcfg)
-    for device in devices:
+    for device in devices if asked is None else asked:
         address = device.config_u32(ASLS)
         if is_igd(device) and has_opregion(device) and address is not None:
             try:

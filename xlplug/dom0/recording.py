@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from xlplug.dom0.files import read_all
 from xlplug.dom0.json_field import Field
+from xlplug.model import lean_json
 from xlplug.model.addr import Domid
 from xlplug.model.errors import HostError
 from xlplug.model.host import (
@@ -141,10 +142,8 @@ def scrub_libxl(data: bytes) -> bytes:
     Raises:
         HostError: it is not JSON.
     """
-    import json
-
     try:
-        value = json.loads(data.rstrip(b"\0"))
+        value = lean_json.loads(data.rstrip(b"\0"))
         text = _without_secrets(value)
     except (ValueError, RecursionError) as error:
         raise HostError(f"libxl's record of the domain is not JSON ({error})", code="XLP204") from error
@@ -299,12 +298,10 @@ def _bytes(path: str) -> bytes | None:
 
 
 def _load(path: str) -> object:
-    import json
-
     data = _bytes(path)
     if data is None:
         raise HostError(f"{path}: no such file", hint="make one with 'xlplug record'", code="XLP804")
     try:
-        return json.loads(data)
+        return lean_json.loads(data)
     except (ValueError, RecursionError) as error:
         raise HostError(f"{path}: not JSON ({error})", hint="make one with 'xlplug record'", code="XLP805") from error

@@ -19,25 +19,29 @@ if TYPE_CHECKING:
     from xlplug.model.host import PciDevice
 
 
-def take(xen: "XenCtrl | None", store: Store | None, config: DomainConfig | None = None) -> HostSnapshot:
+def take(
+    xen: "XenCtrl | None", store: Store | None, config: DomainConfig | None = None, *, stubdom: bool = False
+) -> HostSnapshot:
     """This host, as far as it can be read; ``notes`` say what could not.
 
-    With a ``config`` only what its plan looks at is read, which is quick.
+    With a ``config`` only what its plan looks at is read, which is quick.  ``stubdom``: it has a stubdomain, even if the
+    configuration does not say so.
     """
     from xlplug.dom0 import pci
     from xlplug.dom0.os_release import distribution
 
     memory, notes = _memory(xen)
     owned = pci.owners(store) if store is not None and (config is None or config.pci or config.delegate) else None
-    devices, left_out = _functions(config, owned)
+    devices, left_out, assigned = _functions(config, owned)
     notes += left_out
     opregion = vbios = pin = None
     mmcfg: tuple[Range, ...] = ()
-    if devices and (config is None or config.pci):
+    asked = devices if config is None else _with_firmware(config, assigned, stubdom=stubdom or config.stubdom)
+    if asked:
         from xlplug.dom0 import firmware, opregion_pin
 
         mmcfg = firmware.read_mmcfg()
-        opregion, vbios, firmware_notes = firmware.read_firmware(devices, memory, mmcfg=mmcfg)
+        opregion, vbios, firmware_notes = firmware.read_firmware(devices, memory, mmcfg=mmcfg, asked=asked)
         notes += firmware_notes
         pin = opregion_pin.remember(opregion)
     return HostSnapshot(
@@ -80,18 +84,32 @@ def _memory(xen: "XenCtrl | None") -> tuple[tuple[MemRegion, ...], list[HostNote
 
 def _functions(
     config: DomainConfig | None, owned: "dict[Bdf, Domid] | None"
-) -> "tuple[tuple[PciDevice, ...], tuple[HostNote, ...]]":
-    """What a configuration assigns, and the whole host where its plan depends on that."""
+) -> "tuple[tuple[PciDevice, ...], tuple[HostNote, ...], tuple[PciDevice, ...]]":
+    """What a configuration assigns, and the whole host where its plan depends on that; notes; what it assigns, alone."""
     from xlplug.dom0 import pci
     from xlplug.plan import needs_whole_host
 
     if config is None:
-        return pci.everything(owned)
-    assigned = tuple((e.bdf, e.all_functions) for e in config.pci if e.bdf is not None)
-    named = pci.functions((*assigned, *((spec.host, False) for spec in config.delegate)), owned)
+        return (*pci.everything(owned), ())
+    wanted = tuple((e.bdf, e.all_functions) for e in config.pci if e.bdf is not None)
+    named, notes = pci.functions((*wanted, *((spec.host, False) for spec in config.delegate)), owned)
     ours = {spec.host for spec in config.delegate}
-    whole = needs_whole_host(config, (device for device in named[0] if device.bdf not in ours))
-    return pci.everything(owned) if whole else named
+    assigned = tuple(device for device in named if device.bdf not in ours)
+    return (*(pci.everything(owned) if needs_whole_host(config, assigned) else (named, notes)), assigned)
+
+
+def _with_firmware(
+    config: DomainConfig, assigned: "tuple[PciDevice, ...]", *, stubdom: bool
+) -> "tuple[PciDevice, ...]":
+    """Those of the assigned functions that are planned with what firmware left in memory, which only /dev/mem shows.
+
+    Host 00:02.0, because of the OpRegion and because QEMU wants its VBIOS; and, because a stubdomain gets a right on as much
+    as the VBIOS's header says, the display that the machine was booted with.
+    """
+    from xlplug.igd import IGD
+
+    shadow = stubdom and config.gfx_passthru is not None
+    return tuple(device for device in assigned if device.bdf == IGD or (shadow and device.boot_vga))
 
 
 def _libraries() -> tuple[tuple[str, str], ...]:

@@ -183,7 +183,7 @@ def _grant(config: "DomainConfig", who: Who, occasion: Occasion, xen: "XenCtrl",
     from xlplug.execute import grants
     from xlplug.plan import build
 
-    host = snapshot.take(xen, store, config)
+    host = snapshot.take(xen, store, config, stubdom=who.stubdom is not None)
     made = build(config, host, who, occasion)
     for text in made.warnings:
         streams.complain(f"warning: {text}")

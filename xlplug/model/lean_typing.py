@@ -5,28 +5,38 @@
 each NamedTuple.  `install` puts this module in its place for one process, before anything else of ours is imported.  mypy and
 all other processes see the real one.  Whoever asks for something that is not here gets the real one too, from then on.
 
+``collections.abc`` is treated likewise: its classes are there from the start, and only its package takes long to load.
+
 A test holds `NamedTuple` to the behaviour of the real one.
 """
 
+import _collections_abc
 import sys
 from _collections import _tuplegetter  # type: ignore[import-not-found] # in C: collections.namedtuple uses it as well
-from collections.abc import Callable, Iterable
 
 __all__ = ["install", "uninstall"]
 
 TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
 _new_tuple = tuple.__new__
 
 
 def install() -> None:
     """Become ``typing`` where that has not been imported yet."""
     sys.modules.setdefault("typing", sys.modules[__name__])
+    sys.modules.setdefault("collections.abc", _collections_abc)
 
 
 def uninstall() -> None:
     """Let what is imported from now on have the real one."""
     if sys.modules.get("typing") is sys.modules[__name__]:
         del sys.modules["typing"]
+    if sys.modules.get("collections.abc") is _collections_abc:
+        import collections
+
+        collections.abc = _collections_abc  # Python itself does so from 3.13 on
 
 
 def __getattr__(name: str) -> object:
@@ -125,7 +135,7 @@ class _Tuple(tuple):  # type: ignore[type-arg]
         return dict(zip(self._fields, self, strict=True))  # type: ignore[attr-defined]
 
     @classmethod
-    def _make(cls, values: Iterable[object]) -> "_Tuple":
+    def _make(cls, values: "Iterable[object]") -> "_Tuple":
         made: _Tuple = _new_tuple(cls, values)
         if len(made) != len(cls._fields):  # type: ignore[attr-defined]
             raise TypeError(f"Expected {len(cls._fields)} arguments, got {len(made)}")  # type: ignore[attr-defined]

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import _cffi_backend
@@ -12,10 +13,14 @@ import pytest
 
 from tests.abi.oracle import require
 from xlplug.dom0.find_config import parse
+from xlplug.dom0.firmware import read_firmware
 from xlplug.dom0.frozen import freeze
 from xlplug.dom0.handover import Handover, offer
+from xlplug.model.bdf import Bdf
+from xlplug.model.host import HostSnapshot
 
 ROOT = Path(__file__).parents[3]
+RECORDED = ROOT / "tests" / "recorded" / "domains" / "igd-laptop-stubdom"
 CONFIG = b'name="g"\ntype="hvm"\nmemory=64\nioports=["2f8-2ff"]\n'
 #: Each of these takes longer than all that the hook does of its own.
 DEAR = {
@@ -24,6 +29,8 @@ DEAR = {
     "getopt",
     "re",
     "enum",
+    "collections",
+    "functools",
     "signal",
     "contextlib",
     "json",
@@ -80,8 +87,18 @@ def test_the_front_end_loads_what_reads_a_config(tmp_path: Path) -> None:
     (tmp_path / "xl").symlink_to("/bin/true")
     modules = loaded(script(tmp_path, "xlplug"), "create", "off.cfg", env={"PATH": str(tmp_path)})
     assert "xlplug.config.language" in modules
-    assert modules & (DEAR - {"re", "enum"}) == set()
+    assert modules & DEAR == set()
     assert not {name for name in modules if name.startswith(("xlplug.xen", "xlplug.plan", "xlplug.execute"))}
+
+
+@pytest.mark.parametrize("words", [(), ("--dry-run",)])
+def test_a_grant_on_a_recorded_domain_loads_the_plan_and_what_carries_it_out(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    modules = loaded(script(tmp_path, "xlplug"), "grant", "7", "--recorded", str(RECORDED), *words)
+    assert "xlplug.execute.grants" in modules
+    assert modules & DEAR == set()
+    assert len([name for name in modules if name.startswith("xlplug")]) <= 66
 
 
 def test_help_loads_its_text_only(tmp_path: Path) -> None:
@@ -113,32 +130,60 @@ def test_a_creation_that_needs_nothing_starts_grep_and_nothing_else(tmp_path: Pa
     assert len([line for line in reads if line.endswith("= 1")]) == 0, "byte by byte"
 
 
+#: Class, vendor, where: what a configuration assigns; with its other words; whether /dev/mem has to be read for it.
+IGD, CARD, NIC = ("0x030000", "0x8086", 2), ("0x030000", "0x1002", 5), ("0x020000", "0x8086", 5)
+
+
 @pytest.mark.parametrize(
-    ("vendor", "display", "memory"), [("0x8086", True, True), ("0x1002", True, False), ("0x8086", False, False)]
+    ("assigned", "words", "memory"),
+    [
+        (IGD, "gfx_passthru='igd'", True),
+        (CARD, "gfx_passthru='igd'", False),
+        (CARD, "gfx_passthru='igd', stubdom=True", True),  # which gets a right on as much as the VBIOS's header says
+        (CARD, "stubdom=True", False),
+        (NIC, "gfx_passthru='igd', stubdom=True", False),
+    ],
 )
-def test_only_what_is_assigned_is_read_and_memory_for_an_intel_display_only(
-    tmp_path: Path, vendor: str, display: bool, memory: bool
+def test_only_what_is_assigned_is_read_and_memory_for_host_00_02_0_or_a_stubdomain(
+    tmp_path: Path, assigned: tuple[str, str, int], words: str, memory: bool
 ) -> None:
+    slot = assigned[2]
     devices = tmp_path / "devices"
-    for number in range(8):
+    for number in range(8):  # an Intel display is always there
+        kind, vendor, _ = IGD if number == 2 else assigned
         folder = devices / f"0000:00:{number:02x}.0"
         folder.mkdir(parents=True)
         (folder / "vendor").write_text(f"{vendor}\n")
         (folder / "device").write_text("0x1234\n")
-        (folder / "class").write_text("0x030000\n" if display else "0x020000\n")
-        (folder / "resource").write_text("0x0 0x0 0x0\n" * 7)
+        (folder / "class").write_text(f"{kind}\n")
+        (folder / "boot_vga").write_text("1\n")
+        (folder / "resource").write_text("0x0 0x0 0x0\n" * 6 + "0xc0000 0xdffff 0x212\n")
         (folder / "config").write_bytes((b"\0" * 0xFC) + (0x7A18D018).to_bytes(4, "little"))
     (tmp_path / "mem").write_bytes(b"")
     code = tmp_path / "code.py"
     code.write_text(
-        f"import sys; sys.path += {[str(ROOT)]!r}\n"
-        "from xlplug.dom0 import firmware, pci\nfrom xlplug.model.bdf import Bdf\nfrom xlplug.model.host import MemRegion\n"
-        f"devices, notes = pci.functions(((Bdf(0, 0, 2, 0), False),), None, {str(devices)!r})\n"
+        f"import sys; sys.path += {[str(ROOT), os.path.dirname(_cffi_backend.__file__)]!r}\n"
+        "from xlplug.config.domain import DomainConfig\n"
+        "from xlplug.dom0 import firmware, pci, snapshot\nfrom xlplug.model.bdf import Bdf\n"
+        "from xlplug.model.host import MemRegion\n"
+        f"config = DomainConfig(type='hvm', {words})\n"
+        f"devices, notes = pci.functions(((Bdf(0, 0, {slot}, 0), False),), None, {str(devices)!r})\n"
         "assert len(devices) == 1 and not notes\n"
-        f"firmware.read_firmware(devices, (MemRegion(0x7A000000, 0x7B000000, 2),), {str(tmp_path / 'mem')!r})\n"
+        "asked = snapshot._with_firmware(config, devices, stubdom=config.stubdom)\n"
+        "regions = (MemRegion(0x7A000000, 0x7B000000, 2),)\n"
+        f"firmware.read_firmware(devices, regions, {str(tmp_path / 'mem')!r}, asked=asked)\n"
     )
     opened = traced(tmp_path, "openat", [sys.executable, "-IS", str(code)])
     mine = [line.partition('"')[2].partition('"')[0] for line in opened if f'"{tmp_path}/' in line]
     folders = {Path(path).parent.name for path in mine if path.startswith(str(devices))}
-    assert folders == {"0000:00:02.0"}
+    assert folders == {f"0000:00:{slot:02x}.0"}
     assert (str(tmp_path / "mem") in mine) == memory
+
+
+def test_of_a_whole_host_only_what_is_assigned_is_asked_of_its_memory(host: Callable[[str], HostSnapshot]) -> None:
+    """A display beside an Intel one: who owns legacy VGA depends on both, and /dev/mem is not for the other one."""
+    laptop = host("igd-laptop")
+    card = next(device for device in laptop.devices if device.bdf != Bdf(0, 0, 2, 0))
+    opregion, vbios, notes = read_firmware(laptop.devices, laptop.memory, "/nowhere", asked=(card,))
+    assert (opregion, vbios, notes) == (None, None, ())
+    assert len(read_firmware(laptop.devices, laptop.memory, "/nowhere")[2]) == 2

@@ -84,8 +84,11 @@ lean_typing.install()
 import typing
 assert typing is lean_typing
 from typing import Any, NamedTuple, Protocol, cast
-assert "re" not in sys.modules
+from collections.abc import Mapping
+assert not {"re", "collections"} & sys.modules.keys()
 from typing import get_type_hints
+import collections.abc
+assert collections.abc.Mapping is Mapping
 assert sys.modules["typing"] is not lean_typing and get_type_hints.__module__ == "typing"
 lean_typing.install()
 assert sys.modules["typing"] is not lean_typing, "who comes first stays"
