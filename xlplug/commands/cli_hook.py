@@ -5,7 +5,6 @@ import click
 
 from xlplug.commands.click_group import Group, run_and_exit, text_or_json
 from xlplug.commands.completion import files
-from xlplug.hook import create, install
 
 __all__ = ["COMMANDS"]
 
@@ -22,6 +21,8 @@ def create_(words: tuple[str, ...]) -> None:
     Everything that can be refused is refused before anything is created. A
     domain that needs no legacy range goes to xl unchanged.
     """
+    from xlplug.hook import create
+
     run_and_exit(create.create, words)
 
 
@@ -29,6 +30,8 @@ def create_(words: tuple[str, ...]) -> None:
 @click.argument("words", shell_complete=files, metavar="[CONFIG] FILE [xl's options]", nargs=-1, type=click.UNPROCESSED)
 def restore(words: tuple[str, ...]) -> None:
     """Run xl restore, granting what the domain needs."""
+    from xlplug.hook import create
+
     run_and_exit(create.restore, words)
 
 
@@ -36,6 +39,8 @@ def restore(words: tuple[str, ...]) -> None:
 @click.argument("words", shell_complete=files, metavar="[xl's options]", nargs=-1, type=click.UNPROCESSED)
 def receive(words: tuple[str, ...]) -> None:
     """Run xl migrate-receive, granting what the domain needs."""
+    from xlplug.hook import create
+
     run_and_exit(create.receive, words)
 
 
@@ -57,6 +62,8 @@ _prefix = click.option(
 @_prefix
 def hook_install(prefix: str) -> None:
     """Install the front end of xl and the device model wrapper."""
+    from xlplug.hook import install
+
     run_and_exit(install.install, prefix)
 
 
@@ -76,6 +83,8 @@ def hook_status(config: str | None, extra: tuple[str, ...], form: str) -> None:
 @click.option("--force", is_flag=True, help="Also while guests run that need it for their next reboot.")
 def hook_uninstall(prefix: str, *, force: bool) -> None:
     """Remove exactly what was installed."""
+    from xlplug.hook import install
+
     run_and_exit(lambda: install.uninstall(prefix, force=force))
 
 

@@ -61,22 +61,27 @@ def survey(configs: Sequence[str] = (), places: Places | None = None, doors: Doo
 
 def _modules() -> tuple[Named, ...]:
     return (
-        Named("cffi", _module("cffi", "xlplug.xen._ffi")),
-        Named("pyudev", _module("pyudev", "xlplug.dom0.udev")),
-        Named("click", _module("click", "xlplug.commands.cli")),
+        Named("cffi", _module("cffi", "_cffi_backend", "xlplug.xen._ffi")),
+        Named("pyudev", _module("pyudev", "pyudev", "xlplug.dom0.udev")),
+        Named("click", _module("click", "click", "xlplug.commands.cli")),
     )
 
 
-def _module(name: str, user: str) -> Reading[str]:
-    """The version of a module, once the module of ours that uses it has been imported."""
+def _module(name: str, module: str, user: str) -> Reading[str]:
+    """The version of a package by its ``module``, once the module of ours that uses it has been imported."""
     import importlib
-    from importlib import metadata
 
     try:
         importlib.import_module(user)
     except ImportError as error:
         return Broken(f"Python's {name} cannot be loaded: {error}", f"install it (Debian: python3-{name})")
-    try:
-        return f"{name} {metadata.version(name)}"
-    except metadata.PackageNotFoundError:
-        return f"{name}, version not known"
+    # Newer versions of click do not say it like this, and importlib.metadata takes as long as all else that doctor loads.
+    version = vars(sys.modules[module]).get("__version__")
+    if version is None:
+        from importlib import metadata
+
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            return f"{name}, version not known"
+    return f"{name} {version}"
