@@ -20,7 +20,7 @@ from xlplug.delegate.supervisor import Supervisor
 from xlplug.dom0 import domains, pci, streams
 from xlplug.dom0.os_release import distribution
 from xlplug.model.addr import Domid
-from xlplug.model.errors import ConfigError, HostError, Refused, UsageError, XlplugError
+from xlplug.model.errors import EXIT_USAGE, ConfigError, HostError, Refused, UsageError, XlplugError
 from xlplug.model.problem import Problem
 from xlplug.xen.ctrl import XenCtrl
 from xlplug.xen.lib import load_stable
@@ -66,16 +66,20 @@ def _specs(options: DmOptions) -> tuple[Spec, ...]:
     """What the command line names.
 
     Raises:
-        UsageError, ConfigError: they do not fit together.
+        UsageError: they do not fit together.
+        ConfigError: one cannot be read; its exit code is a UsageError's.
     """
     if options.adopt and (options.devices or options.vslot is not None):
         raise UsageError("--adopt takes over what the record names", hint="leave the devices out", code="XLP230")
     if not options.adopt and not options.devices:
         raise UsageError("no device is named", hint="give BDF[,vslot=NN], for example 0000:03:00.0", code="XLP230")
     if options.vslot is not None and len(options.devices) > 1:
-        raise ConfigError("--vslot is for one device", path="dm", hint="write BDF,vslot=NN for each", code="XLP230")
-    with _on_the_command_line():
+        raise UsageError("--vslot is for one device", hint="write BDF,vslot=NN for each", code="XLP230")
+    try:
         return tuple(parse_spec(text, vslot=options.vslot) for text in options.devices)
+    except ConfigError as error:
+        error.path, error.exit_code = "dm", EXIT_USAGE
+        raise
 
 
 @contextlib.contextmanager

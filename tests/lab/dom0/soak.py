@@ -28,7 +28,8 @@ from xlplug.xen.ctrl import XenCtrl
 from xlplug.xen.devicemodel import DeviceModel
 from xlplug.xen.store import XenStore
 
-_MEMORY = RangeSet([(0xA0, 0xC0)])  # libxl's or kept as if it were, for a display of class 0300
+#: libxl's, or kept as if they were: the frame buffer of a display of class 0300, and its ROM line, which is the VBIOS's shadow.
+_MEMORY = RangeSet([(0xA0, 0xE0)])
 _SERIAL = RangeSet([(0x2F8, 0x300)])
 _REBOOT = 1  # SHUTDOWN_reboot.  Source: xen/include/public/sched.h
 _HOOKED = f"/usr/local/sbin:{os.environ['PATH']}"

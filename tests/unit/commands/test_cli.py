@@ -182,6 +182,8 @@ def test_config_prints_a_json_object_a_line(tmp_path: Path) -> None:
         (["nonsense"], 2, "No such command"),
         (["config"], 2, "Missing argument"),
         (["record", "host", "-o", "/nonexistent/x"], 1, ""),
+        (["dm", "7", "03:00"], 2, "dm: '03:00' is not a PCI address"),
+        (["dm", "7", "03:00.0", "04:00.0", "--vslot", "5"], 2, "--vslot is for one device"),
     ],
 )
 def test_mistakes_get_one_line_and_their_exit_code(arguments: list[str], code: int, says: str) -> None:
