@@ -14,7 +14,7 @@ from typing import IO, NamedTuple
 
 import pytest
 
-from tests.lab.dom0.conftest import dump, patience, sh
+from tests.lab.dom0.conftest import BASE, discard, dump, patience, sh
 from xlplug.model.hypervisor import HeldRights
 from xlplug.xen.qdump import parse_q
 
@@ -92,6 +92,23 @@ def name_for(request: pytest.FixtureRequest) -> str:
     return (
         hashlib.sha256(request.node.name.encode()).hexdigest()[:12].translate(str.maketrans("0123456789", "ghijklmnop"))
     )
+
+
+@contextmanager
+def own_config(folder: Path, request: pytest.FixtureRequest, extra: str = "") -> Iterator[Path]:
+    """A config's path; its name is the test's, and the domain that bears it is destroyed at the end."""
+    name = name_for(request)
+    path = folder / f"{name}.cfg"
+    path.write_text(f'name="{name}"\n{BASE}{extra}')
+    yield path
+    if domid_of(name) is not None:
+        discard(name)
+    assert domid_of(name) is None
+
+
+def add(path: Path, text: str) -> None:
+    """Add to a config."""
+    path.write_text(path.read_text() + text)
 
 
 def domid_of(name: str) -> int | None:

@@ -7,10 +7,12 @@ access that nobody answers leaves that vCPU waiting, and the test sees that it d
 
 import select
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.lab.dom0.conftest import sh
+from tests.lab.dom0.conftest import Guests, sh
 from xlplug.xen.devicemodel import DeviceModel
 from xlplug.xen.evtchn import EventChannels
 from xlplug.xen.foreignmemory import ForeignMemory
@@ -29,6 +31,17 @@ OPERATIONS = (
 EDU, TESTDEV, NE2K, RTL8139, EDU2 = (f"0000:00:{slot:02x}.0" for slot in range(0x10, 0x15))
 
 HVM = 'firmware_override="/stubdom/puppet"\n'
+
+
+@contextmanager
+def living(folder: Path, extra: str = "") -> "Iterator[Puppet]":
+    """A guest that waits for its first instruction; ``extra`` goes into its config."""
+    guests = Guests(folder)
+    domid, _ = guests.make(f"{HVM}{extra}")
+    with Puppet(domid) as made:
+        assert sh("xl", "unpause", str(domid)).returncode == 0
+        yield made
+    guests.destroy(domid)
 
 
 class StuckError(Exception):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.dom0.conftest import VGA, Guests, sh, xlplug
+from tests.lab.dom0.conftest import VGA, Guests, xlplug
 from tests.lab.dom0.delegates import Delegate, delegate, servers, verify
-from tests.lab.dom0.puppet import BUFFER, EDU, EDU2, HVM, NE2K, RTL8139, TESTDEV, Device, Puppet, assignable
+from tests.lab.dom0.puppet import BUFFER, EDU, EDU2, NE2K, RTL8139, TESTDEV, Device, Puppet, assignable, living
 from xlplug.model.rangeset import RangeSet
 
 EDU_AT, DEV_AT, PREFETCH_AT, SMALL_AT, SECOND_AT = 0xF0000000, 0xF1000000, 0xF2000000, 0xF3000100, 0xF4000000
@@ -18,12 +18,8 @@ PORTS, MEMORY = 1, 2
 
 @pytest.fixture(scope="module")
 def puppet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Puppet]:
-    them = Guests(tmp_path_factory.mktemp("puppet"))
-    domid, _ = them.make(f"{HVM}vcpus=2\n")
-    with Puppet(domid) as made:
-        assert sh("xl", "unpause", str(domid)).returncode == 0
+    with living(tmp_path_factory.mktemp("puppet"), "vcpus=2\n") as made:
         yield made
-    them.destroy(domid)
 
 
 @pytest.fixture(scope="module")

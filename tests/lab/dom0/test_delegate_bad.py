@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.dom0.conftest import Guests, sh, xlplug
+from tests.lab.dom0.conftest import Guests, xlplug
 from tests.lab.dom0.delegates import Delegate, delegate, servers, verify
-from tests.lab.dom0.puppet import EDU, EDU2, HVM, NE2K, RTL8139, TESTDEV, Device, Puppet, assignable
+from tests.lab.dom0.puppet import EDU, EDU2, NE2K, RTL8139, TESTDEV, Device, Puppet, assignable, living
 from xlplug.model.rangeset import RangeSet
 from xlplug.xen.devicemodel import DeviceModel
 from xlplug.xen.evtchn import EventChannels
@@ -25,13 +25,9 @@ MOVES = 10_000  #: each is a config write of the guest's, with an unmapping and 
 
 @pytest.fixture(scope="module")
 def puppet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Puppet]:
-    them = Guests(tmp_path_factory.mktemp("puppet"))
-    domid, _ = them.make(f"{HVM}vcpus=2\n")
-    with Puppet(domid) as made:
-        assert sh("xl", "unpause", str(domid)).returncode == 0
+    with living(tmp_path_factory.mktemp("puppet"), "vcpus=2\n") as made:
         made.start_cpu(1)
         yield made
-    them.destroy(domid)
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.dom0.conftest import Guests, sh
-from tests.lab.dom0.puppet import BUFFER, HVM, Puppet
+from tests.lab.dom0.puppet import BUFFER, Puppet, living
 from xlplug.xen.devicemodel import DeviceModel
 from xlplug.xen.evtchn import EventChannels
 from xlplug.xen.foreignmemory import ForeignMemory
@@ -25,12 +24,8 @@ MMIO = 0xF1000000
 
 @pytest.fixture(scope="module")
 def puppet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Puppet]:
-    them = Guests(tmp_path_factory.mktemp("puppet"))
-    domid, _ = them.make(f"{HVM}vcpus=2\n")
-    with Puppet(domid) as made:
-        assert sh("xl", "unpause", str(domid)).returncode == 0
+    with living(tmp_path_factory.mktemp("puppet"), "vcpus=2\n") as made:
         yield made
-    them.destroy(domid)
 
 
 def program(folder: Path, name: str, *arguments: object) -> "subprocess.Popen[str]":

@@ -17,7 +17,7 @@ import pytest
 from tests.lab.dom0.conftest import Guests, patience, sh, xlplug
 from tests.lab.dom0.delegates import Delegate, adopting, alive, delegate, servers, verify
 from tests.lab.dom0.hammer import Hammer, hammering
-from tests.lab.dom0.puppet import EDU, EDU2, HVM, Device, Puppet, assignable
+from tests.lab.dom0.puppet import EDU, EDU2, HVM, Device, Puppet, assignable, living
 from xlplug.delegate.state import path_of
 
 EDU_AT = 0xF0000000
@@ -35,12 +35,8 @@ def bound() -> None:
 
 @pytest.fixture(scope="module")
 def puppet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Puppet]:
-    them = Guests(tmp_path_factory.mktemp("puppet"))
-    domid, _ = them.make(HVM)
-    with Puppet(domid) as made:
-        assert sh("xl", "unpause", str(domid)).returncode == 0
+    with living(tmp_path_factory.mktemp("puppet")) as made:
         yield made
-    them.destroy(domid)
 
 
 def place(puppet: Puppet, slot: int = 0x10, address: int = EDU_AT) -> None:

@@ -10,22 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.dom0.conftest import Guests, sh
+from tests.lab.dom0.conftest import Guests
 from tests.lab.dom0.delegates import Delegate, delegate
-from tests.lab.dom0.puppet import EDU, HVM, NE2K, Puppet, assignable
+from tests.lab.dom0.puppet import EDU, NE2K, Puppet, assignable, living
 
 
 @pytest.fixture(scope="module")
 def puppet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Puppet]:
     assignable(EDU, NE2K)
-    them = Guests(tmp_path_factory.mktemp("puppet"))
-    domid, _ = them.make(HVM)
+    them = Guests(tmp_path_factory.mktemp("other"))
     other, _ = them.make()
-    with Puppet(domid) as made:
+    with living(tmp_path_factory.mktemp("puppet")) as made:
         made.other = other  # type: ignore[attr-defined]
-        assert sh("xl", "unpause", str(domid)).returncode == 0
         yield made
-    them.destroy(domid)
     them.destroy(other)
 
 

@@ -10,16 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.dom0.conftest import BASE, IGD, VGA, discard, dump, journal, sh
+from tests.lab.dom0.conftest import BASE, IGD, VGA, dump, journal, sh
 from tests.lab.dom0.hooked import (
     FRONT_END,
     STOCK,
     WRAPPER,
     Probe,
+    add,
     domid_of,
     guests_of_xen,
     installed,
-    name_for,
+    own_config,
     qemu_log,
     until,
     xl,
@@ -45,19 +46,8 @@ def hook() -> Iterator[None]:
 
 @pytest.fixture
 def config(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A config's path; its name is the test's, and whatever domain bears it is destroyed."""
-    name = name_for(request)
-    path = tmp_path / f"{name}.cfg"
-    path.write_text(f'name="{name}"\n{BASE}')
-    yield path
-    domid = domid_of(name)
-    if domid is not None:
-        discard(name)
-    assert domid_of(name) is None
-
-
-def add(path: Path, text: str) -> None:
-    path.write_text(path.read_text() + text)
+    with own_config(tmp_path, request) as path:
+        yield path
 
 
 def destroy(name: str) -> None:

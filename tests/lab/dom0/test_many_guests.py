@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.dom0.conftest import BASE, IGD, discard, dump, journal, sh, xlplug
+from tests.lab.dom0.conftest import IGD, dump, journal, sh, xlplug
 from tests.lab.dom0.delegates import delegate
-from tests.lab.dom0.hooked import STOCK, domid_of, installed, name_for, qemu_log, until, xl
+from tests.lab.dom0.hooked import STOCK, domid_of, installed, own_config, qemu_log, until, xl
 from tests.lab.dom0.puppet import EDU, assignable
 from tests.lab.dom0.test_watch import MEMORY, PORTS, Daemon, daemon  # noqa: F401 - a fixture
 from xlplug.model.errors import XenError
@@ -63,13 +63,8 @@ def disperse(names: list[str]) -> None:
 
 @pytest.fixture
 def config(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A display guest's."""
-    name = name_for(request)
-    path = tmp_path / f"{name}.cfg"
-    path.write_text(f'name="{name}"\n{BASE}{IGD}')
-    yield path
-    if domid_of(name) is not None:
-        discard(name)
+    with own_config(tmp_path, request, IGD) as path:
+        yield path
 
 
 def granted(domid: int) -> bool:

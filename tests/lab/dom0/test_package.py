@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.dom0.conftest import BASE, IGD, discard, dump, journal
-from tests.lab.dom0.hooked import domid_of, name_for, qemu_log, until
+from tests.lab.dom0.conftest import IGD, dump, journal
+from tests.lab.dom0.hooked import domid_of, own_config, qemu_log, until
 from tests.lab.dom0.packaged import COPIES, install, offer, ok, run, withdraw
 from xlplug.model.rangeset import RangeSet
 from xlplug.xen.devicemodel import DeviceModel
@@ -40,12 +40,8 @@ def before() -> Iterator[set[str]]:
 
 @pytest.fixture
 def config(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    name = name_for(request)
-    path = tmp_path / f"{name}.cfg"
-    path.write_text(f'name="{name}"\n{BASE}{IGD}')
-    yield path
-    if domid_of(name) is not None:
-        discard(name)
+    with own_config(tmp_path, request, IGD) as path:
+        yield path
 
 
 def newer(name: str, folder: Path) -> str:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.dom0.conftest import BASE, IGD, VGA, discard, dump, journal, sh
-from tests.lab.dom0.hooked import domid_of, guests_of_xen, name_for, qemu_log, until
+from tests.lab.dom0.conftest import IGD, VGA, dump, journal, sh
+from tests.lab.dom0.hooked import add, domid_of, guests_of_xen, own_config, qemu_log, until
 from xlplug.model.rangeset import RangeSet
 from xlplug.xen.ctrl import XenCtrl
 
@@ -83,16 +83,8 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 
 @pytest.fixture
 def config(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    name = name_for(request)
-    path = tmp_path / f"{name}.cfg"
-    path.write_text(f'name="{name}"\n{BASE}')
-    yield path
-    if domid_of(name) is not None:
-        discard(name)
-
-
-def add(path: Path, text: str) -> None:
-    path.write_text(path.read_text() + text)
+    with own_config(tmp_path, request) as path:
+        yield path
 
 
 def paused(domid: int) -> bool:
