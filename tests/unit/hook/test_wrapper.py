@@ -276,7 +276,7 @@ class World:
 def world(host: Callable[[str], HostSnapshot], monkeypatch: pytest.MonkeyPatch) -> Callable[..., World]:
     def make(**options: object) -> World:
         made = World(host("igd-laptop"), **options)  # type: ignore[arg-type]
-        monkeypatch.setattr(snapshot, "take", lambda xen, store, config, stubdom: made.snapshot)
+        monkeypatch.setattr(snapshot, "take", lambda xen, store, config, *, stubdom: made.snapshot)
         return made
 
     return make
