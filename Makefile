@@ -30,7 +30,7 @@ faults: $(VENV)/.test
 
 # Generated hosts, configurations and sequences of runs against the rules of the documents.  EXAMPLES=5000 for more.
 properties: $(VENV)/.test
-	@EXAMPLES=$(or $(EXAMPLES),400) $(IN)/python -m pytest -q tests/property/test_plans.py tests/property/test_applied.py
+	@EXAMPLES=$(or $(EXAMPLES),400) $(IN)/python -m pytest -q tests/property
 
 # The code broken on purpose: which property notices?
 breakages: $(VENV)/.test

@@ -70,12 +70,21 @@ packages() {
 	echo 'tests: packages built'
 }
 
+# With what it cost, children included.
+unit() {
+	build/venv/bin/python -m pytest
+	status=$?
+	times >build/unit.times # in this shell: in a pipe it would be of another
+	echo "tests: processor time of the units, user and system: $(tail -n 1 build/unit.times)"
+	return $status
+}
+
 faults() {
-	build/venv/bin/python -m pytest tests/fault && make --no-print-directory PYTHON="$python" properties
+	build/venv/bin/python -m pytest tests/fault tests/fuzz/test_growth.py && make --no-print-directory PYTHON="$python" properties
 }
 
 [ "${CI:-}" = true ] && export XLPLUG_REQUIRE=abi,umockdev,strace,lint,wheel,root,man,packages,pictures
-[ "$what" = lab ] || beside unit build/venv/bin/python -m pytest
+[ "$what" = lab ] || beside unit unit
 [ "$what" = unit ] || beside deb packages
 wait
 [ "$what" = lab ] || told unit

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.examples import examples
 from tests.property.test_xlcfg_oracle import ROWS
 from xlplug.config.xl_command_line import parse_create
 from xlplug.dom0.find_config import parse, read_as_xl
 from xlplug.model.errors import ConfigError
 
 FRONT_END = (Path(__file__).parents[2] / "hooks" / "xl").read_text()
-COUNT = 10_000
+COUNT = examples(1000, 10_000)
 
 NAMES = [
     b"gfx_passthru",

@@ -4,6 +4,7 @@
 import random
 
 from tests.abi import oracle
+from tests.examples import examples
 from xlplug.config.language import Settings, Value, parse
 from xlplug.config.pci_spec import parse_pci_spec
 from xlplug.model.errors import ConfigError
@@ -101,7 +102,7 @@ PIECES = [
 
 def test_generated_token_soup_agrees_with_libxlutil() -> None:
     rng = random.Random(20)
-    compare([b"".join(rng.choices(PIECES, k=rng.randrange(1, 12))) for _ in range(6000)])
+    compare([b"".join(rng.choices(PIECES, k=rng.randrange(1, 12))) for _ in range(examples(600, 6000))])
 
 
 def test_generated_near_valid_configs_agree_with_libxlutil() -> None:
@@ -116,7 +117,7 @@ def test_generated_near_valid_configs_agree_with_libxlutil() -> None:
         return rng.choice([b"1", b"'a b'", b'"c\\t"', b"0x10", b"017", b'"\xc3\xa9"', b'"-5"', b"99999999999999999999"])
 
     cases = []
-    for _ in range(3000):
+    for _ in range(examples(300, 3000)):
         lines = [
             rng.choice([b"a", b"b", b"c.d", b"e1"])
             + rng.choice([b"=", b" = ", b"+="])
@@ -173,8 +174,8 @@ def test_pci_specs_agree_with_libxlutil() -> None:
         "1",
         " ",
     ]
-    cases = [*SPECS, *("".join(rng.choices(parts, k=rng.randrange(1, 10))) for _ in range(3000))]
-    for _ in range(2000):
+    cases = [*SPECS, *("".join(rng.choices(parts, k=rng.randrange(1, 10))) for _ in range(examples(300, 3000)))]
+    for _ in range(examples(200, 2000)):
         text = list(rng.choice(SPECS))
         if text:
             text[rng.randrange(len(text))] = rng.choice("0123456789abcdef:.*@,= xg-")

@@ -13,13 +13,11 @@ while read -r key value; do
 done </proc/$$/status
 fds=
 for fd in /proc/$$/fd/*; do
-    [ -e $fd ] && [ "$(readlink $fd)" != {base} ] && fds="$fds ${{fd##*/}}"
+    [ -e $fd ] && ! [ $fd -ef {base} ] && fds="$fds ${{fd##*/}}"
 done
-tr '\\000' '\\001' </proc/$$/cmdline >{base}.argv
-tr '\\000' '\\001' </proc/$$/environ >{base}.environment
 printf "$signals" >{base}.signals
-echo $$ >{base}.pid
-echo $fds >{base}.fds
+cat /proc/$$/cmdline /proc/$$/environ >{base}.started
+printf '%s\n' $# $$ "$fds" >{base}.numbers
 {then}
 """
 
@@ -48,21 +46,23 @@ class Recorder(NamedTuple):
 
     @property
     def ran(self) -> bool:
-        return Path(f"{self.path}.fds").exists()
+        return Path(f"{self.path}.numbers").exists()
 
     def read(self) -> Record:
-        def text(kind: str) -> str:
+        def read(kind: str) -> str:
             return Path(f"{self.path}.{kind}").read_bytes().decode("utf-8", "surrogateescape")
 
-        variables = dict(word.split("=", 1) for word in text("environment").split("\1")[:-1])
-        masks = dict(line.split(":") for line in text("signals").splitlines())
+        masks = dict(line.split(":") for line in read("signals").splitlines())
+        count, pid, fds = read("numbers").splitlines()
+        started = read("started").split("\0")[:-1]
+        end = 2 + int(count)  # of argv: the interpreter, the script and its arguments
         return Record(
-            text("argv").split("\1")[1:-1],
-            variables,
+            started[1:end],
+            dict(word.split("=", 1) for word in started[end:]),
             int(masks["SigIgn"], 16) & ~_INTERNAL,
             int(masks["SigBlk"], 16),
-            sorted(int(word) for word in text("fds").split()),
-            int(text("pid")),
+            sorted(int(word) for word in fds.split()),
+            int(pid),
         )
 
 

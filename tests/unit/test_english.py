@@ -5,12 +5,13 @@ import ast
 import io
 import re
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 import xlplug
+from tests.sources import nodes
 
 ROOT = Path(xlplug.__file__).parent
 #: What is forbidden, and what to write instead.
@@ -39,17 +40,17 @@ PAGES = sorted(
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "_ffi.py")
 
 
-def messages(tree: ast.AST) -> Iterator[tuple[int, str]]:
+def messages(module: Sequence[ast.AST]) -> Iterator[tuple[int, str]]:
     """Every string that is not a docstring or another statement by itself."""
-    prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    for node in ast.walk(tree):
+    prose = {id(node.value) for node in module if isinstance(node, ast.Expr)}
+    for node in module:
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
             yield node.lineno, node.value
 
 
-def prose(text: str) -> Iterator[tuple[int, str]]:
+def prose(module: Sequence[ast.AST], text: str) -> Iterator[tuple[int, str]]:
     """Docstrings and comments."""
-    for node in ast.walk(ast.parse(text)):
+    for node in module:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             yield node.lineno, node.value.value
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
@@ -60,8 +61,7 @@ def prose(text: str) -> Iterator[tuple[int, str]]:
 def found(path: Path) -> list[str]:
     text = path.read_text()
     name = path.relative_to(ROOT)
-    lines = list(messages(ast.parse(text)))
-    lines += prose(text)
+    lines = [*messages(nodes(path)), *prose(nodes(path), text)]
     return [f"{name}:{line}: '{match[0]}'" for line, string in lines if (match := FORBIDDEN.search(string))]
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.sources import nodes
 from xlplug.dom0.find_config import parse
 from xlplug.dom0.recording import load_host
 from xlplug.model import errors
@@ -18,9 +19,9 @@ PAGE = (ROOT / "docs" / "errors.md").read_text()
 _CARRIERS = {"Refused", "Problem"}
 
 
-def modules() -> Iterator[tuple[Path, ast.Module]]:
+def modules() -> Iterator[tuple[Path, tuple[ast.AST, ...]]]:
     for path in sorted((ROOT / "xlplug").rglob("*.py")):
-        yield path.relative_to(ROOT), ast.parse(path.read_text())
+        yield path.relative_to(ROOT), nodes(path)
 
 
 def name_of(node: ast.expr) -> str:
@@ -30,8 +31,8 @@ def name_of(node: ast.expr) -> str:
 def codes() -> set[str]:
     """Every code in the package."""
     found = set()
-    for _, tree in modules():
-        for node in ast.walk(tree):
+    for _, module in modules():
+        for node in module:
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found |= set(re.findall(r"^XLP\d{3}$", node.value))
     return found
@@ -40,8 +41,8 @@ def codes() -> set[str]:
 def texts() -> list[str]:
     """Every string of the package, f-strings with a placeholder for each value."""
     found = []
-    for _, tree in modules():
-        for node in ast.walk(tree):
+    for _, module in modules():
+        for node in module:
             if isinstance(node, ast.JoinedStr):
                 found.append("".join(v.value if isinstance(v, ast.Constant) else "…" for v in node.values))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -64,8 +65,8 @@ def test_every_error_is_raised_with_a_code() -> None:
     assert len(uncoded) > 5
     bare = [
         f"{path}:{node.lineno}"
-        for path, tree in modules()
-        for node in ast.walk(tree)
+        for path, module in modules()
+        for node in module
         if isinstance(node, ast.Call) and name_of(node.func) in uncoded
         if "code" not in [keyword.arg for keyword in node.keywords]
     ]

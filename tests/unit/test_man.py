@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """The manual pages as groff reads them, and completion as shells read it."""
 
+import functools
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.abi.oracle import require
+from tests.forked import xlplug
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,6 +33,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {path.name: path for path in out.iterdir()}
 
 
+@functools.cache
 def shown(page: Path) -> str:
     env = {**os.environ, "MANWIDTH": "80", "LC_ALL": "C.UTF-8", "MAN_KEEP_FORMATTING": ""}
     done = subprocess.run([tool("man"), "-l", "--warnings", str(page)], capture_output=True, text=True, env=env)
@@ -55,9 +58,7 @@ def test_every_command_has_a_page_and_no_page_warns(pages: dict[str, Path]) -> N
 
 def test_pages_say_what_help_says(pages: dict[str, Path]) -> None:
     for name in commands():
-        done = subprocess.run(
-            [sys.executable, "-m", "xlplug", name, "--help"], capture_output=True, text=True, cwd=ROOT
-        )
+        done = xlplug(name, "--help")
         text = " ".join(shown(pages[f"xlplug-{name}.8"]).split())
         for option in set(re.findall(r"(?<=  )--[a-z-]+", done.stdout)) - {"--help"}:
             assert option in text, f"{name}: {option}"
@@ -117,7 +118,5 @@ def test_completion_completes(shell: str, tmp_path: Path) -> None:
 def test_what_is_completed(words: str, answer: str) -> None:
     """Numbers and names of domains are completed in the lab: tests/lab/dom0/test_package.py."""
     env = {**os.environ, "_XLPLUG_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
-    done = subprocess.run(
-        [sys.executable, "-c", "from xlplug.__main__ import main; main()"], capture_output=True, text=True, env=env
-    )
+    done = xlplug(env=env)
     assert done.stdout == answer + "\n", done.stderr

@@ -249,21 +249,19 @@ class MemXen:
         if not gfns:
             return
         domain = self._domains.get(domid)
-        error = XenError(call, errno.EINVAL, f"domid={domid} extents={len(gfns)} order={order}")
-        if domain is None:
-            raise error
         size, taken = 1 << order, set[int]()
         try:
-            if _touch(gfns, size) and domain.ram.covers(gfns[0], gfns[-1] + size):
+            if domain is not None and _touch(gfns, size) and domain.ram.covers(gfns[0], gfns[-1] + size):
                 taken.update(gfns)
                 return
             for gfn in gfns:
-                if gfn in taken or not domain.ram.covers(gfn, gfn + size):
-                    raise error
+                if domain is None or gfn in taken or not domain.ram.covers(gfn, gfn + size):
+                    raise XenError(call, errno.EINVAL, f"domid={domid} extents={len(gfns)} order={order}")
                 taken.add(gfn)
         finally:
-            domain.ram -= RangeSet((gfn, gfn + size) for gfn in taken)
-            domain.info = domain.info._replace(nr_pages=domain.info.nr_pages - size * len(taken))
+            if domain is not None and taken:
+                domain.ram -= RangeSet((gfn, gfn + size) for gfn in taken)
+                domain.info = domain.info._replace(nr_pages=domain.info.nr_pages - size * len(taken))
 
     def set_max_mem(self, domid: int, kib: int) -> None:
         self._enter("xc_domain_setmaxmem", domid)

@@ -14,6 +14,7 @@ import jsonschema
 import pytest
 
 from tests.abi.oracle import require
+from tests.forked import xlplug
 from xlplug.abi import elf, symbols
 from xlplug.abi.elf import find_libraries, look_into, read_imports
 from xlplug.abi.symbols import OWNERS, SYMBOLS, Imported, Imports, judge
@@ -382,10 +383,7 @@ def test_numbers_that_only_a_damaged_file_has(qemu: Path, tmp_path: Path) -> Non
 
 
 def run(*words: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "xlplug", "abi", *map(str, words)], cwd=ROOT, capture_output=True, text=True,
-        env={"PATH": os.environ["PATH"], **variables},
-    )  # fmt: skip
+    return xlplug("abi", *map(str, words), env={"PATH": os.environ["PATH"], **variables})
 
 
 def test_the_command(qemu: Path) -> None:
@@ -425,7 +423,10 @@ def test_the_command_without_what_it_needs(tmp_path: Path) -> None:
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr == "xlplug: this machine does not run on Xen; give the path of a QEMU to look at [XLP851]\n"
     (tmp_path / "elftools.py").write_text("raise ImportError('no')\n")
-    done = run(sys.executable, PYTHONPATH=str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-m", "xlplug", "abi", sys.executable], cwd=ROOT, capture_output=True, text=True,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         "xlplug: this needs pyelftools, which is not installed; install it (Debian: python3-pyelftools) [XLP853]\n"

@@ -10,6 +10,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from tests.forked import xlplug
 from xlplug.audit.fleet import audit
 from xlplug.audit.judge import Verdict
 from xlplug.model.errors import HostError
@@ -140,7 +141,7 @@ def test_nothing_to_audit(what: str, tmp_path: Path) -> None:
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "xlplug", "audit", *words], capture_output=True, text=True, cwd=ROOT)
+    return xlplug("audit", *words)
 
 
 def test_command(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""The command line: real processes, on recorded hosts, right and wrong."""
+"""The command line: processes (tests/forked.py), on recorded hosts, right and wrong."""
 
 import json
 import os
@@ -13,6 +13,7 @@ import jsonschema
 import pytest
 from click.testing import CliRunner
 
+from tests.forked import CHECKOUT, xlplug
 from xlplug.commands import cli, fast_argv, fast_help, grant, plan, show
 from xlplug.commands.click_group import TASKS
 from xlplug.dom0.recording import load_domain
@@ -28,9 +29,24 @@ DOMAINS = ROOT / "tests" / "recorded" / "domains"
 EXAMPLE = str(ROOT / "examples" / "domain.cfg")
 
 
-def xlplug(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([sys.executable, "-m", "xlplug", *arguments], input=stdin, capture_output=True, cwd=ROOT)
-    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["--version"],
+        ["grant", "7", "--recorded", str(DOMAINS / "igd-laptop-stubdom")],
+        ["plan", EXAMPLE, "--host", str(HOSTS / "igd-laptop.json")],
+        ["grnat"],
+        ["config", "-"],
+        ["config", "/nonexistent"],
+    ],
+)
+def test_a_command_that_python_starts_does_what_the_others_here_do(words: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", "xlplug", *words], input=b"a=1\n", capture_output=True, cwd=ROOT)
+    forked = xlplug(*words, stdin=b"a=1\n")
+    assert (done.returncode, done.stdout.decode(), done.stderr.decode()) == (
+        forked.returncode, forked.stdout, forked.stderr,
+    )  # fmt: skip
 
 
 def test_grant_on_a_recorded_domain() -> None:
@@ -94,10 +110,11 @@ def test_show_and_revoke(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_plan_follows_its_published_schema() -> None:
     schema = json.loads((ROOT / "docs" / "plan.schema.json").read_text())
+    valid = jsonschema.validators.validator_for(schema)(schema)
     for host in sorted(HOSTS.glob("*.json")):
         done = xlplug("plan", EXAMPLE, "--host", str(host), "--format", "json", "--map-legacy")
         plan = json.loads(done.stdout)
-        jsonschema.validate(plan, schema)
+        valid.validate(plan)
         assert done.returncode == (1 if plan["refusals"] else 0)
         if plan["steps"] and "igd-laptop" in host.name:
             assert {s["op"] for s in plan["steps"]} == {
@@ -120,7 +137,7 @@ def test_names_that_no_terminal_should_see(tmp_path: Path, encoding: str) -> Non
     env = {**os.environ, "PYTHONIOENCODING": encoding}
     for words in (["plan", str(path), "--host", host], ["map", str(path), "--host", host], ["doctor", str(path)],
                   ["hook", "status", str(path)], ["plan", f"{path}.none"]):  # fmt: skip
-        done = subprocess.run([sys.executable, "-m", "xlplug", *words], cwd=ROOT, capture_output=True, env=env)
+        done = CHECKOUT.run(*words, env=env)
         said = done.stdout + done.stderr
         assert b"Traceback" not in said, said.decode(errors="replace")
         assert b"\x1b" not in said

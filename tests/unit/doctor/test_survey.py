@@ -3,6 +3,7 @@
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import subprocess
@@ -15,8 +16,9 @@ from typing import Any
 import jsonschema
 import pytest
 
+from tests.forked import xlplug
 from tests.unit.fakes import recorder
-from xlplug.doctor import survey, survey_xenstored
+from xlplug.doctor import survey, survey_hook, survey_xenstored
 from xlplug.doctor.checks import examine
 from xlplug.doctor.facts import Facts, Hook, InstalledFile, Named, Wrapper
 from xlplug.doctor.finding import FAILURE, INFO, OK, WARNING, Finding, worst
@@ -35,6 +37,8 @@ from xlplug.plan import Plan
 from xlplug.xen.in_memory import MemStore
 
 ROOT = Path(__file__).parents[3]
+PATH = {"PATH": "/usr/bin:/bin"}
+output_of = survey_hook._output_of
 VGA = "0000:00:01.0"
 CONFIG = f'name="g"\ntype="hvm"\nmemory=64\nvga="none"\ngfx_passthru="igd"\npci=["{VGA}"]\n'
 
@@ -159,7 +163,18 @@ def dom0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dom0:
     monkeypatch.setattr(create, "real", lambda override: override or qemu)
     monkeypatch.setattr(device_model, "firmware_folder", lambda version: str(tmp_path))
     assert install.install(made.places.prefix) == 0
+    monkeypatch.setattr(survey_hook, "_output_of", _output_of)
     return made
+
+
+@functools.cache
+def answer(*argv: str) -> list[str]:
+    return output_of(list(argv))
+
+
+def _output_of(argv: list[str]) -> list[str]:
+    """Of the wrapper, which is the same in each of these: started once."""
+    return answer(*argv)
 
 
 def lines(facts: Facts) -> dict[str, Finding]:
@@ -632,10 +647,10 @@ def test_a_stubdomain_s_images(dom0: Dom0, tmp_path: Path) -> None:
 # real processes, on whatever machine this is
 
 
-def xlplug(*words: str, **env: str) -> "subprocess.CompletedProcess[str]":
+def started(*words: str, **env: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "xlplug", *words],
-        cwd=ROOT, env={"PATH": "/usr/bin:/bin", **env}, capture_output=True, text=True, timeout=120,
+        cwd=ROOT, env=PATH | env, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
 
 
@@ -647,7 +662,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_text_and_json_agree(config: str) -> None:
-    text, data = xlplug("doctor", config), xlplug("doctor", "--format", "json", config)
+    text, data = started("doctor", config), xlplug("doctor", "--format", "json", config, env=PATH)
     assert text.stderr == data.stderr == ""
     report = json.loads(data.stdout)
     jsonschema.validate(report, json.loads((ROOT / "docs" / "doctor.schema.json").read_text()))
@@ -657,7 +672,7 @@ def test_text_and_json_agree(config: str) -> None:
     assert "pl\\nain.cfg" in rows[-2]
     expected = 1 if report["status"] == FAILURE else 0
     assert text.returncode == data.returncode == expected
-    assert xlplug("doctor", "--strict").returncode == (0 if report["status"] == OK else 1)
+    assert xlplug("doctor", "--strict", env=PATH).returncode == (0 if report["status"] == OK else 1)
     counts = [sum(f["status"] == status for f in report["findings"]) for status in (OK, INFO, WARNING, FAILURE)]
     counts += [count] if (count := sum(len(f["skipped"]) for f in report["findings"])) else []
     assert [int(word) for word in rows[-1].replace(",", "").split() if word.isdecimal()] == counts
@@ -671,7 +686,7 @@ def test_wrong_use() -> None:
 @pytest.mark.parametrize("module", ["_cffi_backend", "pyudev"])
 def test_a_missing_module_is_a_finding(tmp_path: Path, module: str) -> None:
     (tmp_path / f"{module}.py").write_text(f"raise ModuleNotFoundError('No module named {module}', name='{module}')\n")
-    done = xlplug("doctor", PYTHONPATH=f"{tmp_path}:{ROOT}")
+    done = started("doctor", PYTHONPATH=f"{tmp_path}:{ROOT}")
     name = {"_cffi_backend": "cffi"}.get(module, module)
     assert (done.returncode, done.stderr) == (1, "")
     line = next(line for line in done.stdout.splitlines() if f"  {name} " in line)
@@ -681,7 +696,7 @@ def test_a_missing_module_is_a_finding(tmp_path: Path, module: str) -> None:
 
 def test_a_missing_click_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "click.py").write_text("raise ModuleNotFoundError('No module named click', name='click')\n")
-    done = xlplug("doctor", PYTHONPATH=f"{tmp_path}:{ROOT}")
+    done = started("doctor", PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "xlplug: Python's click is not installed; install it (Debian: python3-click)\n"
 

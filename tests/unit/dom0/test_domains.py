@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import xlplug
+from tests import sources
 from xlplug.commands.common import find_domain
 from xlplug.dom0 import nodes
 from xlplug.dom0.domains import guests, stubdom_of, target_and_stubdom
@@ -50,8 +51,7 @@ def test_every_path_of_xenstore_is_in_one_module() -> None:
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in ROOT.rglob("*.py")
         if path.name not in ("nodes.py", "_ffi.py")
-        for statement in ast.parse(path.read_text()).body
-        for node in ast.walk(statement)
+        for node in sources.nodes(path)
         if isinstance(node, ast.Constant)
         and isinstance(node.value, str)
         and node.value.startswith(("/local/", "/libxl/", "/vm/"))

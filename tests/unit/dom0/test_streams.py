@@ -69,7 +69,7 @@ def test_xl_finds_closed_what_it_would_have_found_closed(tmp_path: Path, redirec
     real.mkdir()
     text = (ROOT / "hooks" / "xl").read_text().replace("\nxlplug=xlplug\n", f"\nxlplug={front}/xlplug\n")
     (front / "xl").write_text(text)
-    (front / "xlplug").write_text(f'#!/bin/sh\nexec {sys.executable} -I {front}/start.py "$@"\n')
+    (front / "xlplug").write_text(f'#!/bin/sh\nexec {sys.executable} -IS {front}/start.py "$@"\n')
     (front / "start.py").write_text(
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom xlplug.__main__ import main; main()\n"
     )

@@ -13,6 +13,8 @@ import threading
 import time
 from pathlib import Path
 
+import _cffi_backend
+import click
 import pytest
 
 from tests.unit.fakes import Recorder, recorder
@@ -23,19 +25,27 @@ from xlplug.dom0.savefile import parse_head
 from xlplug.hook import create
 
 ROOT = Path(__file__).parents[3]
+#: As what ``make install`` makes of hooks/xlplug starts: -IS, and nothing that is imported for Xen's sake alone.
 PROGRAM = """
-import contextlib, sys
-sys.path.insert(0, {root!r})
+import sys
+sys.path[:0] = {folders!r}
+from xlplug.model import lean_typing
+lean_typing.install()
 import xlplug.xen.ctrl, xlplug.xen.store
 from xlplug.dom0 import domains, snapshot
 from xlplug.dom0 import recording
 from xlplug.xen.in_memory import MemStore, MemXen
-xlplug.xen.ctrl.XenCtrl = lambda: contextlib.nullcontext(MemXen())
-xlplug.xen.store.XenStore = lambda: contextlib.nullcontext(MemStore())
+class Opened:
+    def __init__(self, what): self.what = what
+    def __enter__(self): return self.what
+    def __exit__(self, *error): pass
+xlplug.xen.ctrl.XenCtrl = lambda: Opened(MemXen())
+xlplug.xen.store.XenStore = lambda: Opened(MemStore())
 snapshot.take = lambda xen, store, config: recording.load_host({host!r})
 from xlplug.__main__ import main
 main()
 """
+FOLDERS = [str(ROOT), str(Path(_cffi_backend.__file__).parent), str(Path(click.__file__).parents[1])]
 PLAIN = b'name="g"\ntype="hvm"\nmemory=64\n'
 LEGACY = PLAIN + b'vga="none"\ngfx_passthru="igd"\npci=["00:02.0"]\n'
 
@@ -58,7 +68,7 @@ class Host:
         self.qemu = recorder(folder / "qemu").path
         self.program = folder / "program.py"
         host = str(ROOT / "tests" / "recorded" / "hosts" / "igd-laptop.json")
-        self.program.write_text(PROGRAM.format(root=str(ROOT), host=host))
+        self.program.write_text(PROGRAM.format(folders=FOLDERS, host=host))
         self.environment = {
             "PATH": f"{self.bin}:/usr/bin:/bin",
             "XLPLUG_DEVICE_MODEL": str(self.wrapper),
@@ -73,7 +83,7 @@ class Host:
 
     def run(self, *words: str, stdin: int | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-I", str(self.program), *words], cwd=self.folder, env=self.environment | variables,
+            [sys.executable, "-IS", str(self.program), *words], cwd=self.folder, env=self.environment | variables,
             stdin=stdin if stdin is not None else subprocess.DEVNULL, capture_output=True, text=True,
         )  # fmt: skip
 
@@ -185,7 +195,7 @@ def test_what_is_handed_over(host: Host, words: list[str], stdin: str | None) ->
     recorder(Path(host.xl.path), then="exec sleep 60")
     file = (host.folder / (stdin or "plain.cfg")).open("rb")
     process = subprocess.Popen(
-        [sys.executable, "-I", str(host.program), "create", *words], cwd=host.folder, env=host.environment, stdin=file
+        [sys.executable, "-IS", str(host.program), "create", *words], cwd=host.folder, env=host.environment, stdin=file
     )
     try:
         end = time.monotonic() + 10
@@ -402,7 +412,7 @@ class Sent:
 
     def __call__(self, data: bytes, *words: str, **variables: str) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
-            [sys.executable, "-I", str(self.host.program), "migrate-receive", *words],
+            [sys.executable, "-IS", str(self.host.program), "migrate-receive", *words],
             cwd=self.host.folder, env=self.host.environment | variables, input=data, capture_output=True,
         )  # fmt: skip
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.abi.oracle import require
+from tests.forked import Forked, text
 from tests.unit.fakes import recorder
 from xlplug.hook import install
 from xlplug.hook.device_model import PRELOAD, is_ours
@@ -21,14 +21,16 @@ from xlplug.model.errors import HostError
 ROOT = Path(__file__).parents[3]
 #: What is installed from: a copy, in which the preload library has not been built, unless a test does.
 CHECKOUT = Path()
+FORKED = Forked(CHECKOUT)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _checkout(tmp_path_factory: pytest.TempPathFactory) -> None:
-    global CHECKOUT  # noqa: PLW0603 - one copy for a module whose tests run a program in it
+    global CHECKOUT, FORKED  # noqa: PLW0603 - one copy for a module whose tests run a program in it
     CHECKOUT = tmp_path_factory.mktemp("checkout")
     for name in ("xlplug", "hooks"):
         shutil.copytree(ROOT / name, CHECKOUT / name)
+    FORKED = Forked(CHECKOUT)
 
 
 @pytest.fixture
@@ -51,14 +53,7 @@ def tree(folder: Path) -> dict[str, bytes | None]:
 
 
 def xlplug(*words: str, path: str = "/usr/bin:/bin", umask: int = 0o022) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "xlplug", *words],
-        cwd=CHECKOUT,
-        env={"PATH": path},
-        capture_output=True,
-        text=True,
-        umask=umask,
-    )
+    return text(FORKED.run(*words, env={"PATH": path}, umask=umask))
 
 
 def line_of(done: subprocess.CompletedProcess[str]) -> str:
@@ -360,94 +355,6 @@ def test_a_shell_that_may_remember_the_real_xl(tmp_path: Path) -> None:
     assert installed.endswith("in shells that are open, run: hash -r\n")
     assert "your shell is older than the hook; if it has run xl before, run: hash -r\n" in old
     assert "hash -r" not in new
-
-
-# an installed package
-
-
-def builder() -> str:
-    """An interpreter that can build a wheel."""
-    for python in (sys.executable, "/usr/bin/python3"):
-        if subprocess.run([python, "-c", "import setuptools, wheel"], capture_output=True).returncode == 0:
-            return python
-    require("wheel", "setuptools and wheel are not installed (Debian: python3-setuptools, python3-wheel)")
-    raise AssertionError
-
-
-def test_an_installed_package_brings_its_hooks(tmp_path: Path) -> None:
-    """Built from a copy, unpacked like an installer does, and without the checkout in sight."""
-    python = builder()
-    source, site, prefix = tmp_path / "source", tmp_path / "site-packages", tmp_path / "prefix"
-    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for name in names.split("\0")[:-1]:
-        if name.startswith(("xlplug/", "hooks/", "pyproject", "README", "LICENSE")):
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            if (ROOT / name).is_symlink():
-                (source / name).symlink_to((ROOT / name).readlink())
-            else:
-                (source / name).write_bytes((ROOT / name).read_bytes())
-    build = "import sys; from setuptools.build_meta import build_wheel; print(build_wheel(sys.argv[1]))"
-    done = subprocess.run([python, "-c", build, str(tmp_path)], cwd=source, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    (wheel,) = tmp_path.glob("*.whl")
-    subprocess.run([python, "-m", "zipfile", "-e", wheel, site], check=True)
-    for name in ("xl", "device-model", "xlplug", "xlplug-watch.service"):
-        assert (site / "xlplug" / "_hooks" / name).read_bytes() == (ROOT / "hooks" / name).read_bytes()
-    run = "import sys; sys.path.insert(0, sys.argv.pop(1)); from xlplug.__main__ import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", run, site, "hook", "install", "--prefix", prefix],
-        cwd="/",
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert [name for name, data in tree(prefix).items() if data is not None] == FILES
-    for name in ("device-model", "xlplug"):
-        text = (prefix / "lib" / "xlplug" / name).read_text()
-        folders = next(line for line in text.splitlines() if line.startswith("FOLDERS = "))
-        assert str(site) in folders
-        assert f"{ROOT}'" not in folders  # of the checkout it has, at most, the virtual environment
-    done = subprocess.run([prefix / "lib/xlplug/xlplug", "--version"], cwd="/", env={}, capture_output=True, text=True)
-    assert done.stdout.startswith("xlplug "), done.stderr
-
-
-def test_make_install_brings_every_module(tmp_path: Path) -> None:
-    """And each can be imported from there, which a folder that was forgotten in a list would prevent."""
-    where = ["DESTDIR=" + str(tmp_path), "MODULES=/m", f"PYTHON={sys.executable}"]
-    subprocess.run(["make", "-s", "install", *where], cwd=ROOT, check=True)
-    site = tmp_path / "m"
-    modules = [
-        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        for path in (ROOT / "xlplug").rglob("*.py")
-        if path.name not in ("_build.py", "__main__.py")
-    ]
-    code = f"import sys, importlib; sys.path.insert(0, {str(site)!r})\nfor m in {modules}: importlib.import_module(m)\n"
-    code += "import xlplug; print(xlplug.__file__)"
-    done = subprocess.run([sys.executable, "-c", code], cwd="/", capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"{site}/xlplug/__init__.py\n", "")
-
-
-def test_make_install_brings_a_program_that_starts_bare(tmp_path: Path) -> None:
-    """It finds its modules by itself, click among them, and the usual folders are not searched for that."""
-    where = ["DESTDIR=" + str(tmp_path), f"MODULES={tmp_path}/m", "PREFIX=/usr", f"PYTHON={sys.executable}"]
-    subprocess.run(["make", "-s", "install", *where], cwd=ROOT, check=True)
-    shutil.move(tmp_path / str(tmp_path / "m").lstrip("/"), tmp_path / "m")
-    program = tmp_path / "usr" / "bin" / "xlplug"
-    for words, expected in ((["--version"], "xlplug "), (["grant", "--help"], "Usage: xlplug grant")):
-        done = subprocess.run([program, *words], cwd="/", env={}, capture_output=True, text=True)
-        assert done.stdout.startswith(expected), done.stderr
-    assert modules_of(program, "grant", "7", "--dry-run", "--recorded", f"{ROOT}/tests/recorded/domains/igd-laptop") & {
-        "site", "click", "importlib.metadata", "pyudev", "subprocess"} == set()  # fmt: skip
-
-
-def modules_of(program: Path, *words: str) -> set[str]:
-    """The modules that a script of ours imports."""
-    python, *options = program.read_text().splitlines()[0].removeprefix("#!").split()
-    done = subprocess.run(
-        [python, *options, "-X", "importtime", program, *words], cwd="/", env={}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
 
 
 @pytest.mark.parametrize("name", ["device-model", "xlplug"])

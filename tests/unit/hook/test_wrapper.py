@@ -84,7 +84,7 @@ class Ran:
         environment = {"PATH": os.environ["PATH"], "HOME": "/root"} | variables
         with (folder / "stderr").open("wb") as stderr:  # not to append: offsets count
             done = subprocess.run(
-                [sys.executable, "-I", "-c", LIBXL, str(ROOT), str(folder / "what")],
+                [sys.executable, "-IS", "-c", LIBXL, str(ROOT), str(folder / "what")],
                 env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True, timeout=30,
             )  # fmt: skip
         self.environment = environment
@@ -125,7 +125,7 @@ def test_the_same_again_after_a_reboot(tmp_path: Path, wrapper: str) -> None:
     what = tmp_path / "what"
     what.write_text(json.dumps([[wrapper, *ARGV], str(tmp_path / "log"), (PLAIN.decode(), "g.cfg", qemu.path)]))
     done = subprocess.run(
-        [sys.executable, "-I", "-c", script, str(ROOT), str(what)], env={}, capture_output=True, text=True
+        [sys.executable, "-IS", "-c", script, str(ROOT), str(what)], env={}, capture_output=True, text=True
     )
     assert len(set(done.stdout.split())) == 2, done.stderr
     assert done.returncode == 0

@@ -4,13 +4,13 @@
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
 import jsonschema
 import pytest
 
+from tests.forked import xlplug
 from xlplug.commands.map import map_json
 from xlplug.config.domain import DomainConfig
 from xlplug.dom0.find_config import parse
@@ -171,7 +171,7 @@ def test_contrast(colours: dict[str, tuple[str, str]]) -> None:
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "xlplug", "map", *words], capture_output=True, text=True, cwd=ROOT)
+    return xlplug("map", *words)
 
 
 def test_command(tmp_path: Path) -> None:

@@ -280,14 +280,14 @@ def test_whether_the_device_model_has_tried_in_vain(
 
 
 def test_the_time_grows_with_the_number_of_ports_and_not_with_its_square(host: Host) -> None:
-    """As many separate ranges as there can be take half a second; with the square it would be a quarter of an hour."""
-    many = DomainConfig(type="hvm", ioports=tuple(Range(port, port + 1) for port in range(0, 0x10000, 2)))
+    """A quarter of the separate ranges that there can be take 0.2 s; with the square it would be a minute."""
+    many = DomainConfig(type="hvm", ioports=tuple(Range(port, port + 1) for port in range(0, 0x4000, 2)))
     began = time.process_time()
     plan = build(many, host("server-bmc")._replace(devices=()))
-    assert time.process_time() - began < 15
-    assert len(plan.steps) == 0x10000
+    assert time.process_time() - began < 5
+    assert len(plan.steps) == 0x4000
     assert plan.steps[0].shared
-    assert plan.steps[-1].kept == RangeSet([(0xFFFE, 0xFFFF)])
+    assert plan.steps[-1].kept == RangeSet([(0x3FFE, 0x3FFF)])
 
 
 def test_what_libxl_grants_is_kept_by_domain_and_kind(host: Host, config: Config) -> None:

@@ -2,7 +2,8 @@
 """Xen versions that no machine here has: a library is judged by what it has and answers, never by its number.
 
 The libraries are real ones, compiled here and found by the dynamic linker, that answer as a given Xen would: EACCES to
-calls of another interface version (tests/contract/versions.py).
+calls of another interface version (tests/contract/versions.py).  The numbers come with the environment, and the names of
+versions and functions are changed in the compiled file, so that two libraries are compiled for all tests.
 """
 
 import os
@@ -11,7 +12,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
+import _cffi_backend
 import pytest
 
 from tests.abi.oracle import require
@@ -22,23 +25,27 @@ from xlplug.xen.protocols import CTRL_CALLS
 #: getinfolist writes dom0 where 4.14 to 4.23 do, or SHIFT bytes later, and as many more bytes as MORE says.
 SOURCE = """
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
+#define NUMBER(name) atoi(getenv(name))
 static int answer(int xen, int library) { errno = xen == library ? ESRCH : EACCES; return -1; }
 void *xc_interface_open(void) { return "handle"; }
-int xc_domain_ioport_permission(void) { return answer(XEN_DOMCTL, LIBRARY_DOMCTL); }
+int xc_domain_ioport_permission(void) { return answer(NUMBER("XEN_DOMCTL"), NUMBER("LIBRARY_DOMCTL")); }
 int xc_domain_getinfolist(void *xch, unsigned first, unsigned room, char *info)
 {
-    if (XEN_SYSCTL != LIBRARY_SYSCTL) return answer(XEN_SYSCTL, LIBRARY_SYSCTL);
+    int xen = NUMBER("XEN_SYSCTL"), library = NUMBER("LIBRARY_SYSCTL");
+    if (xen != library) return answer(xen, library);
     if (first > 0) return 0;
-    memset(info, 0, 112 + MORE);
+    memset(info, 0, 112 + NUMBER("MORE"));
     info[4] = 0x20;
-    info[10] = info[SHIFT + 64] = 1;
+    info[10] = info[NUMBER("SHIFT") + 64] = 1;
     return 1;
 }
 """
 LOGGER = 'void *xtl_createlogger_stdiostream(void) { return "logger"; } void xtl_logger_destroy(void *l) { }'
 PROGRAM = """
 import sys
+sys.path[:0] = sys.argv[2:]
 from xlplug.model.errors import XlplugError
 from xlplug.xen import ctrl
 ctrl.require_dom0 = lambda: None  # this machine may be none; what that finds is tested elsewhere
@@ -50,23 +57,46 @@ except XlplugError as error:
 """
 
 
-def compile_library(folder: Path, name: str, source: str, *, soname: str = "") -> None:
-    path = folder / name
+FOLDERS = [str(Path(__file__).parents[3]), str(Path(_cffi_backend.__file__).parent)]
+NAME = "libxenctrl.so.4.00"  # as compiled
+
+
+def compiled(path: Path, source: str, soname: str) -> bytes:
     done = subprocess.run(
-        ["gcc", "-shared", "-fPIC", "-w", "-o", str(path), f"-Wl,-soname,{soname or name}", "-x", "c", "-"],
+        ["gcc", "-shared", "-fPIC", "-w", "-o", str(path), f"-Wl,-soname,{soname}", "-x", "c", "-"],
         input=source, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    return path.read_bytes()
+
+
+class Libraries(NamedTuple):
+    ctrl: bytes
+    logger: bytes
+
+
+@pytest.fixture(scope="module")
+def libraries(tmp_path_factory: pytest.TempPathFactory) -> Libraries:
+    if shutil.which("gcc") is None:
+        require("abi", "gcc is not installed")
+    folder = tmp_path_factory.mktemp("libraries")
+    text = SOURCE + "".join(f"int {name}(void) {{ return 0; }}\n" for name in CTRL_CALLS if f"{name}(" not in SOURCE)
+    return Libraries(compiled(folder / "ctrl", text, NAME), compiled(folder / "logger", LOGGER, "libxentoollog.so.1"))
+
+
+def renamed(library: bytes, old: str, new: str) -> bytes:
+    """With another string in its tables, which is not longer."""
+    given, wanted = (f"\0{name}\0".encode() for name in (old, new))
+    assert given in library
+    return library.replace(given, wanted.ljust(len(given), b"\0"))
 
 
 Opening = Callable[..., str]
 
 
 @pytest.fixture
-def opening(tmp_path: Path) -> Opening:
+def opening(tmp_path: Path, libraries: Libraries) -> Opening:
     """Opens a library of one version on a Xen of another, and returns the one line that is printed."""
-    if shutil.which("gcc") is None:
-        require("abi", "gcc is not installed")
 
     def run(
         xen: tuple[int, int], library: tuple[int, int] | None = None, *,
@@ -77,25 +107,23 @@ def opening(tmp_path: Path) -> Opening:
         (xen_domctl, xen_sysctl), (domctl, sysctl) = (
             INTERFACES.get(v, (latest[0] + v[1], latest[1] + v[1])) for v in (xen, library)
         )
-        text = SOURCE
-        for key, value in (
-            ("XEN_DOMCTL", xen_domctl), ("XEN_SYSCTL", xen_sysctl), ("LIBRARY_DOMCTL", domctl),
-            ("LIBRARY_SYSCTL", sysctl), ("SHIFT", shift), ("MORE", more),
-        ):  # fmt: skip
-            text = f"#define {key} {value}\n{text}"
-        text += "".join(f"int {name}(void) {{ return 0; }}\n" for name in CTRL_CALLS if f"{name}(" not in text)
-        text = text.replace(f"{without}(", "something_else(") if without else text
+        numbers = {
+            "XEN_DOMCTL": xen_domctl, "XEN_SYSCTL": xen_sysctl, "LIBRARY_DOMCTL": domctl, "LIBRARY_SYSCTL": sysctl,
+            "SHIFT": shift, "MORE": more,
+        }  # fmt: skip
         folder = tmp_path / "lib"
         folder.mkdir()
-        compile_library(folder, "libxentoollog.so.1", LOGGER)
+        (folder / "libxentoollog.so.1").write_bytes(libraries.logger)
         soname = "libxenctrl.so.{}.{}"
-        compile_library(folder, soname.format(*(named or library)), text, soname=soname.format(*library))
+        made = renamed(libraries.ctrl, NAME, soname.format(*library))
+        made = renamed(made, without, "gone") if without else made
+        (folder / soname.format(*(named or library))).write_bytes(made)
         root = hypervisor(
             tmp_path / "xen", type="xen", version__major=str(xen[0]), version__minor=str(xen[1]), version__extra=".1"
         )
         done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, root], capture_output=True, text=True,
-            env={**os.environ, "LD_LIBRARY_PATH": str(folder), "PYTHONPATH": str(Path(__file__).parents[3])},
+            [sys.executable, "-ISc", PROGRAM, root, *FOLDERS], capture_output=True, text=True,
+            env={**os.environ, "LD_LIBRARY_PATH": str(folder), **{name: str(n) for name, n in numbers.items()}},
         )  # fmt: skip
         assert done.stderr == ""
         assert done.stdout.count("\n") == 1
