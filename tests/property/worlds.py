@@ -40,6 +40,8 @@ ODD_PLACES = (
     WINDOW, WINDOW + 0x1000, 0xFEBFF000, 0xFEC00000, 0xFED00000, 0xFEE00000, 0xFFFFE000, (1 << 32) - 1,
 )  # fmt: skip
 ODD_PORTS = (0x3B0, 0x3B4, 0x3BC, 0x3C0, 0x3D8, 0x3DF, 0x3E0, 0x2F8, 0x20, 0xCF8)
+#: Of them those that a display has to do with.
+HOT_PLACES = (0xA0000, 0xB8000, 0xBF800, 0xC0000, PILE, PILE + PAGE, PILE + 2 * PAGE + 0x18)
 #: What xl's user may write into ioports=: harmless, legacy VGA, next to it, and what others have.
 PORTS = (
     (0x2F8, 0x300), (0x378, 0x37B), (0x3B0, 0x3BC), (0x3C0, 0x3E0), (0x3BC, 0x3C0), (0x3A8, 0x3B0), (0x3E0, 0x3E8),
@@ -74,6 +76,7 @@ THEMES = (
     ("hostile VBIOS",),
     ("BARs that share pages",),
     ("I/O BARs in ioports=",),
+    ("VGA in ioports=",),
     (),
 )
 WISHES = ("ioports=", "map-legacy", "preload", "iomem=", "whole slots", "not HVM")
@@ -116,7 +119,7 @@ class World(NamedTuple):
 
 
 @st.composite
-def memory_maps(draw: st.DrawFn, odd: frozenset[str]) -> tuple[MemRegion, ...]:
+def memory_maps(draw: st.DrawFn, asls: int, odd: frozenset[str]) -> tuple[MemRegion, ...]:
     """An E820 map: as usual at the bottom, then entries of every kind and length, and with oddities one over others."""
     found = [MemRegion(0, 0x9FC00, 1), MemRegion(0x9FC00, 0xA0000, 2), MemRegion(0xE0000, 0x100000, 2)]
     found += [MemRegion(0x100000, PILE, 1), MemRegion(0xFEC00000, 0xFF000000, 2), MemRegion(1 << 32, 2 << 32, 1)]
@@ -131,7 +134,8 @@ def memory_maps(draw: st.DrawFn, odd: frozenset[str]) -> tuple[MemRegion, ...]:
     if "RAM in the VGA hole" in odd:
         found.append(MemRegion(0xA0000, draw(st.sampled_from((0xA1000, 0xC0000))), 1))
     if "overlapping entries" in odd:
-        start = draw(st.sampled_from((0xA0000, 0xBF800, PILE + PAGE, PILE + 0x1800, PILE + 3 * PAGE, PILE - 0x800)))
+        page = asls & ~(PAGE - 1)
+        start = draw(st.sampled_from((page, page + PAGE, page + 0x800, 0xA0000, 0xBF800, PILE + PAGE, PILE - 0x800)))
         found.append(
             MemRegion(
                 start, start + draw(st.sampled_from((0x100, PAGE, 4 * PAGE))), draw(st.sampled_from((1, 1, 2, 4, 7)))
@@ -158,7 +162,7 @@ def bars(draw: st.DrawFn, number: int, odd: frozenset[str]) -> tuple[Resource, .
         start = 0xC0000 if "s" in shape else BARS + number * 0x10000 + 0x8000
         found.append(Resource(6, start, start + draw(st.sampled_from((0x20000, 0x10000))), MEMORY))
     if "BARs of virtual functions" in odd:
-        start = draw(st.sampled_from(ODD_PLACES)) or PAGE
+        start = draw(st.sampled_from(HOT_PLACES) | st.sampled_from(ODD_PLACES)) or PAGE
         found.append(Resource(draw(st.integers(7, 12)), start, start + 2 * PAGE, MEMORY))
     return tuple(found)
 
@@ -260,7 +264,7 @@ def worlds(draw: st.DrawFn) -> World:
             0,
         )
     host = HostSnapshot(
-        "h", tuple(sorted(devices)), draw(memory_maps(odd)),
+        "h", tuple(sorted(devices)), draw(memory_maps(asls, odd)),
         None if "OpRegion not read" in odd else draw(headers(asls, odd)), None if "VBIOS not read" in odd else vbios,
         draw(st.sampled_from((None, *(XenInfo(v, "") for v in VERSIONS)))),
         notes=(HostNote("unnamed", Problem("10000:00:02.0: behind Intel VMD")),) if "other buses" in odd else (),
@@ -284,6 +288,9 @@ def wishes(draw: st.DrawFn, devices: tuple[PciDevice, ...], odd: frozenset[str])
         ports = [Range(r.start + off, r.stop) for r in bars_ for off in (0, r.nr // 2)] or ports
     if "absent devices" in odd:
         pci.append((Bdf(0, 0x55, 0, 0), False))
+    if "VGA in ioports=" in odd:
+        odd = (odd | {"ioports="}) - {"not HVM"}
+        ports = [Range(0x3B0, 0x3BC), Range(0x3C0, 0x3E0)]
     return Wish(
         draw(st.sampled_from(("pv", "pvh"))) if "not HVM" in odd else "hvm",
         draw(st.sampled_from(("igd", "1", "args") if PLAIN in odd else ("igd", "1", "igd", "1", "args", ""))), tuple(pci),

@@ -140,7 +140,8 @@ def _ram_in_use(step: Step, entry: Entry, xen: Hypervisor) -> bool:
 def revoke_detached(plan: Plan, xen: Hypervisor, store: Store, log: Log) -> tuple[Step, ...]:
     """Take back what was granted for devices that the domain no longer has; the steps taken back.
 
-    What libxl granted for a device that is gone goes as well.  What it grants for the devices that are there now is left.
+    What libxl granted for a device that is gone goes as well.  What it grants for the devices that are there now is left, and so
+    is what the plan grants to one of them in the place of one that is gone.
 
     Raises:
         RollbackError: some could not be; the journal stays, so that it can be tried again.
@@ -154,9 +155,14 @@ def revoke_detached(plan: Plan, xen: Hypervisor, store: Store, log: Log) -> tupl
         journal = Journal(store, plan.target, info.uuid)
         entry = journal.read()
         present = {assigned.device.bdf for assigned in plan.devices}
-        rest = tuple(step for step in entry.steps if step.device is None or step.device in present)
+        heirs = {} if plan.refusals else {step.key: step.device for step in plan.steps}
+        steps = [
+            step if step.device in (None, *present) else step._replace(device=heirs.get(step.key, step.device))
+            for step in entry.steps
+        ]
+        rest = tuple(step for step in steps if step.device in (None, *present))
         kept = by_libxl(plan)
-        gone = (step for step in entry.steps if step.device is not None and step.device not in present)
+        gone = (step for step in steps if step.device not in (None, *present))
         stale = (*unfinished(entry, plan), *(step._replace(kept=kept(step)) for step in gone))
         if not stale:
             return ()

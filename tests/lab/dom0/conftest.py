@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.contract.versions import Behaviour, behaviour
+from tests.forked import CHECKOUT, text
 from xlplug.model.hypervisor import HeldRights
 from xlplug.xen.lib import running_version
 from xlplug.xen.qdump import parse_q
@@ -35,8 +36,9 @@ def sh(*argv: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, capture_output=True, text=True, timeout=patience(timeout))
 
 
-def xlplug(*argv: str) -> subprocess.CompletedProcess[str]:
-    return sh("python3", "-m", "xlplug", *argv)
+def xlplug(*argv: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """A process of its own, forked from one that has xlplug loaded: here loading takes longer than most commands."""
+    return text(CHECKOUT.run(*argv, env={**os.environ, **env}))
 
 
 def dump() -> dict[int, HeldRights]:

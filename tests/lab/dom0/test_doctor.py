@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.lab.dom0.conftest import BASE, IGD, VGA, Guests, dump, sh
+from tests.lab.dom0.conftest import BASE, IGD, VGA, Guests, dump, sh, xlplug
 from tests.lab.dom0.hooked import FRONT_END, STOCK, WRAPPER, installed, until
 from tests.lab.dom0.test_mismatch import OTHERS, TEXT, VERSION, instead, python
 from xlplug.hook.device_model import default_path, firmware_folder
@@ -41,11 +41,12 @@ class Report(NamedTuple):
         return [each for f in self.findings if f[1] == name for each in f[5]]
 
 
-def doctor(*configs: Path, argv: tuple[str, ...] = ("python3",), **env: str) -> Report:
-    done = subprocess.run(
-        [*argv, "-m", "xlplug", "doctor", "--format", "json", *map(str, configs)],
-        capture_output=True, text=True, timeout=120, env={**os.environ, **FIRST, **env},
-    )  # fmt: skip
+def doctor(*configs: Path, argv: tuple[str, ...] = (), **env: str) -> Report:
+    words = ["doctor", "--format", "json", *map(str, configs)]
+    if argv:
+        done = sh("env", *(f"{key}={value}" for key, value in {**FIRST, **env}.items()), *argv, "-m", "xlplug", *words)
+    else:
+        done = xlplug(*words, **FIRST, **env)
     assert done.stderr == ""
     report = json.loads(done.stdout)
     assert report["schema"] == "xlplug/doctor/2"

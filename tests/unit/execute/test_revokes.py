@@ -10,9 +10,11 @@ from xlplug.config.domain import DomainConfig
 from xlplug.execute import grants
 from xlplug.execute.journal import Journal
 from xlplug.model.addr import Domid
+from xlplug.model.bdf import Bdf
 from xlplug.model.host import HostSnapshot
 from xlplug.model.hypervisor import DomainInfo
 from xlplug.model.occasion import BY_HAND, Who
+from xlplug.model.problem import Problem
 from xlplug.model.rangeset import RangeSet
 from xlplug.model.steps import IOPORT_MAPPING, MEMORY_MAPPING, STUBDOM
 from xlplug.plan import Plan, build
@@ -114,3 +116,23 @@ def test_what_a_detached_device_had_goes_and_nothing_else(make: Callable[..., Pl
     assert left
     assert {step.device for step in left} == {None}
     assert xen.held()[7].ports == RangeSet([(0x2F8, 0x300)])
+
+
+def test_what_another_display_has_inherited_stays(make: Callable[..., Plan]) -> None:
+    """The display left the host, and legacy VGA is another one's of the same guest by now."""
+    plan = make()
+    xen, store = granted(plan)
+    before = xen.held()
+    other = Bdf(0, 1, 0, 0)
+    heir = plan._replace(
+        devices=tuple(a._replace(device=a.device._replace(bdf=other)) for a in plan.devices),
+        steps=tuple(step._replace(device=other) for step in plan.steps if step.reason.startswith("VGA")),
+    )
+    assert len(heir.steps) == 6, "a0-bf and two ranges of ports, for the guest and for its stubdomain"
+    gone = grants.revoke_detached(heir, xen, store, lambda line: None)
+    assert {step.key for step in gone} == {step.key for step in plan.steps} - {step.key for step in heir.steps}
+    rest = Journal(store, 7, "").read().steps
+    assert {(step.key, step.device) for step in rest} == {(step.key, other) for step in heir.steps}
+    assert xen.held()[7].ports == before[7].ports
+    refused = heir._replace(refusals=(Problem("it may not have it"),))
+    assert grants.revoke_detached(refused._replace(devices=()), xen, store, lambda line: None) == rest
