@@ -54,6 +54,16 @@ TYPICAL = (
 )
 
 
+#: What is loaded on the way of a domain with a display, where Xen runs: the limit of what `benchmarks.dom0` measures there.
+LOADED = {
+    "the front end": "xlplug.hook.create xlplug.commands.common xlplug.config.language xlplug.config.from_xl xlplug.xen.ctrl "
+    "xlplug.xen.store xlplug.dom0.snapshot xlplug.dom0.pci xlplug.dom0.os_release xlplug.plan "
+    "xlplug.execute.sole_vga xlplug.dom0.domains",
+    "the wrapper": "xlplug.hook.wrapper xlplug.dom0.frozen xlplug.dom0.lock xlplug.xen.ctrl xlplug.xen.store xlplug.dom0.domains "
+    "xlplug.dom0.snapshot xlplug.dom0.pci xlplug.dom0.os_release xlplug.execute.grants xlplug.plan xlplug.delegate.record",
+}
+
+
 def process(command: list[str], environment: dict[str, str] | None = None) -> Callable[[], float]:
     """The processor time, in seconds, of a process and of all that it starts: load from elsewhere changes it little."""
     null = os.open(os.devnull, os.O_RDWR)
@@ -109,6 +119,12 @@ def startup(starter: Path) -> None:
         ("xlplug grant on a recorded host", ["grant", "7", "--recorded", str(RECORDED)], "goal 2.5"),
     ):
         line(f"{what} / python3 -c pass", *ratio(process([str(starter), *words]), bare, 30), goal)
+    folders = next(text for text in starter.read_text().splitlines() if text.startswith("FOLDERS ="))
+    for what, modules in LOADED.items():
+        code = f"import gc, sys; gc.disable(); {folders}; sys.path += FOLDERS; from xlplug.model import lean_typing\n"
+        code += f"lean_typing.install(); import {modules.replace(' ', ', ')}"
+        command = [PYTHON, "-IS", "-c", code]
+        line(f"loading what {what} needs for a display", *ratio(process(command), bare, 30), "")
 
 
 def front_end(folder: Path) -> None:
@@ -211,6 +227,33 @@ def parser() -> None:
         print(f"parse {size:>7,} lines: {ours(data, 3)() / size * 1e6:6.2f} us a line (linear when both are the same)")
 
 
+def fleet(folder: Path, hosts: int = 200, each: int = 50) -> None:
+    """``xlplug audit`` of 10,000 domains, on the clock, because both processors are to be used; and its largest process.
+
+    All of them have a display, and those of a host conflict: most fleets are quicker.
+    """
+    host = (ROOT / "tests" / "recorded" / "hosts" / "igd-laptop.json").read_text()
+    for number in range(hosts):
+        place = folder / f"host{number}"
+        place.mkdir(parents=True)
+        (place / "host.json").write_text(host.replace('"name": "igd-laptop"', f'"name": "host{number}"', 1))
+        for guest in range(each):
+            (place / f"g{guest}.cfg").write_bytes(TYPICAL.replace(b'"gpu"', b'"g%d"' % guest))
+    began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-m", "xlplug", "audit", str(folder)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    took, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert f"domains: {hosts * each}," in done.stdout, done.stderr
+    assert "unreadable: 0," in done.stdout
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    print(
+        f"audit {hosts * each:,} domains on {hosts} hosts: {took:.2f} s on the clock (goal 5), {cpu:.2f} s of CPU",
+        end="",
+    )
+    print(f" on {os.cpu_count()} processors, largest process {after.ru_maxrss / 1024:.0f} MiB")
+
+
 def domains(count: int = 10_000) -> None:
     """Plan and apply in memory, one domain after another; memory must not grow with the count."""
     recorded = recording.load_domain(str(RECORDED))
@@ -247,6 +290,7 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as name:
         startup(installed(Path(name)))
         front_end(Path(name))
+        fleet(Path(name) / "fleet")
     parser()
     scale()
     domains()

@@ -27,7 +27,7 @@ def timed(call: Callable[[], object]) -> float:
     return (time.perf_counter() - began) * 1e3
 
 
-def main(stock: str, path: Path) -> None:
+def main(stock: str, path: Path, when: str) -> None:
     """Print the medians, and how far the pairs spread.
 
     ``path`` is a guest's config, whose name is the file's; ``stock`` is the xl to create it with.
@@ -57,8 +57,8 @@ def main(stock: str, path: Path) -> None:
         assert info.nr_pages > 3 * RUNS * NR, "all of it is there"
     subprocess.run([stock, "destroy", path.stem], check=True, capture_output=True)
     for what, took in (("hypercalls alone", ours), ("the whole step", steps)):
-        name = f"populate 16 MiB, {what} / one order-0 list"
+        name = f"populate 16 MiB {when}, {what} / one order-0 list"
         mine, theirs = statistics.median(took), statistics.median(qemus)
         times = sorted(theirs / mine for mine, theirs in zip(took, qemus, strict=True))
-        print(f"{name:<58} {mine:9.2f} ms {theirs:9.2f} ms {theirs / mine:7.1f} x less", end="")
+        print(f"{name:<72} {mine:9.2f} ms {theirs:9.2f} ms {theirs / mine:7.1f} x less", end="")
         print(f", in {RUNS} pairs {times[0]:.1f} to {times[-1]:.1f}", flush=True)

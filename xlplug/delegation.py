@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from xlplug.config.delegated import Spec
-from xlplug.hide_at_boot import hide_at_boot
 from xlplug.model.bar import Bar, bars_of, unfit
 from xlplug.model.bdf import Bdf
 from xlplug.model.host import PCIBACK, PciDevice
@@ -83,5 +82,7 @@ def _unbound(device: PciDevice, distribution: str) -> Problem:
     bound = f"bound to the driver {device.driver}" if device.driver else "bound to no driver"
     advice = f"run: xl pci-assignable-add {host}"
     if device.class_code >> 16 == _CLASS_DISPLAY and device.driver:
+        from xlplug.hide_at_boot import hide_at_boot
+
         advice = hide_at_boot(host, distribution)
     return Problem(f"{host} is {bound}, not to pciback", advice, code="XLP304")

@@ -7,7 +7,6 @@ Policy only.  Nothing that depends on where the guest puts its BARs is ours: tho
 from typing import NamedTuple
 
 from xlplug.config.domain import DomainConfig, PciAssignment
-from xlplug.hide_at_boot import hide_at_boot
 from xlplug.model.addr import libxl_page_span, page_span
 from xlplug.model.bdf import Bdf
 from xlplug.model.host import PCIBACK, ROM_INDEX, VBIOS_SHADOW, HostSnapshot, PciDevice
@@ -122,6 +121,8 @@ def _not_assignable(entry: PciAssignment, device: PciDevice, distribution: str) 
         return None
     bound = f"bound to {device.driver}" if device.driver else "bound to no driver"
     if device.class_code >> 16 == _CLASS_DISPLAY and driven_by_dom0(device):
+        from xlplug.hide_at_boot import hide_at_boot
+
         advice = hide_at_boot(device.bdf, distribution)
         if entry.seize:
             return Problem(

@@ -97,7 +97,7 @@ def test_planning_and_data_touch_no_machine() -> None:
             continue
         outside = {target.split(".")[0] for target in imports(path)} - {"xlplug"}
         allowed = {"bisect", "collections", "itertools", "typing", "re", "json", "errno"} | (
-            {"os"} if name == "model.errors" else {"getopt"} if name == "config.xl_command_line" else set()
+            {"os"} if name == "model.errors" else set()
         )
         outside -= {"html", "rich"} if name.startswith("picture.") else set()
         outside -= {"sys", "_collections", "_collections_abc"} if name == "model.lean_typing" else set()

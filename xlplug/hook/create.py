@@ -19,7 +19,6 @@ from xlplug.dom0 import handover, streams
 from xlplug.dom0.find_config import parse, read_as_xl
 from xlplug.dom0.frozen import freeze
 from xlplug.dom0.handover import Handover
-from xlplug.dom0.savefile import config_in, parse_head
 from xlplug.hook.become import become, first_environment
 from xlplug.hook.device_model import is_ours, preload_library, real
 from xlplug.model.errors import ConfigError, HostError, Refused, XlplugError
@@ -93,6 +92,8 @@ def restore(words: Sequence[str]) -> int:
         fd = fcntl.fcntl(fd, fcntl.F_DUPFD, reserved)  # survives exec
         words[-1] = f"/proc/self/fd/{fd}"
         _become_xl("restore", words, handover.naming(reserved, fd))
+    from xlplug.dom0.savefile import config_in
+
     data = config_in(asked.checkpoint) if asked.config is None else read_as_xl(asked.config)
     if data is None:
         _become_xl("restore", words)
@@ -152,6 +153,8 @@ def _arrived(data: bytes, reserved: int) -> bytes | None:
     None if xl shall read nothing.  The sending host may have no hook, or its wrapper at another path: the configuration is
     given this host's wrapper.
     """
+    from xlplug.dom0.savefile import parse_head
+
     head = parse_head(data)
     if head is None:
         return data
@@ -277,9 +280,9 @@ def _preflight(config: DomainConfig, path: str, when: Occasion) -> None:
         for text in made.notes if config.preload else ():
             streams.complain(f"note: {text}")
         if _takes_vga(made):
-            from xlplug.execute import grants
+            from xlplug.execute.sole_vga import require_sole_vga
 
-            grants.require_sole_vga(made, xen, store)
+            require_sole_vga(made, xen, store)
 
 
 def _takes_vga(made: "Plan") -> bool:
@@ -312,14 +315,17 @@ def rehearse(config: DomainConfig, host: "HostSnapshot", when: Occasion) -> "Pla
 
     It is refused too when QEMU in dom0 will find no VBIOS.
     """
-    from xlplug.hook.device_view import require_vbios
+    from xlplug.igd import IGD
     from xlplug.plan import build
 
     made = build(config, host, occasion=when)
-    if made.has_stubdom:
+    displays = [assigned.device for assigned in made.devices if assigned.device.bdf == IGD]
+    if made.has_stubdom or not displays:
         return made
+    from xlplug.hook.device_view import require_vbios
+
     try:
-        require_vbios(config, host, (assigned.device for assigned in made.devices))
+        require_vbios(config, host, displays)
     except XlplugError as error:
         return made._replace(refusals=(*made.refusals, error.problem))
     return made

@@ -133,9 +133,13 @@ def _show_display(config: "DomainConfig", made: "Plan") -> None:
 
     A host without a VBIOS is left to QEMU here: `create` has refused it already, and a patched QEMU may need none.
     """
+    from xlplug.igd import IGD
+
+    devices = [assigned.device for assigned in made.devices if assigned.device.bdf == IGD]
+    if not devices:
+        return
     from xlplug.hook.device_view import enter, view_of
 
-    devices = [assigned.device for assigned in made.devices]
     try:
         view = view_of(config, devices)
     except HostError as error:
@@ -178,7 +182,6 @@ def _look_up(target: Domid, name: str, xen: "XenCtrl", *, igd: bool) -> Found:
 
 
 def _grant(config: "DomainConfig", who: Who, occasion: Occasion, xen: "XenCtrl", store: "XenStore") -> "Plan":
-    from xlplug.delegate import record
     from xlplug.dom0 import snapshot
     from xlplug.execute import grants
     from xlplug.plan import build
@@ -188,8 +191,11 @@ def _grant(config: "DomainConfig", who: Who, occasion: Occasion, xen: "XenCtrl",
     for text in made.warnings:
         streams.complain(f"warning: {text}")
     grants.grant(made, xen, store, streams.complain)
-    info = xen.domain_info(who.target or 0)
-    record.note_device_model(store, who, info.uuid if info else "", (assigned.device for assigned in made.devices))
+    if made.devices:
+        from xlplug.delegate import record
+
+        info = xen.domain_info(who.target or 0)
+        record.note_device_model(store, who, info.uuid if info else "", (assigned.device for assigned in made.devices))
     return made
 
 

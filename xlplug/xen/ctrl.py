@@ -14,7 +14,6 @@ from xlplug.model.errors import XenError, XenUnavailableError
 from xlplug.model.host import MemRegion
 from xlplug.model.hypervisor import DomainInfo, HeldRights, IoreqServerInfo, check_domid
 from xlplug.model.rangeset import Range
-from xlplug.xen import mismatch
 from xlplug.xen.lib import (
     SYS_HYPERVISOR,
     Handle,
@@ -28,7 +27,6 @@ from xlplug.xen.lib import (
     running_version,
 )
 from xlplug.xen.protocols import PhysinfoLib
-from xlplug.xen.qdump import parse_q, parse_servers
 
 __all__ = ["XenCtrl"]
 
@@ -87,7 +85,6 @@ class XenCtrl(Handle):
         domain that cannot be.  Domctls and sysctls have a version each: 4.17's xc_domain_getinfolist, a sysctl, works on
         4.20, where its domctls do not; with 4.21's library on 4.20 it is the other way round.
         """
-        version = "{}.{}".format(*self.version)
         result = self._lib.xc_domain_ioport_permission(self._xch, DOMID_FIRST_RESERVED, 0x3B0, 1, 1)
         number = ffi.errno
         if result == -1 and number == errno.EPERM:
@@ -97,19 +94,29 @@ class XenCtrl(Handle):
                 code="XLP108",
             )
         if result != -1 or number not in {errno.ESRCH, errno.EACCES}:
-            raise mismatch.incomplete(version, "xc_domain_ioport_permission")
+            raise self._incomplete("xc_domain_ioport_permission")
         if number == errno.EACCES:
-            raise mismatch.foreign(version, self.version_text)
+            raise self._foreign()
         try:
             dom0 = self._raw_info(0)
         except XenError as error:
             if error.errno == errno.EACCES:
-                raise mismatch.foreign(version, self.version_text) from error
+                raise self._foreign() from error
             raise
         online, highest = (int.from_bytes(dom0[at : at + 4], "little") for at in (_ONLINE_VCPUS, _MAX_VCPU_ID))
         seen = _info(dom0)
         if seen.domid or seen.dying or seen.shutdown or not seen.nr_pages or not 1 <= online <= highest + 1:
-            raise mismatch.incomplete(version, "xc_domain_getinfolist")
+            raise self._incomplete("xc_domain_getinfolist")
+
+    def _incomplete(self, name: str) -> XenUnavailableError:
+        from xlplug.xen import mismatch
+
+        return mismatch.incomplete("{}.{}".format(*self.version), name)
+
+    def _foreign(self) -> XenUnavailableError:
+        from xlplug.xen import mismatch
+
+        return mismatch.foreign("{}.{}".format(*self.version), self.version_text)
 
     def close(self) -> None:
         """Close the handle; doing it again does nothing."""
@@ -257,10 +264,14 @@ class XenCtrl(Handle):
             XenError: ENODATA when the console ring was too small for the dump; EAGAIN when other output tore it, again
                 and again.
         """
+        from xlplug.xen.qdump import parse_q
+
         return self._dumped(parse_q)
 
     def ioreq_servers(self) -> dict[int, tuple[IoreqServerInfo, ...]]:
         """Every domain's ioreq servers, from the same dump; the same errors."""
+        from xlplug.xen.qdump import parse_servers
+
         return self._dumped(parse_servers)
 
     def console_room(self) -> int | None:

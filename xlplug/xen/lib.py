@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Any, NoReturn, Self, cast
 
 from xlplug.model.errors import NotOnXenError, XenError, XenUnavailableError
-from xlplug.xen import mismatch
 from xlplug.xen._ffi import ffi
 from xlplug.xen.protocols import CTRL_CALLS, CtrlLib, LibC, ToollogLib
 
@@ -40,8 +39,8 @@ _CAPABILITIES = "/proc/xen/capabilities"  # holds "control_d" in dom0; xenfs
 
 def _read(path: str) -> str | None:
     try:
-        with open(path, encoding="ascii", errors="replace") as file:
-            return file.read().strip()
+        with open(path, "rb") as file:
+            return file.read().decode("ascii", "replace").strip()
     except OSError:
         return None
 
@@ -120,12 +119,12 @@ def load_ctrl(major: int, minor: int) -> CtrlLib:
     """
     version = f"{major}.{minor}"
     library = _dlopen(f"libxenctrl.so.{version}", f"libxenmisc{version}")
-    if library is None:
-        raise mismatch.absent(version)
-    for name in CTRL_CALLS:
-        if not has(library, name):
-            raise mismatch.incomplete(version, name)
-    return cast("CtrlLib", library)
+    lacking = None if library is None else next((name for name in CTRL_CALLS if not has(library, name)), None)
+    if library is not None and lacking is None:
+        return cast("CtrlLib", library)
+    from xlplug.xen import mismatch
+
+    raise mismatch.absent(version) if lacking is None else mismatch.incomplete(version, lacking)
 
 
 def has(library: Any, name: str) -> bool:  # noqa: ANN401 - cffi has no types

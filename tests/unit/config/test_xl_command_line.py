@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """xl's command lines: a table, and xl's own code (its getopt calls, compiled here) as the oracle."""
 
+import getopt
 import itertools
+import random
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from tempfile import mkdtemp
 import pytest
 
 from tests.abi.oracle import require
+from xlplug.config import xl_command_line
 from xlplug.config.xl_command_line import Create, Restore, is_create, is_receive, parse_create, parse_restore, parse_xl
 
 # What main(), main_create(), main_restore() and main_migrate_receive() of tools/xl do to their words, stable-4.14 to 4.22.
@@ -197,3 +200,35 @@ def test_a_process_is_xl_when_its_program_is(argv: list[str], path: str | None) 
 )
 def test_beginnings_of_create(word: str, expected: bool) -> None:
     assert is_create(word) == expected
+
+
+def test_options_are_read_as_pythons_getopt_reads_them() -> None:
+    """Which the oracles above hold to glibc's on short command lines."""
+    rng = random.Random(14)
+    short, long = "af:g:b", ["alpha", "alpha-beta", "file=", "file-name=", "quiet"]
+    words = [
+        "-a",
+        "-ab",
+        "-f",
+        "-fx",
+        "-af",
+        "-:",
+        "-z",
+        "-",
+        "--",
+        "",
+        "x",
+        "--alpha",
+        "--al",
+        "--alpha-",
+        "--file",
+        "--file=x",
+    ]
+    words += ["--file-", "--file-name", "--quiet=", "--q", "--=x", "--nothing", "-g-", "k=v"]
+    for _ in range(20_000):
+        line = rng.choices(words, k=rng.randrange(7))
+        try:
+            wanted = getopt.getopt(line, short, long)
+        except getopt.GetoptError:
+            wanted = None
+        assert xl_command_line._getopt(line, short, long) == wanted, line

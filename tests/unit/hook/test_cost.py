@@ -79,13 +79,17 @@ def test_nor_do_the_plan_and_the_grants(tmp_path: Path) -> None:
     )
     modules = loaded(code)
     assert "xlplug.execute.grants" in modules
-    assert modules & (DEAR - {"getopt"}) == set()  # of running_xl, which only a renamed domain needs
+    assert modules & DEAR == set()
+    # What only errors, dumps and host 00:02.0 need.
+    unneeded = {"xlplug.xen.mismatch", "xlplug.xen.qdump", "xlplug.hook.device_view", "xlplug.hide_at_boot"}
+    assert modules & unneeded == set()
 
 
 def test_the_front_end_loads_what_reads_a_config(tmp_path: Path) -> None:
     (tmp_path / "off.cfg").write_bytes(CONFIG.replace(b'["2f8-2ff"]', b"[]"))
     (tmp_path / "xl").symlink_to("/bin/true")
-    modules = loaded(script(tmp_path, "xlplug"), "create", "off.cfg", env={"PATH": str(tmp_path)})
+    words = ("create", "-p", "--defconfig", "off.cfg", "vcpus=2")
+    modules = loaded(script(tmp_path, "xlplug"), *words, env={"PATH": str(tmp_path)})
     assert "xlplug.config.language" in modules
     assert modules & DEAR == set()
     assert not {name for name in modules if name.startswith(("xlplug.xen", "xlplug.plan", "xlplug.execute"))}
@@ -113,6 +117,31 @@ def traced(folder: Path, calls: str, command: list[str], **options: object) -> l
     words = [str(strace), "-f", "-qq", "-e", f"trace={calls}", "-e", "signal=none", "-o", str(log), *command]
     subprocess.run(words, check=True, cwd=folder, **options)  # type: ignore[call-overload]
     return log.read_text().splitlines()
+
+
+def opened(folder: Path, command: list[str], **options: object) -> list[str]:
+    """What a process opens with success: paths, as it names them."""
+    lines = traced(folder, "openat", command, **options)
+    return [line.partition('"')[2].partition('"')[0] for line in lines if not line.endswith(")")]
+
+
+def test_the_front_end_opens_the_config_and_its_modules_and_no_more(tmp_path: Path) -> None:
+    """Counted in system calls as well: a module costs up to 17 of these."""
+    shutil.copy("/bin/true", tmp_path / "xl")
+    (tmp_path / "off.cfg").write_bytes(CONFIG.replace(b'["2f8-2ff"]', b"[]"))
+    command = [sys.executable, "-IS", str(script(tmp_path, "xlplug")), "create", "off.cfg"]
+    environment = {"PATH": str(tmp_path)}
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True)  # once, which compiles what is not yet
+    bare = [sys.executable, "-IS", "-c", "import os, fcntl"]
+    before = {*opened(tmp_path, bare, env=environment), *opened(tmp_path, [str(tmp_path / "xl")], env=environment)}
+    mine = [path for path in opened(tmp_path, command, env=environment) if path not in before]
+    others = [path for path in mine if not path.startswith(str(ROOT / "xlplug"))]
+    libraries = ("/bisect", "/_bisect", "/struct", "/types", "/itertools", "/_posixsubprocess", "/__pycache__")
+    others = [path for path in others if path != str(ROOT) and not any(name in path for name in libraries)]
+    assert set(others) == {str(tmp_path / "xlplug"), "off.cfg", str(tmp_path / "xl"), "/proc/self/environ"}
+    counts = [len(traced(tmp_path, "all", words, env=environment)) for words in (command, bare)]
+    modules = len([path for path in mine if path.endswith(".pyc")])
+    assert counts[0] - counts[1] < 100 + 17 * modules, f"{counts}, {modules} modules"
 
 
 def test_a_creation_that_needs_nothing_starts_grep_and_nothing_else(tmp_path: Path) -> None:
