@@ -78,13 +78,16 @@ def bridges_above(device: PciDevice, host: HostSnapshot) -> Iterator[PciDevice]:
 def reached(host: HostSnapshot) -> list[PciDevice]:
     """The displays that legacy VGA cycles may reach: "Who owns legacy VGA", rules 1 to 4."""
 
+    def screen(device: PciDevice) -> bool:
+        return bool(device.boot_vga) and device.owner is None and device.driver not in (None, "pciback")
+
     def forwards(device: PciDevice) -> bool:
         above = list(bridges_above(device, host))
         return bool(above) and all(bridge.config[0x3E] & 8 for bridge in above)
 
     def decodes(device: PciDevice) -> bool:
-        if device.boot_vga and device.owner is None and device.driver not in (None, "pciback"):
-            return True  # dom0 uses it
+        if screen(device):
+            return True
         command = device.config[4:6]
         return len(command) < 2 or command == b"\xff\xff" or bool(command[0] & 3)  # not known counts as yes
 
@@ -93,8 +96,15 @@ def reached(host: HostSnapshot) -> list[PciDevice]:
         for device in host.devices
         if is_legacy_display(device) and all(bridge.config[0x3E] & 8 for bridge in bridges_above(device, host))
     ]
-    for better in (decodes, forwards):
-        left = [device for device in left if better(device)] or left
+    left = [device for device in left if decodes(device)] or left
+    if any(map(forwards, left)):
+
+        def answers_first(device: PciDevice) -> bool:
+            command = device.config[4:6]
+            known = len(command) == 2 and command != b"\xff\xff"
+            return screen(device) and known and bool(command[0] & 3) and device.class_code >> 8 == 0x0300
+
+        left = [device for device in left if forwards(device) or answers_first(device)]
     boot = [device for device in left if device.boot_vga]
     return boot if len(boot) == 1 else left
 

@@ -77,6 +77,7 @@ THEMES = (
     ("BARs that share pages",),
     ("I/O BARs in ioports=",),
     ("VGA in ioports=",),
+    ("VGA in ioports=", "a second display"),
     (),
 )
 WISHES = ("ioports=", "map-legacy", "preload", "iomem=", "whole slots", "not HVM")
@@ -180,6 +181,8 @@ def config_space(command: int, **registers: int) -> bytes:
 def functions(draw: st.DrawFn, bdf: Bdf, number: int, asls: int, odd: frozenset[str]) -> PciDevice:
     """A display or anything else at this address."""
     codes = (0x030000, 0x030000, 0x038000) if bdf == IGD and "anything at 02.0" not in odd else CLASSES
+    if "a second display" in odd:
+        codes = (0x030000,)
     intel = bdf == IGD or draw(st.booleans())
     if bdf == IGD and PLAIN in odd:
         bars_, space = draw(bars(number, odd)), config_space(7, _fc=asls)
@@ -214,7 +217,7 @@ def trees(draw: st.DrawFn, asls: int, odd: frozenset[str]) -> tuple[PciDevice, .
     if "other buses" in odd:
         buses += [(0, 0x40), (1, 0)]
     places = [] if "no display at 02.0" in odd else [IGD]
-    for number in range(draw(st.integers(0, 3))):
+    for number in range(draw(st.integers("a second display" in odd, 3))):
         segment, bus = draw(st.sampled_from(buses))
         places.append(Bdf(segment, bus, number + 4, number & 1))
     return (*found, *(draw(functions(bdf, number, asls, odd)) for number, bdf in enumerate(places)))

@@ -38,7 +38,7 @@ _GUESTS = 3
 #: Operation, and how often it is chosen: grants are the business, and domains are dear.
 OPERATIONS = {
     "grant": 8, "map": 6, "revoke": 8, "kill a grant": 6, "kill a revoke": 4, "interrupt a grant": 4, "destroy": 2,
-    "reboot": 2, "attach": 2, "detach": 2,
+    "reboot": 2, "attach": 4, "detach": 4,
 }  # fmt: skip
 
 
@@ -90,6 +90,8 @@ class Soak:
         for _ in range(self.dice.choice((1, 1, 2, 3))):
             what = self.dice.choices(list(OPERATIONS), list(OPERATIONS.values()))[0]
             guest = self.dice.choice(self.guests)
+            if what == "detach":
+                guest = next((g for g in self.guests if VGA[-7:] in sh("xl", "pci-list", g.name).stdout), guest)
             wait = self.dice.uniform(0, patience(2.0))
             self.log.append(f"{what} {guest.name}")
             self.done[what] += 1

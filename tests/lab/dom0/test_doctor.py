@@ -46,7 +46,7 @@ def doctor(*configs: Path, argv: tuple[str, ...] = (), **env: str) -> Report:
     if argv:
         done = sh("env", *(f"{key}={value}" for key, value in {**FIRST, **env}.items()), *argv, "-m", "xlplug", *words)
     else:
-        done = xlplug(*words, **FIRST, **env)
+        done = xlplug(*words, **{**FIRST, **env})
     assert done.stderr == ""
     report = json.loads(done.stdout)
     assert report["schema"] == "xlplug/doctor/2"
