@@ -333,7 +333,7 @@ def test_a_damaged_file_is_read_or_refused(qemu: Path, tmp_path: Path, seed: int
     tables = int.from_bytes(whole[40:48], "little")
     path = tmp_path / "damaged"
     refusals = 0
-    for _ in range(60):
+    for _ in range(30):
         data = bytearray(whole)
         for _ in range(rng.choice((1, 2, 8))):
             at = rng.choice(
