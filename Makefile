@@ -28,9 +28,10 @@ mutants: $(VENV)/.test
 faults: $(VENV)/.test
 	@$(IN)/python -m tests.fault
 
-# Generated hosts, configurations and sequences of runs against the rules of the documents.  EXAMPLES=5000 for more.
+# Generated hosts, configurations and sequences of runs against the rules of the documents, and many processes at once.
+# EXAMPLES=5000 for more.
 properties: $(VENV)/.test
-	@EXAMPLES=$(or $(EXAMPLES),400) $(IN)/python -m pytest -q tests/property
+	@EXAMPLES=$(or $(EXAMPLES),400) $(IN)/python -m pytest -q tests/property tests/race
 
 # The code broken on purpose: which property notices?
 breakages: $(VENV)/.test

@@ -17,7 +17,7 @@ from xlplug.dom0.find_config import parse, read_as_xl
 from xlplug.model.errors import ConfigError
 
 FRONT_END = (Path(__file__).parents[2] / "hooks" / "xl").read_text()
-COUNT = examples(1000, 10_000)
+COUNT = examples(500, 10_000)
 
 NAMES = [
     b"gfx_passthru",
@@ -127,7 +127,7 @@ def test_what_needs_grants_is_never_left_to_xl(tmp_path: Path, monkeypatch: pyte
     assert wrong == []
     # And it is of use: much of what needs nothing, and is not odd, costs no Python.
     some = others[:500]
-    assert sum(left_to_xl(some)) > 50
+    assert sum(left_to_xl(some)) > len(some) // 10
 
 
 def test_the_parsers_own_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.examples import examples
 from tests.race.host import Server, Store, Xen, in_processes
 from xlplug.config.domain import DomainConfig
 from xlplug.dom0 import lock
@@ -26,7 +27,7 @@ from xlplug.xen.in_memory import MemStore, MemXen
 Host = Callable[[str], HostSnapshot]
 Config = Callable[[str], DomainConfig]
 VGA = 'gfx_passthru="igd"\npci=["00:02.0"]\nxlplug_map_legacy=1\n'
-PROCESSES = 50
+PROCESSES = examples(15, 50)
 
 
 def quiet(line: str) -> None:
@@ -98,8 +99,8 @@ def status(run: Callable[[], object]) -> None:
         raise SystemExit(error.exit_code) from error
 
 
-def test_fifty_grants_of_one_card(server: Server, host: Host, config: Config) -> None:
-    """One of fifty domains gets the legacy ranges, and the others are refused with nothing touched."""
+def test_many_grants_of_one_card(server: Server, host: Host, config: Config) -> None:
+    """One of the domains gets the legacy ranges, and the others are refused with nothing touched."""
     plans = {d: build(config(VGA), host("igd-laptop"), Who(d), BY_HAND) for d in range(1, PROCESSES + 1)}
     for domid in plans:
         create(server.host.xen, server.host.store, domid)
@@ -114,7 +115,7 @@ def test_fifty_grants_of_one_card(server: Server, host: Host, config: Config) ->
     assert untrue(server, range(1, PROCESSES + 1)) == []
 
 
-def test_fifty_grants_to_one_domain(server: Server, host: Host, config: Config) -> None:
+def test_many_grants_to_one_domain(server: Server, host: Host, config: Config) -> None:
     plan = build(config(VGA), host("igd-laptop"), Who(7), BY_HAND)
     create(server.host.xen, server.host.store, 7)
 
@@ -129,7 +130,7 @@ def test_fifty_grants_to_one_domain(server: Server, host: Host, config: Config) 
     assert untrue(server, range(7, 8)) == []
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(examples(2, 4)))
 def test_grant_against_revoke_detach_destroy_and_reboot(server: Server, host: Host, config: Config, seed: int) -> None:
     """Thirty processes; domains are destroyed and created again under the same number by processes without our lock."""
     numbers = range(1, 5)

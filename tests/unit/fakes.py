@@ -48,6 +48,10 @@ class Recorder(NamedTuple):
     def ran(self) -> bool:
         return Path(f"{self.path}.numbers").exists()
 
+    def forget(self) -> None:
+        """As if it had not been started yet."""
+        Path(f"{self.path}.numbers").unlink(missing_ok=True)
+
     def read(self) -> Record:
         def read(kind: str) -> str:
             return Path(f"{self.path}.{kind}").read_bytes().decode("utf-8", "surrogateescape")

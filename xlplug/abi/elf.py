@@ -152,10 +152,10 @@ def _undefined(table: Any, indices: Any) -> Iterator[tuple[str, int]]:  # noqa: 
 
 
 class _Bounded:
-    """Hands out at most ``limit`` items of one file: in a damaged file a table may lead back to itself."""
+    """Hands out at most _LIMIT items of one file: in a damaged file a table may lead back to itself."""
 
-    def __init__(self, limit: int = _LIMIT) -> None:
-        self.left = limit
+    def __init__(self) -> None:
+        self.left = _LIMIT
         self.text_left = _TEXT_LIMIT
 
     def __call__(self, items: Iterable[Any]) -> Iterator[Any]:

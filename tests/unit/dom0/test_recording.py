@@ -76,7 +76,7 @@ def test_malformed_recordings_are_host_errors(tmp_path: Path) -> None:
     values = [None, True, -1, 1 << 70, 1.5, "", "x", [], {}, [1], {"a": 1}, "0000:00:02.0", 0]
     path = tmp_path / "host.json"
     refused = 0
-    for _ in range(1500):
+    for _ in range(500):
         broken = json.loads(good)
         spot = broken
         while True:
@@ -96,7 +96,7 @@ def test_malformed_recordings_are_host_errors(tmp_path: Path) -> None:
             refused += 1
             assert str(error).startswith(str(path))
             assert "\n" not in str(error)
-    assert refused > 700
+    assert refused > 400
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\xff", b"[" * 100000, b'{"schema": "xlplug/host/2"}', b"null"])

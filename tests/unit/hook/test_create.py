@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-only
-"""``xlplug create`` and ``restore`` in real processes, with an xl that writes down how it was started.
+"""``xlplug create`` and ``restore`` in processes of their own, with an xl that writes down how it was started.
 
 Where Xen is needed, it is the one in memory, on a recorded laptop.
 """
@@ -17,6 +17,7 @@ import _cffi_backend
 import click
 import pytest
 
+from tests.forked import CHECKOUT, text
 from tests.unit.fakes import Recorder, recorder
 from xlplug.dom0.find_config import parse
 from xlplug.dom0.frozen import thaw
@@ -25,12 +26,8 @@ from xlplug.dom0.savefile import parse_head
 from xlplug.hook import create
 
 ROOT = Path(__file__).parents[3]
-#: As what ``make install`` makes of hooks/xlplug starts: -IS, and nothing that is imported for Xen's sake alone.
-PROGRAM = """
-import sys
-sys.path[:0] = {folders!r}
-from xlplug.model import lean_typing
-lean_typing.install()
+#: What is not of this machine.  Python's own contextlib is left out, because it brings the typing that the hook does without.
+WORLD = """
 import xlplug.xen.ctrl, xlplug.xen.store
 from xlplug.dom0 import domains, snapshot
 from xlplug.dom0 import recording
@@ -42,9 +39,25 @@ class Opened:
 xlplug.xen.ctrl.XenCtrl = lambda: Opened(MemXen())
 xlplug.xen.store.XenStore = lambda: Opened(MemStore())
 snapshot.take = lambda xen, store, config: recording.load_host({host!r})
+"""
+#: It starts as what ``make install`` makes of hooks/xlplug does.
+PROGRAM = """
+import sys
+sys.path[:0] = {folders!r}
+from xlplug.model import lean_typing
+lean_typing.install()
+{world}
 from xlplug.__main__ import main
 main()
 """
+#: The environment at its own exec is the kernel's to keep; a process that is forked has that of another program there.
+FORKED = """
+import os
+import xlplug.hook.become, xlplug.hook.create
+xlplug.hook.become.first_environment = xlplug.hook.create.first_environment = lambda: dict(os.environb)
+"""
+#: libxl's own device model, which this machine does not have.
+KNOWN_QEMU = "import xlplug.hook.create\nxlplug.hook.create.real = lambda path: path or '/libxl/qemu'\n"
 FOLDERS = [str(ROOT), str(Path(_cffi_backend.__file__).parent), str(Path(click.__file__).parents[1])]
 PLAIN = b'name="g"\ntype="hvm"\nmemory=64\n'
 LEGACY = PLAIN + b'vga="none"\ngfx_passthru="igd"\npci=["00:02.0"]\n'
@@ -68,7 +81,8 @@ class Host:
         self.qemu = recorder(folder / "qemu").path
         self.program = folder / "program.py"
         host = str(ROOT / "tests" / "recorded" / "hosts" / "igd-laptop.json")
-        self.program.write_text(PROGRAM.format(folders=FOLDERS, host=host))
+        self.world = WORLD.format(host=host)
+        self.program.write_text(PROGRAM.format(folders=FOLDERS, world=self.world))
         self.environment = {
             "PATH": f"{self.bin}:/usr/bin:/bin",
             "XLPLUG_DEVICE_MODEL": str(self.wrapper),
@@ -81,10 +95,18 @@ class Host:
         (self.folder / name).write_bytes(data)
         return name
 
-    def run(self, *words: str, stdin: int | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, stdin: bytes | int = b"", **variables: str) -> subprocess.CompletedProcess[str]:
+        return text(self.forked(*words, stdin=stdin, **variables))
+
+    def forked(self, *words: str, stdin: bytes | int = b"", **variables: str) -> subprocess.CompletedProcess[bytes]:
+        environment = self.environment | variables
+        return CHECKOUT.run(*words, stdin=stdin, folder=self.folder, env=environment, before=FORKED + self.world)
+
+    def start(self, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """By Python, which changes signals and the environment before we are there."""
         return subprocess.run(
             [sys.executable, "-IS", str(self.program), *words], cwd=self.folder, env=self.environment | variables,
-            stdin=stdin if stdin is not None else subprocess.DEVNULL, capture_output=True, text=True,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True,
         )  # fmt: skip
 
     @property
@@ -129,7 +151,7 @@ def handed(xl: Recorder) -> str:
 def test_nothing_for_us(host: Host, words: list[str]) -> None:
     host.config("broken.cfg", b"name=\n")
     host.config("empty.cfg", b"")
-    done = host.run("create", *words, CODE="5")
+    done = host.start("create", *words, CODE="5")
     assert (done.returncode, done.stdout, done.stderr) == (5, "", "")
     record = host.xl.read()
     assert record.argv == [host.xl.path, "create", *words]
@@ -166,7 +188,7 @@ def test_a_pipe_is_xls_to_refuse(host: Host) -> None:
 
 @pytest.mark.parametrize("words", [["legacy.cfg"], ["-pcq", "legacy.cfg"], ["-f", "legacy.cfg", "memory=96", "x=1"]])
 def test_the_wrapper_is_put_in(host: Host, words: list[str]) -> None:
-    done = host.run("create", *words, CODE="3", XLPLUG_XL_OPTIONS=" -v -t")
+    done = host.start("create", *words, CODE="3", XLPLUG_XL_OPTIONS=" -v -t")
     assert (done.returncode, done.stdout, done.stderr) == (3, "", "")
     record = host.xl.read()
     assert record.argv == [host.xl.path, "-v", "-t", "create", *words, *host.overridden]
@@ -215,7 +237,7 @@ def test_what_is_handed_over(host: Host, words: list[str], stdin: str | None) ->
 @pytest.mark.parametrize("config", ["plain.cfg", "legacy.cfg"])
 def test_what_was_handed_over_for_another_domain_is_dropped(host: Host, config: str) -> None:
     """A hotplug script of xl's that creates another domain."""
-    host.run("create", config, **{VARIABLE: "7"})
+    host.start("create", config, **{VARIABLE: "7"})
     assert host.xl.read().environment.get(VARIABLE) != "7"
 
 
@@ -265,7 +287,7 @@ def test_a_config_that_xl_rejects_is_xls_to_reject(host: Host) -> None:
         ["broken.cfg", "k=v"],
         ["legacy.cfg", "nonsense=="],
     ):
-        done = host.run("create", *words, VERDICT="3")
+        done = host.start("create", *words, VERDICT="3")
         assert (done.returncode, done.stdout, done.stderr) == (3, "", "xl: VERDICT\n"), words
         record = host.xl.read()
         assert record.argv == [host.xl.path, "-N", "create", *words]
@@ -377,10 +399,7 @@ def test_restore_of_what_was_hooked(host: Host) -> None:
     done = host.run("restore", "save")  # libxl's own device model is needed, which this machine does not have
     assert (done.returncode, host.xl.ran) == (1, False)
     assert "does not run on Xen" in done.stderr
-    text = host.program.read_text().replace(
-        "from xlplug.__main__", "import xlplug.hook.create\nxlplug.hook.create.real = str\nfrom xlplug.__main__"
-    )
-    host.program.write_text(text)
+    host.world += KNOWN_QEMU
     done = host.run("restore", "save")
     assert (done.returncode, done.stderr) == (0, "")
     assert host.xl.read().argv == [host.xl.path, "restore", "save"]
@@ -405,16 +424,11 @@ class Sent:
         self.host = host
         self.file = host.folder / "read"
         recorder(Path(host.xl.path), then=f"cat ${{FROM:-/dev/stdin}} >{self.file}; exit ${{CODE:-0}}")
-        if known_qemu:  # libxl's own, which this machine does not have
-            text = host.program.read_text()
-            fake = "import xlplug.hook.create\nxlplug.hook.create.real = lambda path: path or '/libxl/qemu'\nfrom xlplug.__main__"
-            host.program.write_text(text.replace("from xlplug.__main__", fake))
+        if known_qemu:
+            host.world += KNOWN_QEMU
 
     def __call__(self, data: bytes, *words: str, **variables: str) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(
-            [sys.executable, "-IS", str(self.host.program), "migrate-receive", *words],
-            cwd=self.host.folder, env=self.host.environment | variables, input=data, capture_output=True,
-        )  # fmt: skip
+        return self.host.forked("migrate-receive", *words, stdin=data, **variables)
 
     def config(self) -> dict[str, dict[str, object]]:
         data = self.file.read_bytes()

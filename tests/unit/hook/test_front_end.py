@@ -22,6 +22,9 @@ OTHERS = """
 """.split()
 ODD = ["", " ", "a b", "*", "$HOME", "`id`", "'", '"', "\\", "a\nb", "-", "--", "é", "\udcff", "create"]
 
+#: What makes the front end ask Python, and what does not.
+NEEDY, PLAIN = 'gfx_passthru="igd"', "memory=64"
+
 
 class Hooked:
     """The front end before an xl, and an xlplug that records; a shell to run it with."""
@@ -51,6 +54,26 @@ def hooked(request: pytest.FixtureRequest, tmp_path: Path) -> Hooked:
     return Hooked(tmp_path, request.param)
 
 
+@pytest.fixture(scope="module", params=SHELLS)
+def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Hooked:
+    """With all that a command line may name."""
+    made = Hooked(tmp_path_factory.mktemp("house"), request.param)
+    (made.bin / "g.cfg").write_text(f'name="g"\n{PLAIN}\n')
+    (made.bin / "a b*.cfg").write_text("# a comment without its end")
+    (made.bin / "needy.cfg").write_text(f"{PLAIN}\n{NEEDY}\n")
+    (made.bin / "odd.cfg").write_text("x='\\7 1'\n")
+    os.mkfifo(made.bin / "fifo")
+    return made
+
+
+@pytest.fixture
+def shared(house: Hooked) -> Hooked:
+    """For tests that change nothing in it; nothing has been run yet."""
+    for program in (house.real, house.xlplug):
+        program.forget()
+    return house
+
+
 def went(done: subprocess.CompletedProcess[str], to: Recorder, code: int = 0) -> list[str]:
     """The words that the program was started with; it alone, and its status is all there is."""
     assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
@@ -58,18 +81,18 @@ def went(done: subprocess.CompletedProcess[str], to: Recorder, code: int = 0) ->
 
 
 @pytest.mark.parametrize("word", OTHERS)
-def test_everything_else_is_xls(hooked: Hooked, word: str) -> None:
+def test_everything_else_is_xls(shared: Hooked, word: str) -> None:
     words = ["-v", word, *ODD]
-    assert went(hooked.run(*words, CODE="77"), hooked.real, 77) == words
-    assert not hooked.xlplug.ran
+    assert went(shared.run(*words, CODE="77"), shared.real, 77) == words
+    assert not shared.xlplug.ran
 
 
 @pytest.mark.parametrize(
     "words", [[], ["-v"], ["-h"], [""], ["-N", "create", "g.cfg"], ["-vN", "create"], ["x", "create"]]
 )
-def test_so_is_what_names_nothing_or_is_no_creation(hooked: Hooked, words: list[str]) -> None:
-    assert went(hooked.run(*words), hooked.real) == words
-    assert not hooked.xlplug.ran
+def test_so_is_what_names_nothing_or_is_no_creation(shared: Hooked, words: list[str]) -> None:
+    assert went(shared.run(*words), shared.real) == words
+    assert not shared.xlplug.ran
 
 
 @pytest.mark.parametrize(
@@ -79,18 +102,14 @@ def test_so_is_what_names_nothing_or_is_no_creation(hooked: Hooked, words: list[
      *(("migrate-receive"[:length], "migrate-receive") for length in range(8, 16))],
 )  # fmt: skip
 @pytest.mark.parametrize("options", [[], ["-v"], ["-vvv", "-t", "-T", "-f"]])
-def test_creations_go_through_xlplug(hooked: Hooked, word: str, verb: str, options: list[str]) -> None:
+def test_creations_go_through_xlplug(shared: Hooked, word: str, verb: str, options: list[str]) -> None:
     words = ["-p", "g.cfg", *ODD]
-    assert went(hooked.run(*options, word, *words, CODE="77"), hooked.xlplug, 77) == [verb, *words]
-    assert not hooked.real.ran
-    environment = hooked.xlplug.read().environment
-    assert environment["XLPLUG_XL"] == hooked.real.path
+    assert went(shared.run(*options, word, *words, CODE="77"), shared.xlplug, 77) == [verb, *words]
+    assert not shared.real.ran
+    environment = shared.xlplug.read().environment
+    assert environment["XLPLUG_XL"] == shared.real.path
     assert environment["XLPLUG_XL_OPTIONS"].split() == options
     assert environment["XLPLUG_DEVICE_MODEL"] == "/usr/lib/xlplug/device-model"
-
-
-#: What makes the front end ask Python, and what does not.
-NEEDY, PLAIN = 'gfx_passthru="igd"', "memory=64"
 
 
 @pytest.mark.parametrize(
@@ -101,15 +120,13 @@ NEEDY, PLAIN = 'gfx_passthru="igd"', "memory=64"
 )  # fmt: skip
 @pytest.mark.parametrize(("options", "word"), [([], "create"), (["-v", "-t"], "cr")])
 def test_a_creation_that_needs_nothing_is_xls_at_once(
-    hooked: Hooked, words: list[str], options: list[str], word: str
+    shared: Hooked, words: list[str], options: list[str], word: str
 ) -> None:
-    (hooked.bin / "g.cfg").write_text(f'name="g"\n{PLAIN}\n')
-    (hooked.bin / "a b*.cfg").write_text("# a comment without its end")
     words = [*options, word, *words]
     handover = {"XLPLUG_HANDOVER": "64", "XLPLUG_XL": "x"}  # another domain's: a script of its own creates this one
-    assert went(hooked.run(*words, CODE="77", **handover), hooked.real, 77) == words
-    assert not [name for name in hooked.real.read().environment if name.startswith("XLPLUG_")]
-    assert not hooked.xlplug.ran
+    assert went(shared.run(*words, CODE="77", **handover), shared.real, 77) == words
+    assert not [name for name in shared.real.read().environment if name.startswith("XLPLUG_")]
+    assert not shared.xlplug.ran
 
 
 @pytest.mark.parametrize(
@@ -119,19 +136,14 @@ def test_a_creation_that_needs_nothing_is_xls_at_once(
      ["-f"], ["-f", "-p"], ["g.cfg", "x=1", "-p"], ["x=1"], ["g.cfg", NEEDY], ["g.cfg", "a=1\nioports=[]"], ["g.cfg", "x='\\\\'"],
      ["needy.cfg"], ["odd.cfg"], ["g.cfg", "-f", "needy.cfg"]],
 )  # fmt: skip
-def test_what_is_odd_or_may_need_something_is_for_python(hooked: Hooked, words: list[str]) -> None:
-    (hooked.bin / "g.cfg").write_text(PLAIN)
-    (hooked.bin / "needy.cfg").write_text(f"{PLAIN}\n{NEEDY}\n")
-    (hooked.bin / "odd.cfg").write_text("x='\\7 1'\n")
-    os.mkfifo(hooked.bin / "fifo")
-    assert went(hooked.run("create", *words), hooked.xlplug) == ["create", *words]
-    assert not hooked.real.ran
+def test_what_is_odd_or_may_need_something_is_for_python(shared: Hooked, words: list[str]) -> None:
+    assert went(shared.run("create", *words), shared.xlplug) == ["create", *words]
+    assert not shared.real.ran
 
 
 @pytest.mark.parametrize("word", ["restore", "migrate-receive"])
-def test_what_arrives_is_for_python(hooked: Hooked, word: str) -> None:
-    (hooked.bin / "g.cfg").write_text(PLAIN)
-    assert went(hooked.run(word, "g.cfg"), hooked.xlplug) == [word, "g.cfg"]
+def test_what_arrives_is_for_python(shared: Hooked, word: str) -> None:
+    assert went(shared.run(word, "g.cfg"), shared.xlplug) == [word, "g.cfg"]
 
 
 def test_without_grep_python_judges(hooked: Hooked, tmp_path: Path) -> None:
