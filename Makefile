@@ -31,7 +31,7 @@ faults: $(VENV)/.test
 # Generated hosts, configurations and sequences of runs against the rules of the documents, and many processes at once.
 # EXAMPLES=5000 for more.
 properties: $(VENV)/.test
-	@EXAMPLES=$(or $(EXAMPLES),400) $(IN)/python -m pytest -q tests/property tests/race
+	@EXAMPLES=$(or $(EXAMPLES),500) $(IN)/python -m pytest -q tests/property tests/race
 
 # The code broken on purpose: which property notices?
 breakages: $(VENV)/.test

@@ -148,7 +148,7 @@ def noticed(breakage: Breakage) -> str:
         command = [sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider", "--hypothesis-seed=1", tests]
         environment = {
             **os.environ,
-            "EXAMPLES": "400",
+            "EXAMPLES": "1500",
             "SHRINK": "no",
             "PYTHONPATH": folder,
             "PYTHONDONTWRITEBYTECODE": "1",

@@ -113,7 +113,7 @@ class Soak:
             "kill a revoke": ["python3", "-m", "xlplug", "revoke", domid],
             "destroy": ["xl", "destroy", domid],
             "attach": ["xl", "pci-attach", domid, VGA],
-            "detach": ["xl", "pci-detach", domid, VGA],
+            "detach": ["xl", "pci-detach", "-f", domid, VGA],
         }
         if what == "reboot":
             with (
