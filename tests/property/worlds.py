@@ -293,7 +293,7 @@ def wishes(draw: st.DrawFn, devices: tuple[PciDevice, ...], odd: frozenset[str])
         pci.append((Bdf(0, 0x55, 0, 0), False))
     if "VGA in ioports=" in odd:
         odd = (odd | {"ioports="}) - {"not HVM"}
-        ports = [Range(0x3B0, 0x3BC), Range(0x3C0, 0x3E0)]
+        ports = [Range(0x3B0, 0x3BC), Range(0x3C0, 0x3E0), Range(0x3C0, 0x3D0), Range(0x3B4, 0x3DC)]
     return Wish(
         draw(st.sampled_from(("pv", "pvh"))) if "not HVM" in odd else "hvm",
         draw(st.sampled_from(("igd", "1", "args") if PLAIN in odd else ("igd", "1", "igd", "1", "args", ""))), tuple(pci),
