@@ -128,7 +128,7 @@ def test_the_worlds_put_the_policy_to_the_test() -> None:
     """Of the worlds, many must lead to grants of each kind: otherwise the properties hold for want of steps."""
     seen: Counter[str] = Counter()
 
-    @settings(max_examples=300, derandomize=True)
+    @settings(max_examples=600, derandomize=True)
     @given(worlds())
     def look(world: World) -> None:
         plan = planned(world)
