@@ -25,9 +25,14 @@ for number, handler in (
 RECORDED = Path(__file__).parent / "recorded"
 
 
+gc.disable()  # while modules are imported and tests collected, which leaves none
+
+
 def pytest_collection_finish() -> None:
     """What has been imported by now stays: looking for garbage in it takes 70 ms each time."""
     gc.freeze()
+    gc.enable()
+    gc.set_threshold(20_000, 20, 50)
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from tests.fuzz.targets import TARGETS
         ("libxl-json", b'"c_info":{"type":"hvm"},"b_info":{"irqs":[', b"5,", b"5]}}"),
         ("libvirt-xml", b"<domain>", b"<a>", b""),
         ("q-dump", b"", b"(XEN) Rangesets belonging to domain 1:\n", b""),
+        ("q-dump", b"(XEN) ", b"'q' pressed -> dumpi", b""),
         ("ranges", b"{ ", b"3b0-3bb, ", b"1 }"),
         ("xenstore", b"", b"/libxl/7/xlplug/steps/0=x\n", b""),
         ("elf", b"\x7fELF", b"\0", b""),

@@ -106,12 +106,13 @@ def _last_dump(text: str) -> str:
     """From the line on with which Xen begins it.  A ring may hold megabytes of what was before."""
     end = len(text)
     while (at := text.rfind(_BEGINS, 0, end)) >= 0:
-        start = text.rfind("\n", 0, at) + 1
-        # What Python takes for the end of a line besides a newline is one here as well, and in `_sections`.
-        prefix = f"{text[start:at]}-".splitlines()[-1][:-1]
-        if _xens_own(prefix + _BEGINS).startswith(_BEGINS):
-            return prefix + text[at:]
-        end = at
+        end = text.rfind("\n", 0, at) + 1
+        # Python takes more than a newline for the end of a line, here as in `_sections`.
+        lines = text[end : text.find("\n", at) + 1 or len(text)].splitlines(keepends=True)
+        while lines:
+            if _xens_own(lines[-1]).startswith(_BEGINS):
+                return text[end + sum(map(len, lines[:-1])) :]
+            lines.pop()
     return ""
 
 
