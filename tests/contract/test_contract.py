@@ -227,6 +227,10 @@ def test_populating(world: World, fresh: Callable[[], int]) -> None:
     xen.decrease_reservation(domid, [0x80000, 0x80001])
     assert pages(world, domid)[0] == tot + 1
     assert code(lambda: xen.decrease_reservation(domid, [0x80000])) == errno.EINVAL
+    xen.populate_physmap(domid, [0x80000, 0x80001])
+    assert code(lambda: xen.decrease_reservation(domid, [0x80001, 0x80001, 0x80000])) == errno.EINVAL
+    assert pages(world, domid)[0] == tot + 2, "a gfn that is named twice ends it after the first time"
+    xen.decrease_reservation(domid, [0x80000])
     xen.set_max_mem(domid, 4 * (tot + 3))
     assert code(lambda: xen.populate_physmap(domid, [0x80000 + i for i in range(4)])) == errno.EBUSY
     assert pages(world, domid)[0] == tot + 3, "what fitted before the limit stays"
