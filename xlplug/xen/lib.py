@@ -9,12 +9,15 @@ import errno
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, NoReturn, Self, cast
 
 from xlplug.model.errors import NotOnXenError, XenError, XenUnavailableError
 from xlplug.xen._ffi import ffi
 from xlplug.xen.protocols import CTRL_CALLS, CtrlLib, LibC, ToollogLib
+
+TYPE_CHECKING = False  # typing's, without importing typing for it
+if TYPE_CHECKING:
+    from types import TracebackType
 
 __all__ = [
     "SYS_HYPERVISOR",
@@ -162,7 +165,7 @@ class Handle(ABC):
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: "TracebackType | None"
     ) -> None:
         self.close()
 
