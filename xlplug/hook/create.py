@@ -21,6 +21,7 @@ from xlplug.dom0.frozen import freeze
 from xlplug.dom0.handover import Handover
 from xlplug.hook.become import become, first_environment
 from xlplug.hook.device_model import is_ours, preload_library, real
+from xlplug.hook.override import overridden, override_words
 from xlplug.model.errors import ConfigError, HostError, Refused, XlplugError
 from xlplug.model.occasion import CREATING, NO_LIBRARY, RESTORING, Occasion
 
@@ -72,7 +73,7 @@ def create(words: Sequence[str]) -> int:
     _preflight(config, asked.path, occasion(config, program))
     override = config.device_model_override or ""
     offered = handover.offer(Handover(data, asked.path, asked.extra, override, freeze(config)))
-    _become_xl("create", [*words, *_override(program, config)], offered)
+    _become_xl("create", [*words, *override_words(program, config)], offered)
 
 
 def restore(words: Sequence[str]) -> int:
@@ -112,7 +113,7 @@ def restore(words: Sequence[str]) -> int:
     if asked.config is None:
         _become_xl("restore", words, handover.offer(Handover(data, path, parsed=freeze(config))))
     # xl restore takes no k=v words, so it reads the file, with ours appended, from a descriptor.
-    fd = handover.keep(_overridden(data, program, config))
+    fd = handover.keep(overridden(data, program, config))
     words[words.index(asked.config)] = f"/proc/self/fd/{fd}"
     _become_xl("restore", words, handover.offer(Handover(data, path, (), override, freeze(config)), fd))
 
@@ -172,7 +173,7 @@ def _arrived(data: bytes, reserved: int) -> bytes | None:
         if config.wants_legacy:
             _preflight(config._replace(device_model_override=own or None), _SENT, CREATING.without_ram(RESTORING))
         handover.fill(reserved, Handover(head.config, _SENT, (), own, freeze(config)))
-        return data if override == program else bytes(head._replace(config=_overridden(head.config, program, config)))
+        return data if override == program else bytes(head._replace(config=overridden(head.config, program, config)))
     except XlplugError as error:
         streams.complain(str(error))
         return None
@@ -329,31 +330,3 @@ def rehearse(config: DomainConfig, host: "HostSnapshot", when: Occasion) -> "Pla
     except XlplugError as error:
         return made._replace(refusals=(*made.refusals, error.problem))
     return made
-
-
-def _overridden(data: bytes, program: str, config: DomainConfig) -> bytes:
-    """A configuration in either form, with our wrapper for its device model."""
-    if data.lstrip()[:1] != b"{":
-        return data + "".join(f"\n{line}" for line in _override(program, config)).encode() + b"\n"
-    import json
-
-    value = json.loads(data.rstrip(b"\0"))
-    build = value.get("config", value)["b_info"]  # xl itself takes only one that is not wrapped, and says so
-    build["device_model"] = program
-    build["device_model_version"] = config.device_model_version.replace("-", "_")
-    try:
-        # "?" for half a surrogate pair is also what libxl reads there: yajl's yajl_encode.c, yajl_string_decode.
-        return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace") + b"\0"
-    except RecursionError as error:
-        raise ConfigError("its JSON is nested too deep", hint="give the domain's xl config", code="XLP204") from error
-
-
-def _override(program: str, config: DomainConfig) -> list[str]:
-    """``k=v`` words that make xl start our wrapper, and no other version of the device model than it would have."""
-    if any(char in program for char in '"\\\n'):
-        raise HostError(
-            f"{program!r} cannot be written in an xl config",
-            hint="install the hook under another prefix",
-            code="XLP603",
-        )
-    return [f'device_model_override="{program}"', f'device_model_version="{config.device_model_version}"']

@@ -95,7 +95,7 @@ class XenStore(_Nodes, Handle):
             name = errno.errorcode.get(number, str(number))
             hint = "start it: systemctl start xenstored"
             if number == errno.ETIMEDOUT:
-                hint = "it runs and does not answer, and xl waits for it as well: systemctl status xenstored"
+                hint = "nothing has answered for ten seconds, and xl waits as well: see systemctl status xenstored"
             raise XenUnavailableError(f"xenstored cannot be reached ({name})", hint=hint, code="XLP109")
 
     def close(self) -> None:

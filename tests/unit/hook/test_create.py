@@ -24,6 +24,7 @@ from xlplug.dom0.frozen import thaw
 from xlplug.dom0.handover import VARIABLE, Handover, peek
 from xlplug.dom0.savefile import parse_head
 from xlplug.hook import create
+from xlplug.hook.override import overridden
 
 ROOT = Path(__file__).parents[3]
 #: What is not of this machine.  Python's own contextlib is left out, because it brings the typing that the hook does without.
@@ -561,5 +562,5 @@ def test_what_xl_list_prints_is_given_the_wrapper_too() -> None:
     """It wraps the configuration; xl takes that from nobody, and says so itself."""
     value = {"config": {"c_info": {"type": "hvm"}, "b_info": {"device_model": "/opt/qemu"}}}
     data = json.dumps(value).encode()
-    made = create._overridden(data, "/wrapper", parse(data, "x"))
+    made = overridden(data, "/wrapper", parse(data, "x"))
     assert json.loads(made.rstrip(b"\0"))["config"]["b_info"]["device_model"] == "/wrapper"
