@@ -28,7 +28,7 @@ from xlplug.dom0 import domains, find_config, frozen, handover, pci, recording, 
 from xlplug.dom0.firmware import read_firmware, read_vbt
 from xlplug.execute.compare import compare
 from xlplug.execute.journal import Journal
-from xlplug.hook.create import _overridden
+from xlplug.hook.override import overridden
 from xlplug.model.addr import Domid
 from xlplug.model.bdf import Bdf
 from xlplug.model.errors import ConfigError, XlplugError, one_line, printable
@@ -148,7 +148,7 @@ def libxl_json(data: bytes) -> None:
     found = find_config.parse(b"{" + data, "j")
     planned(found)
     if found.wants_legacy:
-        again = find_config.parse(_overridden(b"{" + data, "/usr/lib/xlplug/device-model", found), "j")
+        again = find_config.parse(overridden(b"{" + data, "/usr/lib/xlplug/device-model", found), "j")
         assert again.device_model_override == "/usr/lib/xlplug/device-model"
 
 
