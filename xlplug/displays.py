@@ -57,20 +57,9 @@ def legacy_rights(
         if device.physfn is not None and is_display(device)
     )
     if not displays:
-        text = "gfx_passthru is set but no display device is assigned"
         if attach_later and len(devices) < len(config.pci):
             return LegacyRights(warnings=virtual)  # one is missing, and that is refused elsewhere
-        if attach_later:
-            advice = "see 'xlplug watch'"
-            return LegacyRights(
-                warnings=(
-                    *virtual,
-                    Problem(f"{text}: nothing is granted until one is plugged in", advice, code="XLP308"),
-                )
-            )
-        return LegacyRights(
-            warnings=virtual, refusals=(Problem(text, "add one to pci=, or remove gfx_passthru", code="XLP308"),)
-        )
+        return _no_display(virtual, attach_later=attach_later)
     found = _vga(displays, legacy_owner(host.devices), grantees)
     found = found._replace(warnings=(*virtual, *found.warnings))
     for device in displays:
@@ -85,6 +74,15 @@ def legacy_rights(
         rights, warning = vbios_rights(found.owner, host)
         found = found._replace(rights=(*found.rights, *rights), warnings=(*found.warnings, *filter(None, (warning,))))
     return found
+
+
+def _no_display(warnings: tuple[Problem, ...], *, attach_later: bool) -> LegacyRights:
+    text = "gfx_passthru is set but no display device is assigned"
+    if attach_later:
+        later = Problem(f"{text}: nothing is granted until one is plugged in", "see 'xlplug watch'", code="XLP308")
+        return LegacyRights(warnings=(*warnings, later))
+    refusal = Problem(text, "add one to pci=, or remove gfx_passthru", code="XLP308")
+    return LegacyRights(warnings=warnings, refusals=(refusal,))
 
 
 def _without_gfx(device: PciDevice) -> Problem:

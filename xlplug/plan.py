@@ -72,8 +72,7 @@ def build(
 ) -> Plan:
     """Plan the grants for ``config`` on ``host``.
 
-    A stubdomain is planned for when the configuration asks for one or its domid is given.  ``map_legacy`` also maps the
-    VGA set 1:1.
+    A stubdomain is one that ``config`` asks for or whose domid is given.  ``map_legacy`` also maps the VGA set 1:1.
     """
     has_stubdom = config.stubdom or who.stubdom is not None
     grantees = (TARGET, STUBDOM) if has_stubdom else (TARGET,)
@@ -96,14 +95,12 @@ def build(
         delegated=tuple(d for device in devices for d in delegated(device)),
         by_libxl=by_libxl,
         notes=(
-            *(*legacy.notes, *_opregion_note(config, legacy, host, has_stubdom=has_stubdom)),
-            *(*physmap.notes, *served.notes),
+            *(*legacy.notes, *_opregion_note(config, legacy, host, grantees), *physmap.notes, *served.notes),
             *(note.problem for note in host.notes if note.about == UNNAMED),
         ),
         warnings=(
             *(*config.warnings, *pci_warnings, *legacy.warnings, *ports.warnings, *served.warnings),
-            *_attached_already(legacy, ports.mappings, who),
-            *obstacles(Scene(config, host, devices, has_stubdom)),
+            *(*_attached_already(legacy, ports.mappings, who), *obstacles(Scene(config, host, devices, has_stubdom))),
         ),
         refusals=(
             *(*pci_refusals, *domid_refusals(who), *_no_stubdom_yet(config, who, occasion)),
@@ -195,11 +192,11 @@ def _populate_on_demand(config: DomainConfig, steps: Sequence[Step]) -> Iterator
 
 
 def _opregion_note(
-    config: DomainConfig, legacy: LegacyRights, host: HostSnapshot, *, has_stubdom: bool
+    config: DomainConfig, legacy: LegacyRights, host: HostSnapshot, grantees: tuple[str, ...]
 ) -> Iterator[Problem]:
     """Which QEMU runs in a stubdomain is not known here, but on Qubes OS, so that this is not a warning."""
     display = next((right.device for right in legacy.rights if right.reason == OPREGION_REASON), None)
-    if display is not None and has_stubdom and not config.preload and not host.is_qubes:
+    if display is not None and STUBDOM in grantees and not config.preload and not host.is_qubes:
         yield Problem(
             f"{display}: stock QEMU in a stubdomain leaves the OpRegion out without xlplug's preload library",
             "see hooks/preload/README.md",

@@ -104,3 +104,12 @@ def test_planning_and_data_touch_no_machine() -> None:
         outside -= {"_json"} if name == "model.lean_json" else set()
         outside -= {"xml"} if name == "config.from_libvirt" else set()
         assert outside <= allowed, f"{name} imports {outside - allowed}"
+
+
+def test_modules_and_functions_are_small() -> None:
+    """As CONTRIBUTING.md says."""
+    for path in modules().values():
+        assert len(path.read_text().splitlines()) <= 350, path
+        for node in nodes(path):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                assert (node.end_lineno or 0) - node.lineno < 45, f"{path}: {node.name}"

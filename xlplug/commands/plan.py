@@ -9,6 +9,7 @@ from xlplug.delegation import Served
 from xlplug.displays import PURPOSES
 from xlplug.dom0.find_config import parse
 from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED, UsageError
+from xlplug.model.host import PciDevice
 from xlplug.model.occasion import AHEAD, Who
 from xlplug.model.rangeset import Range
 from xlplug.model.steps import Step
@@ -140,39 +141,13 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "target": plan.target,
         "stubdom": plan.stubdom,
         "has_stubdom": plan.has_stubdom,
-        "devices": [
-            {
-                "bdf": str(a.device.bdf),
-                "vendor": a.device.vendor,
-                "device": a.device.device,
-                "class": a.device.class_code,
-                "driver": a.device.driver,
-                "owner": a.device.owner,
-            }
-            for a in plan.devices
-        ],
+        "devices": [_device_json(assigned.device) for assigned in plan.devices],
         "steps": [step_json(step) for step in plan.steps],
         "delegated": [
             {"device": str(d.device), "bar": d.bar, "kind": d.kind, "first": d.range.start, "count": d.range.nr}
             for d in plan.delegated
         ],
-        "served": [
-            {
-                "host": str(each.spec.host),
-                "slot": each.spec.slot,
-                "function": each.spec.function,
-                "bars": [
-                    {
-                        "index": bar.number,
-                        "kind": bar.kind,
-                        "prefetch": bar.prefetch,
-                        "machine": {"first": bar.start, "count": bar.size},
-                    }
-                    for bar in each.bars
-                ],
-            }
-            for each in plan.served
-        ],
+        "served": [_served_json(served) for served in plan.served],
         "by_libxl": [
             {
                 "kind": g.kind,
@@ -187,6 +162,34 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "notes": [problem._asdict() for problem in plan.notes],
         "warnings": [problem._asdict() for problem in plan.warnings],
         "refusals": [problem._asdict() for problem in plan.refusals],
+    }
+
+
+def _device_json(device: PciDevice) -> dict[str, Any]:
+    return {
+        "bdf": str(device.bdf),
+        "vendor": device.vendor,
+        "device": device.device,
+        "class": device.class_code,
+        "driver": device.driver,
+        "owner": device.owner,
+    }
+
+
+def _served_json(served: Served) -> dict[str, Any]:
+    return {
+        "host": str(served.spec.host),
+        "slot": served.spec.slot,
+        "function": served.spec.function,
+        "bars": [
+            {
+                "index": bar.number,
+                "kind": bar.kind,
+                "prefetch": bar.prefetch,
+                "machine": {"first": bar.start, "count": bar.size},
+            }
+            for bar in served.bars
+        ],
     }
 
 

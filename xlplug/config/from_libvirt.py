@@ -11,12 +11,18 @@ from xlplug.config.domain import DomainConfig, PciAssignment
 from xlplug.model.bdf import Bdf
 from xlplug.model.errors import ConfigError
 
+TYPE_CHECKING = False  # typing's, without importing typing for it
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
 __all__ = ["from_xml"]
 
 #: KiB by unit.  Source: libvirt's "Domain XML format", memory: KiB is the default.
 _KIB = {"b": 1 / 1024, "bytes": 1 / 1024, "KB": 1000 / 1024, "k": 1, "KiB": 1, "MB": 1e6 / 1024, "M": 1 << 10}
 _KIB |= {"MiB": 1 << 10, "GB": 1e9 / 1024, "G": 1 << 20, "GiB": 1 << 20}
 _KIB |= {"TB": 1e12 / 1024, "T": 1 << 30, "TiB": 1 << 30}
+#: The attributes of a PCI <address>, and what is read where one is not given.
+_ADDRESS = (("domain", "0"), ("bus", ""), ("slot", ""), ("function", "0"))
 
 
 def from_xml(data: bytes, path: str, *, gfx_passthru: bool) -> DomainConfig:
@@ -29,11 +35,7 @@ def from_xml(data: bytes, path: str, *, gfx_passthru: bool) -> DomainConfig:
 
     try:
         root = ET.fromstring(data)  # noqa: S314 - root's own file, written by libvirtd
-    except (
-        ET.ParseError,
-        LookupError,
-        ValueError,
-    ) as error:  # the latter two: an encoding that is not known, or cannot be
+    except (ET.ParseError, LookupError, ValueError) as error:  # the latter two: of an encoding that is not known
         raise ConfigError(
             f"not XML ({error})", path=path, hint="define the domain again with 'virsh define'", code="XLP205"
         ) from error
@@ -44,19 +46,11 @@ def from_xml(data: bytes, path: str, *, gfx_passthru: bool) -> DomainConfig:
         )
     kind = domain.findtext("os/type", "").strip()
     memory = _mib(domain, "memory", path)
-    pci = []
-    for device in domain.iterfind("devices/hostdev"):
-        if device.get("type") == "pci" and device.get("mode", "subsystem") == "subsystem":
-            where = device.find("source/address")
-            try:
-                fields = {} if where is None else where.attrib
-                segment, bus, slot, function = (int(fields.get(key, default), 0) for key, default in _ADDRESS)
-                bdf = Bdf.parse(f"{segment:04x}:{bus:02x}:{slot:02x}.{function:x}")
-            except (ValueError, ConfigError):
-                raise ConfigError(
-                    "a <hostdev> without a PCI address", path=path, hint="correct it", code="XLP205"
-                ) from None
-            pci.append(PciAssignment(bdf))  # managed ones are bound to pciback before libxl is called
+    pci = tuple(
+        PciAssignment(_address(device, path))  # managed ones are bound to pciback before libxl is called
+        for device in domain.iterfind("devices/hostdev")
+        if device.get("type") == "pci" and device.get("mode", "subsystem") == "subsystem"
+    )
     return DomainConfig(
         name=domain.findtext("name", ""),
         type={"hvm": "hvm", "xenpvh": "pvh"}.get(kind, "pv"),
@@ -64,16 +58,23 @@ def from_xml(data: bytes, path: str, *, gfx_passthru: bool) -> DomainConfig:
         memory=_mib(domain, "currentMemory", path) or memory,
         gfx_passthru="igd" if gfx_passthru else None,
         igd_by_args=gfx_passthru,
-        pci=tuple(pci),
+        pci=pci,
         device_model_override=domain.findtext("devices/emulator"),
     )
 
 
-_ADDRESS = (("domain", "0"), ("bus", ""), ("slot", ""), ("function", "0"))
+def _address(device: "Element", path: str) -> Bdf:
+    where = device.find("source/address")
+    fields = {} if where is None else where.attrib
+    try:
+        segment, bus, slot, function = (int(fields.get(key, default), 0) for key, default in _ADDRESS)
+        return Bdf.parse(f"{segment:04x}:{bus:02x}:{slot:02x}.{function:x}")
+    except (ValueError, ConfigError):
+        raise ConfigError("a <hostdev> without a PCI address", path=path, hint="correct it", code="XLP205") from None
 
 
-def _mib(domain: "object", tag: str, path: str) -> int:
-    element = domain.find(tag)  # type: ignore[attr-defined]
+def _mib(domain: "Element", tag: str, path: str) -> int:
+    element = domain.find(tag)
     if element is None:
         return 0
     try:
