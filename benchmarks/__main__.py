@@ -121,8 +121,9 @@ def startup(starter: Path) -> None:
         line(f"{what} / python3 -c pass", *ratio(process([str(starter), *words]), bare, 30), goal)
     folders = next(text for text in starter.read_text().splitlines() if text.startswith("FOLDERS ="))
     for what, modules in LOADED.items():
-        code = f"import gc, sys; gc.disable(); {folders}; sys.path += FOLDERS; from xlplug.model import lean_typing\n"
-        code += f"lean_typing.install(); import {modules.replace(' ', ', ')}"
+        code = f"import gc, sys; gc.disable(); {folders}; sys.path += FOLDERS; from xlplug.dom0 import lean_import\n"
+        code += "lean_import.install(); from xlplug.model import lean_typing; lean_typing.install()\n"
+        code += f"import {modules.replace(' ', ', ')}"
         command = [PYTHON, "-IS", "-c", code]
         line(f"loading what {what} needs for a display", *ratio(process(command), bare, 30), "")
 

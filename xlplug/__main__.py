@@ -5,6 +5,7 @@ import gc
 import os
 import sys
 
+from xlplug.dom0 import lean_import
 from xlplug.model import lean_typing
 
 TYPE_CHECKING = False  # typing's, without importing typing for it
@@ -21,6 +22,7 @@ def main() -> None:
     if sys.argv[1:2] and sys.argv[1] in _HOT:
         # It lives for milliseconds, often while a domain is being created: looking for garbage takes a tenth of them.
         gc.disable()
+        lean_import.install()
         lean_typing.install()
     from xlplug.dom0 import streams
 

@@ -9,9 +9,12 @@ def main(argv: list[str]) -> None:
     """
     import gc
 
-    from xlplug.model import lean_typing
+    from xlplug.dom0 import lean_import
 
     gc.disable()  # this process becomes another program in a moment; looking for garbage takes a tenth of its time
+    lean_import.install()
+    from xlplug.model import lean_typing
+
     lean_typing.install()
     from xlplug.hook.wrapper import main as wrapper
 
