@@ -7,11 +7,15 @@ from xlplug.commands.common import find_domain, interruptible, parse_domain, pri
 from xlplug.dom0.find_config import parse
 from xlplug.execute.grants import Outcome
 from xlplug.model.addr import Domid
-from xlplug.model.errors import EXIT_DONE, ConfigError, NotOnXenError, Refused
+from xlplug.model.errors import EXIT_DONE, ConfigError, NotOnXenError, Refused, StoreError
 from xlplug.model.hypervisor import Hypervisor, Store
 from xlplug.model.occasion import BY_HAND, Who
 from xlplug.model.problem import Problem
 from xlplug.plan import Plan, build
+
+TYPE_CHECKING = False  # typing's, without importing typing for it
+if TYPE_CHECKING:
+    from xlplug.delegate.record import RecordStore
 
 GRANT_SCHEMA = "xlplug/grant/1"
 
@@ -69,10 +73,18 @@ def _grant_living(options: GrantOptions, domain: Domid | str) -> int:
             made = build(config, host, who, BY_HAND, map_legacy=True)
         code = _carry_out(made, xen, store, options)
         if not options.dry_run:
-            from xlplug.delegate import record
-
-            record.note_device_model(store, who, info.uuid, (assigned.device for assigned in made.devices))
+            _note_devices(made, who, info.uuid, store)
         return code
+
+
+def _note_devices(made: Plan, who: Who, uuid: str, store: "RecordStore") -> None:
+    """Write down the BARs of what is assigned.  Where that fails, what was granted stands, and so does the exit status."""
+    from xlplug.delegate import record
+
+    try:
+        record.note_device_model(store, who, uuid, (assigned.device for assigned in made.devices))
+    except StoreError as error:
+        warn([error.problem])
 
 
 def _grant_recorded(options: GrantOptions, domain: Domid | str) -> int:

@@ -11,7 +11,7 @@ model runs may read it.  docs/delegation.md describes it as an interface; these 
     delegate-process/{server,pid,started,state}   the ioreq server; the supervisor and its start (stat(5), field 22); a file
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
 from xlplug.dom0 import nodes
@@ -20,7 +20,7 @@ from xlplug.model.bar import BARS, Bar, bars_of
 from xlplug.model.bdf import Bdf
 from xlplug.model.errors import StoreError, XlplugError
 from xlplug.model.host import PciDevice
-from xlplug.model.hypervisor import Store
+from xlplug.model.hypervisor import Nodes, Store
 from xlplug.model.occasion import Who
 
 __all__ = [
@@ -69,8 +69,11 @@ class Record(NamedTuple):
 
 def write_device_model(store: RecordStore, domid: int, uuid: str, dm: int, devices: tuple[RecordedDevice, ...]) -> None:
     """Replace what the device model has to map."""
-    _write_head(store, domid, uuid, dm)
-    _write_devices(store, f"{nodes.devices(domid)}/device-model", devices)
+
+    def change(view: Nodes) -> None:
+        _write_devices(view, f"{nodes.devices(domid)}/device-model", devices)
+
+    _write(store, domid, uuid, dm, change)
 
 
 def note_device_model(store: RecordStore, who: Who, uuid: str, devices: Iterable[PciDevice]) -> None:
@@ -84,10 +87,13 @@ def write_delegate(
     store: RecordStore, domid: int, uuid: str, dm: int, devices: tuple[RecordedDevice, ...], process: DelegateProcess
 ) -> None:
     """Replace what the delegate serves, and who it is."""
-    _write_head(store, domid, uuid, dm)
-    _write_devices(store, f"{nodes.devices(domid)}/delegate", devices)
-    for name, value in process._asdict().items():
-        store.write(f"{nodes.devices(domid)}/delegate-process/{name}", str(value))
+
+    def change(view: Nodes) -> None:
+        _write_devices(view, f"{nodes.devices(domid)}/delegate", devices)
+        for name, value in process._asdict().items():
+            view.write(f"{nodes.devices(domid)}/delegate-process/{name}", str(value))
+
+    _write(store, domid, uuid, dm, change)
 
 
 def forget_delegate(store: Store, domid: int) -> None:
@@ -99,18 +105,30 @@ def forget_delegate(store: Store, domid: int) -> None:
         store.remove(path)
 
 
-def _write_head(store: RecordStore, domid: int, uuid: str, dm: int) -> None:
+def _write(store: RecordStore, domid: int, uuid: str, dm: int, change: Callable[[Nodes], None]) -> None:
+    """Write the head and what ``change`` writes, at once; nothing for a domain that libxl is removing, or has removed."""
     path = nodes.devices(domid)
-    if store.read(f"{path}/uuid") != uuid:
-        store.remove(path)  # an earlier guest's of that number
-        store.write(path, "")
-        if dm:
-            store.let_read(path, dm)
-    for name, value in (("version", _VERSION), ("uuid", uuid), ("dm", str(dm))):
-        store.write(f"{path}/{name}", value)
+
+    def begin(view: Nodes) -> bool:
+        if view.read(nodes.domain(domid)) is None or view.read(f"{path}/uuid") == uuid:
+            return False
+        view.remove(path)  # an earlier guest's of that number
+        view.write(path, "")
+        return True
+
+    def fill(view: Nodes) -> None:
+        if view.read(nodes.domain(domid)) is None:
+            return
+        for name, value in (("version", _VERSION), ("uuid", uuid), ("dm", str(dm))):
+            view.write(f"{path}/{name}", value)
+        change(view)
+
+    if store.atomically(begin) and dm:
+        store.let_read(path, dm)  # what is made below it from now on may be read as well
+    store.atomically(fill)
 
 
-def _write_devices(store: Store, path: str, devices: tuple[RecordedDevice, ...]) -> None:
+def _write_devices(store: Nodes, path: str, devices: tuple[RecordedDevice, ...]) -> None:
     store.remove(path)
     for i, device in enumerate(devices):
         store.write(f"{path}/{i}/host", str(device.host))

@@ -94,6 +94,8 @@ def being_created(name: str, uuid: str, *, igd: bool) -> Found | None:
     for creator in running_xl.creators():
         offered = handover.peek(creator.pid)
         if offered is not None:
+            if not running_xl.remains(creator):
+                continue
             config = from_handover(offered)
             if config.name == name:
                 return Found(config, hooked=True)

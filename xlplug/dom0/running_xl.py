@@ -5,6 +5,7 @@ xl's own daemon, which creates the domain again when the guest reboots, has the 
 """
 
 import os
+import stat
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -44,7 +45,7 @@ def creators(proc: str = "/proc") -> Iterator[Creator]:
 
 
 def remains(creator: Creator, proc: str = "/proc") -> bool:
-    """Whether it is still the same ``xl create``, so that what we read of it in /proc is valid.
+    """Whether it is still the same ``xl create`` of this user's, so that what we read of it in /proc is valid.
 
     Between fork and exec a child of xl has xl's command line, so it looks like xl.  While it is in exec, its environment reads
     as empty, as if nothing had been handed over (Linux, fs/proc/base.c, env_end).  But then its command line reads as empty
@@ -70,7 +71,22 @@ def creates(pid: int, path: str, extra: tuple[str, ...], proc: str = "/proc") ->
 
 def _create(folder: str) -> Create | None:
     with open(f"{folder}/cmdline", "rb") as file:
-        return parse_xl([os.fsdecode(word) for word in file.read().split(b"\0")[:-1]])
+        create = parse_xl([os.fsdecode(word) for word in file.read().split(b"\0")[:-1]])
+    return create if create is not None and _is_ours(folder) else None
+
+
+def _is_ours(folder: str) -> bool:
+    """Whether this user has started a process, and not a program of this user's that anybody may start.
+
+    A setuid program is root's by its effective user, but its words, its environment and its descriptors are those of whoever
+    has started it.  Some make themselves root's altogether before they ask for a password, so its file counts as well; and it
+    counts last, because such a program becomes another one only for somebody whom it lets.
+    """
+    with open(f"{folder}/status", "rb") as file:
+        users = [int(user) for line in file if line.startswith(b"Uid:") for user in line.split()[1:]]
+    if set(users) != {os.geteuid()}:
+        return False
+    return not os.stat(f"{folder}/exe").st_mode & (stat.S_ISUID | stat.S_ISGID)
 
 
 def _path(folder: str, path: str) -> str:

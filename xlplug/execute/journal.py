@@ -81,12 +81,13 @@ class Journal:
         if state is None or self._handle not in (None, view.read(f"{self.path}/handle")):
             return Entry()
         dm = nodes.domid_in(view.read(f"{self.path}/dm"))
-        return Entry(
-            state,
-            self._steps(view, "steps"),
-            self._steps(view, "pending"),
-            None if dm is None else Domid(dm),
-        )
+        if dm and not self._is_served_by(dm, view):
+            dm = None
+        return Entry(state, self._steps(view, "steps"), self._steps(view, "pending"), dm)
+
+    def _is_served_by(self, domid: Domid, view: Nodes) -> bool:
+        """Whether that domain says that it is this one's stubdomain."""
+        return nodes.domid_in(view.read(nodes.target(domid))) == self._domid
 
     def _steps(self, view: Nodes, kind: str) -> tuple[Step, ...]:
         steps = []
@@ -102,13 +103,15 @@ class Journal:
                     hint=f"if nothing else of it is wanted: xenstore-rm {self.path}",
                     code="XLP505",
                 ) from error
-        if len({step.domid for step in steps if step.grantee == STUBDOM}) > 1:
+        stubdoms = {step.domid for step in steps if step.grantee == STUBDOM and step.domid is not None}
+        if len(stubdoms) > 1:
             raise StoreError(
                 f"xenstore: {self.path}/{kind} names two stubdomains",
                 hint=f"if nothing of it is wanted: xenstore-rm {self.path}",
                 code="XLP505",
             )
-        return tuple(steps)
+        gone = {domid for domid in stubdoms if not self._is_served_by(domid, view)}
+        return tuple(step for step in steps if step.domid not in gone)
 
     def write(self, entry: Entry, also: Callable[[Nodes], None] = _nothing) -> None:
         """Replace the content, and change what ``also`` changes, at once.

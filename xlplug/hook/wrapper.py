@@ -19,7 +19,16 @@ from xlplug.dom0.find_config import Found, being_created, from_handover
 from xlplug.hook.become import become
 from xlplug.hook.device_model import domid_of, preload_library, real, restores
 from xlplug.model.addr import Domid
-from xlplug.model.errors import EXIT_DONE, EXIT_FAILED, ConfigError, HostError, Refused, XlplugError, one_line
+from xlplug.model.errors import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    ApplyError,
+    ConfigError,
+    HostError,
+    Refused,
+    XlplugError,
+    one_line,
+)
 from xlplug.model.occasion import NO_LIBRARY, RESTORING, RUNNING, STARTING, Occasion, Who
 from xlplug.model.problem import Problem
 
@@ -33,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _BEGAN = time.monotonic()
+_INTERRUPTS: list[int] = []  # the signals that have come; libxl sends SIGHUP to a device model that is to end
 _INCOMING = "--incoming"  # after the name while the domain arrives.  Source: tools/xl/xl_vmcontrol.c, create_domain
 
 
@@ -44,6 +54,7 @@ def main(argv: list[str]) -> NoReturn:
             signal.signal(number, _interrupt)
     try:
         program, library = _prepare(argv[1:], argv[0])
+        _end_if_interrupted()
         changes: dict[str, str | None] = {handover.VARIABLE: None}
         if library is not None:
             changes["LD_PRELOAD"] = f"{os.environ['LD_PRELOAD']}:{library}" if os.environ.get("LD_PRELOAD") else library
@@ -61,7 +72,14 @@ def main(argv: list[str]) -> NoReturn:
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:
+    _INTERRUPTS.append(number)
     raise KeyboardInterrupt
+
+
+def _end_if_interrupted() -> None:
+    """A signal at the very end of a grant does not undo it (`signals.Waiting`), but it is not lost either."""
+    if _INTERRUPTS:
+        raise KeyboardInterrupt
 
 
 def _prepare(arguments: list[str], wrapper: str) -> tuple[str, str | None]:
@@ -117,15 +135,29 @@ def _serve(
         )
     library = preload_library(wrapper) if config.preload and stubdom is None else None
     if config.wants_legacy:
-        made = _grant(config, Who(target, stubdom), _occasion(arguments, stubdom, library, xen), xen, store)
-        if config.delegate:
-            from xlplug.hook import delegate
-
-            delegate.start(target, config.delegate)
+        who = Who(target, stubdom)
+        made = _grant(config, who, _occasion(arguments, stubdom, library, xen), xen, store)
+        try:
+            _go_on(config, made, who, xen, store)
+        except XlplugError as error:  # Xen has been changed, and is as before when libxl has destroyed the domain
+            raise ApplyError(error.problem.what, hint=error.hint, code=error.code) from error
         tally.add("wrapper", EXIT_DONE, time.monotonic() - _BEGAN)
-        if stubdom is None and made.devices:
-            _show_display(config, made)
     return library
+
+
+def _go_on(config: "DomainConfig", made: "Plan", who: Who, xen: "XenCtrl", store: "XenStore") -> None:
+    """What is left to do for the device model when everything is granted."""
+    if made.devices:
+        from xlplug.delegate import record
+
+        info = xen.domain_info(who.target or 0)
+        record.note_device_model(store, who, info.uuid if info else "", (assigned.device for assigned in made.devices))
+    if config.delegate:
+        from xlplug.hook import delegate
+
+        delegate.start(who.target or 0, config.delegate)
+    if who.stubdom is None and made.devices:
+        _show_display(config, made)
 
 
 def _show_display(config: "DomainConfig", made: "Plan") -> None:
@@ -191,11 +223,6 @@ def _grant(config: "DomainConfig", who: Who, occasion: Occasion, xen: "XenCtrl",
     for text in made.warnings:
         streams.complain(f"warning: {text}")
     grants.grant(made, xen, store, streams.complain)
-    if made.devices:
-        from xlplug.delegate import record
-
-        info = xen.domain_info(who.target or 0)
-        record.note_device_model(store, who, info.uuid if info else "", (assigned.device for assigned in made.devices))
     return made
 
 

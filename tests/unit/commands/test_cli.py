@@ -13,7 +13,10 @@ import jsonschema
 import pytest
 from click.testing import CliRunner
 
+from tests.fault.inject import Fault, FaultyStore, Injector
+from tests.fault.scenarios import PLAIN, WHO
 from tests.forked import CHECKOUT, xlplug
+from tests.unit.fakes import xenstore
 from xlplug.commands import cli, fast_argv, fast_help, grant, plan, show
 from xlplug.commands.click_group import TASKS
 from xlplug.dom0.recording import load_domain
@@ -343,3 +346,11 @@ def test_a_plan_with_guest_ram(tmp_path: Path) -> None:
     done = xlplug("grant", "7", "--recorded", str(recorded), "--config", str(path))
     assert done.returncode == 0
     assert "populate target domid=7 gfn 7f000-7ffff" in done.stdout.splitlines()
+
+
+def test_devices_that_cannot_be_noted_do_not_change_how_a_grant_ended(capsys: pytest.CaptureFixture[str]) -> None:
+    store = FaultyStore(xenstore(), Injector(Fault("store", 3, lasting=True)))
+    grant._note_devices(PLAIN, WHO, "seven", store)  # type: ignore[arg-type] # for dom0 alone
+    said = capsys.readouterr().err
+    assert said.startswith("xlplug: warning: xenstore: cannot ")
+    assert said.count("\n") == 1

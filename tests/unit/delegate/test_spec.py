@@ -1,16 +1,26 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """What may be delegated, and where the guest sees it."""
 
+import copy
 import errno
 
 import pytest
 
+from tests.fault.inject import Fault, FaultyStore, Injector
+from tests.unit.fakes import xenstore
 from xlplug.config.delegated import Spec, parse_spec, place
 from xlplug.delegate.admit import admit, guest
-from xlplug.delegate.record import DelegateProcess, RecordedDevice, process_started, read, write_delegate
+from xlplug.delegate.record import (
+    DelegateProcess,
+    RecordedDevice,
+    process_started,
+    read,
+    write_delegate,
+    write_device_model,
+)
 from xlplug.model.bar import IO, MEMORY32, Bar
 from xlplug.model.bdf import Bdf
-from xlplug.model.errors import ConfigError, Refused, XenError, XlplugError
+from xlplug.model.errors import ConfigError, Refused, StoreError, XenError, XlplugError
 from xlplug.model.host import PciDevice, Resource
 from xlplug.model.hypervisor import DomainInfo, IoreqServerInfo
 from xlplug.model.rangeset import RangeSet
@@ -179,7 +189,7 @@ def test_a_process_that_nobody_has_waited_for_is_not_alive() -> None:
 
 
 def test_the_record_is_read_as_it_was_written() -> None:
-    store = MemStore()
+    store = xenstore()
     devices = (
         RecordedDevice(CARD, (Bar(0, MEMORY32, 0xFE000000, 0xFE100000), Bar(4, IO, 0xC000, 0xC040)), Bdf(0, 0, 29, 0)),
     )
@@ -187,6 +197,8 @@ def test_the_record_is_read_as_it_was_written() -> None:
     write_delegate(store, 7, "u", 8, devices, process)
     assert store.readers == {"/libxl/7/xlplug-devices": 8}
     found = read(store, 7)
+    write_delegate(store, 7, "u", 8, devices, process)
+    assert read(store, 7) == found
     assert found is not None
     assert (found.uuid, found.dm, found.delegate, found.process, found.device_model) == ("u", 8, devices, process, ())
     assert store.read("/libxl/7/xlplug-devices/delegate/0/bar-4") == "io c000-c03f"
@@ -204,3 +216,32 @@ def test_the_record_is_read_as_it_was_written() -> None:
         with pytest.raises(XlplugError, match=r"^xenstore: /libxl/7/xlplug-devices is not as xlplug writes it"):
             read(store, 7)
         store.write(path, before or "")
+
+
+@pytest.mark.parametrize("at", range(40))
+def test_a_record_is_there_whole_and_of_a_living_guest_only(at: int) -> None:
+    """Whatever is read or written while it is written, xenstored fails, or libxl removes the domain: not a part, not a rest."""
+    store, before = xenstore(), "another, of that number"
+    write_device_model(store, 7, before, 0, (RecordedDevice(CARD, ()),))
+    ours = (RecordedDevice(CARD, (Bar(0, MEMORY32, 0xFE000000, 0xFE100000),)),)
+    for kind in ("store", "destroy"):
+        tried = copy.deepcopy(store)
+
+        def destroy(tried: MemStore = tried) -> None:
+            for path in ("/local/domain/7", "/libxl/7"):
+                tried.remove(path)
+
+        injector = Injector(Fault(kind, at))
+        injector.destroy = destroy
+        try:
+            write_device_model(FaultyStore(tried, injector), 7, "u", 0, ours)  # type: ignore[arg-type] # for dom0 alone
+        except StoreError:
+            assert kind == "store"
+        found = read(tried, 7)
+        if kind == "destroy" and len(injector.points) > at:
+            assert not tried.list("/libxl"), tried.nodes
+        else:
+            assert found is None or (found.uuid, found.device_model) in (
+                (before, (RecordedDevice(CARD, ()),)),
+                ("u", ours),
+            )

@@ -172,6 +172,18 @@ def test_what_was_handed_over_comes_before_the_file(xl: Xl, tmp_path: Path) -> N
     assert (found.config.gfx_passthru, found.config.memory, found.hooked) == ("igd", 96, True)
 
 
+def test_a_handover_of_what_is_not_xl_any_more(xl: Xl, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process was counted as xl; by the time that it is asked it is another one, whose environment is anybody's."""
+    process = xl("g.cfg")
+    (creator,) = (creator for creator in running_xl.creators() if creator.pid == process.pid)
+    environment = dict([offer(Handover(CONFIG, "g.cfg"))])
+    with subprocess.Popen(["sleep", "100"], env=environment, close_fds=False) as other:
+        monkeypatch.setattr(running_xl, "creators", lambda: [creator._replace(pid=other.pid)])
+        found = being_created("srcg", UUID, igd=False)
+        other.kill()
+    assert found is None
+
+
 def test_a_child_of_xl_that_execs_meanwhile(xl: Xl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It looked like xl when the processes were counted, and in the midst of exec as if nothing had been handed over."""
     (tmp_path / "g.cfg").write_bytes(CONFIG.replace(b"igd", b"default"))

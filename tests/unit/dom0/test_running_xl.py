@@ -109,10 +109,35 @@ def test_another_users_xl_is_not_believed(start: Start, tmp_path: Path) -> None:
         assert found(process) == []
 
 
+def test_a_setuid_program_of_another_users_is_not_believed() -> None:
+    """It is root's by its effective user, and all that it was started with is the other user's."""
+    if os.geteuid() != 0:
+        require("root", "only root can start another user's process")
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        cat = folder / "cat"
+        cat.write_bytes(Path("/bin/cat").read_bytes())
+        (folder / "create").touch()
+        os.mkfifo(folder / "evil.cfg")  # which it waits for
+        for mode, uids, expected in ((0o4755, "65534 0 0 0", 0), (0o4755, "0 0 0 0", 0), (0o755, "0 0 0 0", 1)):
+            cat.chmod(mode)
+            user = int(uids.split()[0])
+            words = ["xl", "create", str(folder / "evil.cfg")]
+            with subprocess.Popen(words, executable=cat, user=user, cwd=folder) as process:
+                status = Path(f"/proc/{process.pid}/status").read_text()
+                believed = len(found(process))
+                process.kill()
+            if f"Uid:\t{uids}".replace(" ", "\t") not in status:
+                require("setuid", "a file system that takes setuid programs")
+            assert believed == expected, (mode, uids)
+
+
 def test_a_process_that_ends_meanwhile(tmp_path: Path) -> None:
     (tmp_path / "1").mkdir()
     (tmp_path / "2").mkdir()
     (tmp_path / "2" / "cmdline").write_bytes(b"xl\0create\0g.cfg\0")
+    (tmp_path / "2" / "status").touch()
     (tmp_path / "net").mkdir()
     assert list(creators(str(tmp_path))) == []
 

@@ -199,6 +199,35 @@ def test_revoking_after_the_stubdomain_is_gone(plan: Plan) -> None:
     assert not xen.held()[7].ports.overlaps(0x3B0, 0x3E0)
 
 
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("run", ["grant", "revoke", "unplug"])
+def test_a_domain_that_has_the_number_of_a_stubdomain_that_died_is_let_alone(
+    plan: Plan, host: Host, config: Config, killed: bool, run: str
+) -> None:
+    """The guest lives on without its device model, and its record still has the steps of both."""
+    xen, store = world((4, 17))
+    grants.grant(plan, xen, store, quiet)
+    if killed:
+        Journal(store, 7, "").write(Entry("applying", plan.steps[:1], plan.steps[1:], Domid(8)))
+    store.remove("/local/domain/8")
+    store.write("/local/domain/8/name", "another")
+    held = HeldRights(RangeSet([(0x2F8, 0x300), (0x3C0, 0x3E0)]), RangeSet([(0xA0, 0xC0), (0x7A18D, 0x7A18E)]))
+    xen.add_domain(DomainInfo(8, nr_pages=1000, max_pages=1256, uuid="another"), held)
+    if run == "revoke":
+        assert grants.revoke(7, xen, store, quiet)
+    elif run == "unplug":
+        bare = build(config('name="g"\n'), host("igd-laptop"), Who(Domid(7)), BY_HAND)
+        assert grants.revoke_detached(bare, xen, store, quiet)
+    else:
+        alone = TEXT.replace("device_model_stubdomain_override=1", "")
+        grants.grant(build(config(alone), host("igd-laptop"), Who(Domid(7)), BY_HAND), xen, store, quiet)
+    assert xen.held()[8] == held
+    assert xen.held()[7].ports.overlaps(0x3B0, 0x3E0) == (run == "grant")
+    left = Journal(store, 7, "").read()
+    assert left.dm is None
+    assert 8 not in {step.domid for step in left.every}
+
+
 def test_a_journal_of_someone_else_is_not_guessed_at(plan: Plan) -> None:
     good = "ioport_permission target 7 3b0 c - - - -"
     for text in (

@@ -15,12 +15,13 @@ import _cffi_backend
 import pytest
 
 from tests.unit.fakes import recorder
+from xlplug.delegate import record
 from xlplug.dom0 import find_config, snapshot
 from xlplug.dom0.handover import VARIABLE, Handover
 from xlplug.hook import wrapper as hook
 from xlplug.hook.device_model import PRELOAD
 from xlplug.model.addr import Domid
-from xlplug.model.errors import ApplyError, ConfigError, Refused
+from xlplug.model.errors import ApplyError, ConfigError, Refused, StoreError
 from xlplug.model.host import HostSnapshot
 from xlplug.model.hypervisor import DomainInfo
 from xlplug.xen.in_memory import MemStore, MemXen
@@ -237,6 +238,32 @@ wrapper.main(["w", sys.argv[1]])
             assert error == ("" if trap else "xlplug: interrupted; the grants disappear with the domain\n") or trap
 
 
+def test_a_signal_at_the_end_of_a_grant_is_not_lost() -> None:
+    """It does not undo what is done, but libxl, which has sent it, wants no device model any more."""
+    script = f"""
+import sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from xlplug.execute.signals import Waiting
+from xlplug.hook import wrapper
+def prepare(arguments, wrapper):
+    with Waiting():
+        print(flush=True)
+        time.sleep(0.3)
+    return "/bin/true", None
+wrapper._prepare = prepare
+wrapper.main(["w"])
+"""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        process = subprocess.Popen(
+            [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(number)
+        _, error = process.communicate(timeout=10)
+        assert (process.returncode, error) == (3, "xlplug: interrupted; the grants disappear with the domain\n")
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [("a\nb\t c", "xlplug: a b c\n"), ("caf\udce9", "xlplug: caf\\udce9\n"), ("", "xlplug: \n")],
@@ -393,6 +420,22 @@ def test_a_grant_that_fails_leaves_nothing(world: Callable[..., World], number: 
 
 
 RAM = b'name="g"\ntype="hvm"\nmemory=64\nvga="stdvga"\nxlplug_preload=1\n'
+
+
+def test_what_fails_after_the_grants_is_not_a_refusal(
+    world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Status 1 would say that nothing was touched."""
+    made = world()
+
+    def fail(*_: object) -> None:
+        raise StoreError("xenstore: cannot write /libxl/7/xlplug-devices/uuid: EIO")
+
+    monkeypatch.setattr(record, "note_device_model", fail)
+    with pytest.raises(ApplyError, match=r"^xenstore: cannot write") as raised:
+        made.serve(7, LEGACY)
+    assert (raised.value.exit_code, raised.value.code) == (3, "XLP110")
+    assert made.held(7) == GUEST, "which goes with the domain, as libxl destroys it now"
 
 
 @pytest.mark.parametrize(("stubdom", "dm"), [(False, 0), (True, 8)])

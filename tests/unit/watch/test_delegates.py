@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.unit.fakes import xenstore
 from xlplug.delegate import record
 from xlplug.delegate.record import DelegateProcess, RecordedDevice
 from xlplug.model.bdf import Bdf
@@ -16,7 +17,7 @@ from xlplug.model.hypervisor import DomainInfo
 from xlplug.model.problem import Problem
 from xlplug.watch.delegates import Delegates
 from xlplug.watch.guests import ERROR, WARNING, World
-from xlplug.xen.in_memory import MemStore, MemXen
+from xlplug.xen.in_memory import MemXen
 
 NODE = "/libxl/7/xlplug-devices/delegate-process/started"
 
@@ -25,7 +26,7 @@ class Scene:
     """A daemon's loop, one turn at a time."""
 
     def __init__(self) -> None:
-        self.xen, self.store = MemXen((4, 17)), MemStore()
+        self.xen, self.store = MemXen((4, 17)), xenstore()
         self.lines: list[tuple[int, str]] = []
         self.watched: list[str] = []
         self.changed: list[str] = []
