@@ -49,7 +49,7 @@ def parse(data: bytes, path: str, extra: Sequence[str] = ()) -> DomainConfig:
     from xlplug.config import language
     from xlplug.config.from_xl import from_settings
 
-    return from_settings(language.parse(data, path=path, extra=extra), path=path)
+    return from_settings(language.parse(data, path=path, extra=extra))
 
 
 def read_as_xl(path: str) -> bytes | None:
