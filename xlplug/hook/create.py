@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from xlplug.config.domain import DomainConfig
+from xlplug.config.domain import DomainConfig, not_for_us
 from xlplug.config.xl_command_line import is_receive, parse_create, parse_restore
 from xlplug.dom0 import handover, streams
 from xlplug.dom0.find_config import parse, read_as_xl
@@ -301,13 +301,9 @@ def device_model(config: DomainConfig, path: str) -> str:
         ConfigError: it asks for another kind of device model.
         HostError, XenUnavailableError: there is none.
     """
-    if config.device_model_version != "qemu-xen":
-        raise ConfigError(
-            f"legacy rights are for device_model_version qemu-xen, and this is {config.device_model_version}",
-            path=path,
-            hint='write device_model_version="qemu-xen"',
-            code="XLP210",
-        )
+    problem = not_for_us(config)
+    if problem is not None:
+        raise ConfigError(problem.what, path=path, hint=problem.advice, code=problem.code)
     return real(config.device_model_override or "")
 
 
