@@ -103,11 +103,10 @@ def build(
             *(*_attached_already(legacy, ports.mappings, who), *obstacles(Scene(config, host, devices, has_stubdom))),
         ),
         refusals=(
-            *(*pci_refusals, *domid_refusals(who), *_no_stubdom_yet(config, who, occasion)),
-            *_other_device_model(config),
+            *(*_other_device_model(config), *pci_refusals, *domid_refusals(who)),
             *(*legacy.refusals, *ports.refusals, *_ram_refusals(legacy.rights, host)),
             *(*_populate_on_demand(config, steps), *physmap.refusals, *served.refusals),
-            *_bar_refusals(legacy.rights, host, devices),
+            *(*_bar_refusals(legacy.rights, host, devices), *_no_stubdom_yet(config, who, occasion)),
         ),
         preload=config.preload,
         legacy_owner=None if legacy.owner is None else legacy.owner.bdf,

@@ -221,7 +221,7 @@ def map_(what: str, extra: tuple[str, ...], host: str | None, output: str, form:
 @click.argument("folders", shell_complete=files, metavar="DIR...", nargs=-1, required=True)
 @click.option("--format", "form", type=click.Choice(["text", "json", "html"]), default="text", show_default=True)
 def audit_(folders: tuple[str, ...], form: str) -> None:
-    """Judge recorded hosts and domains: which would start, and which not.
+    """Judge recorded hosts and domains: which would start.
 
     Which are refused, which cannot run beside another domain, and which need
     xlplug, or break, on Xen 4.23.

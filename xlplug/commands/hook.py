@@ -9,7 +9,7 @@ from xlplug.dom0.running_xl import started
 from xlplug.hook.create import real_xl, wrapper
 from xlplug.hook.device_model import is_ours, preload_library, real
 from xlplug.hook.install import first_xl, wrapper_of
-from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED, HostError, XlplugError
+from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED, XlplugError
 
 #: Shells that remember where in PATH a command was, until "hash -r".
 _SHELLS = ("sh", "dash", "bash", "ash", "ksh", "mksh", "zsh")
@@ -77,12 +77,9 @@ def _older_than(front_end: str) -> bool:
 
 def _status_of(path: str, extra: tuple[str, ...]) -> str:
     """What the hook does for a config, in a line."""
-    from xlplug.dom0.find_config import parse, read_as_xl
+    from xlplug.dom0.find_config import must_read_as_xl, parse
 
-    data = read_as_xl(path)
-    if data is None:
-        raise HostError(f"{path} cannot be read", hint="give the path of an xl config", code="XLP201")
-    config = parse(data, path, extra)
+    config = parse(must_read_as_xl(path), path, extra)
     if not config.wants_legacy:
         return f"{path}: needs no legacy range, so xl runs unchanged"
     own = config.device_model_override

@@ -294,7 +294,8 @@ def _bytes(path: str) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise HostError(f"{path}: {error.strerror}", code="XLP804") from error
+        hint = "give a recording that can be read (see 'xlplug record')"
+        raise HostError(f"{path}: {error.strerror}", hint=hint, code="XLP804") from error
 
 
 def _load(path: str) -> object:

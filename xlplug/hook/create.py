@@ -195,7 +195,7 @@ def real_xl() -> str:
             return path
     raise HostError(
         f"{given} is not xl" if given and not is_ours(given) else "no xl in PATH",
-        hint="install it (Debian: xen-utils), or correct PATH",
+        hint="install it (Debian: xen-system-amd64), or correct PATH",
         code="XLP601",
     )
 
@@ -240,7 +240,9 @@ def _become_xl(subcommand: str, words: Sequence[str], offered: tuple[str, str] |
     try:
         become(path, [path, *options, subcommand, *words], changes)
     except OSError as error:
-        raise HostError(f"{path}: {error.strerror}", hint="reinstall it (Debian: xen-utils)", code="XLP601") from error
+        raise HostError(
+            f"{path}: {error.strerror}", hint="reinstall it (Debian: xen-utils-common)", code="XLP601"
+        ) from error
 
 
 def _let_xl_reject(words: Sequence[str]) -> None:

@@ -263,7 +263,7 @@ CASES: list[tuple[dict[str, Any], dict[str, tuple[str, str, str]]]] = [
     ),
     (
         {"hook": HOOK._replace(first=None, hooked=False)},
-        {"hook": (FAILURE, "no xl in PATH", "install it (Debian: xen-utils), or correct PATH")},
+        {"hook": (FAILURE, "no xl in PATH", "install it (Debian: xen-system-amd64), or correct PATH")},
     ),
     ({"hook": HOOK._replace(files=UNREAD)}, {"hook files": (WARNING, "not checked: it is dark", "bring a lamp")}),
     ({"hook": HOOK._replace(files=BROKEN)}, {"hook files": (FAILURE, "it is torn", "repair it")}),

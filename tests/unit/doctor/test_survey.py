@@ -429,7 +429,7 @@ GONE = XenUnavailableError("libx is not installed", hint="install it")
             "real xl",
             FAILURE,
             "no xl in PATH",
-            "install it (Debian: xen-utils), or correct PATH",
+            "install it (Debian: xen-system-amd64), or correct PATH",
         ),
         (
             lambda d: (d.folder / "proc").rmdir(),
@@ -564,7 +564,7 @@ def test_a_config_of_each_kind(dom0: Dom0, tmp_path: Path) -> None:
     assert found[0] == ("good", OK, served, "")
     assert found[1][:2] == ("bad", FAILURE)
     assert found[1][2].startswith("line 1: unexpected 'F'")
-    assert found[2] == ("absent", FAILURE, "cannot be read", "give the path of an xl config")
+    assert found[2] == ("absent", FAILURE, "No such file or directory", "give the path of an xl config")
     assert [f[:2] for f in found[3:5]] == [("pod", OK), ("pod", FAILURE)]
     assert "cannot populate on demand" in found[4][2]
     assert (
