@@ -698,7 +698,7 @@ def test_a_missing_click_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "click.py").write_text("raise ModuleNotFoundError('No module named click', name='click')\n")
     done = started("doctor", PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "xlplug: Python's click is not installed; install it (Debian: python3-click)\n"
+    assert done.stderr == "xlplug: Python's click is not installed; install it (Debian: python3-click) [XLP855]\n"
 
 
 class CountedXen(FakeXen):
