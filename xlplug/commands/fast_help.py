@@ -17,7 +17,7 @@ Usage: xlplug [OPTIONS] COMMAND [ARGS]...
 
 Options:
   --version      Show the version and exit.
-  -q, --quiet    Print errors and warnings only.
+  -q, --quiet    Print nothing on standard output.
   -v, --verbose  Also print what Xen's libraries say.
   -h, --help     Show this message and exit.
 

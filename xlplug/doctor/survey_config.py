@@ -30,7 +30,7 @@ def read(path: str, host: Reading[HostSnapshot], xen: XenSide) -> ConfigFacts:
     config = _of_file(_parsed, path)
     if isinstance(config, Missing):
         return ConfigFacts(path, config)
-    plan = after("displays", host, lambda host: _rehearsed(config, _with_kept_ports(host, config, xen)))
+    plan = after("display", host, lambda host: _rehearsed(config, _with_kept_ports(host, config, xen)))
     hotplug = tried(_hotplug, path)
     kernel, ramdisk = _images(config, xen.version)
     model = _device_model(config, path, xen.version)

@@ -176,9 +176,9 @@ CASES: list[tuple[dict[str, Any], dict[str, tuple[str, str, str]]]] = [
     ),
     ({"assignable": BROKEN}, {"pciback": (FAILURE, "it is torn", "repair it")}),
     ({"assignable": UNREAD}, {"pciback": (WARNING, "not checked: it is dark", "bring a lamp")}),
-    ({"devices": UNREAD}, {"displays": (WARNING, "not checked: it is dark", "bring a lamp"), "/dev/mem": (OK, "readable", "")}),
-    ({"devices": BROKEN}, {"displays": (FAILURE, "it is torn", "repair it"), "/dev/mem": (OK, "readable", "")}),
-    ({"devices": (NIC,)}, {"displays": (INFO, "none on this host", "")}),
+    ({"devices": UNREAD}, {"display": (WARNING, "not checked: it is dark", "bring a lamp"), "/dev/mem": (OK, "readable", "")}),
+    ({"devices": BROKEN}, {"display": (FAILURE, "it is torn", "repair it"), "/dev/mem": (OK, "readable", "")}),
+    ({"devices": (NIC,)}, {"display": (INFO, "none on this host", "")}),
     (
         {"devices": (VGA._replace(driver="bochs-drm"),)},
         {

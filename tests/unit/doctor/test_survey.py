@@ -370,7 +370,7 @@ GONE = XenUnavailableError("libx is not installed", hint="install it")
         ),
         (
             lambda d: (d.folder / "devices").rename(d.folder / "away"),
-            "displays",
+            "display",
             "warning",
             "not checked: {f}/devices: No such file or directory",
             "",
