@@ -43,7 +43,7 @@ def host() -> Callable[[str], HostSnapshot]:
 @pytest.fixture
 def config() -> Callable[[str], DomainConfig]:
     def make(text: str) -> DomainConfig:
-        base = 'type="hvm"\nname="g"\nmemory=64\nvga="none"\n'
+        base = 'type="hvm"\nname="g"\nmemory=64\nvga="none"\ndevice_model_version="qemu-xen"\n'
         return from_xl.from_settings(language.parse((base + text).encode()))
 
     return make

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+_NO_CLICK = "XLP855"
 _HOT = ("grant", "create", "restore", "migrate-receive", "--help", "-h")
 
 
@@ -58,7 +59,7 @@ def _run(arguments: list[str]) -> None:
     except ModuleNotFoundError as error:
         if error.name != "click":
             raise
-        sys.exit("xlplug: Python's click is not installed; install it (Debian: python3-click)")
+        sys.exit(f"xlplug: Python's click is not installed; install it (Debian: python3-click) [{_NO_CLICK}]")
     cli.main(prog_name="xlplug")
 
 

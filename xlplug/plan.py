@@ -8,7 +8,7 @@ this file calls them in turn, merges rights into the fewest calls, orders them, 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from xlplug.config.domain import DomainConfig
+from xlplug.config.domain import DomainConfig, not_for_us
 from xlplug.delegation import Served, delegation
 from xlplug.displays import LegacyRights, legacy_rights
 from xlplug.igd import OPREGION_REASON
@@ -103,10 +103,10 @@ def build(
             *(*_attached_already(legacy, ports.mappings, who), *obstacles(Scene(config, host, devices, has_stubdom))),
         ),
         refusals=(
-            *(*pci_refusals, *domid_refusals(who), *_no_stubdom_yet(config, who, occasion)),
+            *(*_other_device_model(config), *pci_refusals, *domid_refusals(who)),
             *(*legacy.refusals, *ports.refusals, *_ram_refusals(legacy.rights, host)),
             *(*_populate_on_demand(config, steps), *physmap.refusals, *served.refusals),
-            *_bar_refusals(legacy.rights, host, devices),
+            *(*_bar_refusals(legacy.rights, host, devices), *_no_stubdom_yet(config, who, occasion)),
         ),
         preload=config.preload,
         legacy_owner=None if legacy.owner is None else legacy.owner.bdf,
@@ -170,6 +170,12 @@ def _no_stubdom_yet(config: DomainConfig, who: Who, occasion: Occasion) -> Itera
     if config.stubdom and occasion.granting and who.target is not None and who.stubdom is None:
         text = "the configuration asks for a stubdomain and none runs yet"
         yield Problem(text, "grant once it has been built", code="XLP363")
+
+
+def _other_device_model(config: DomainConfig) -> Iterator[Problem]:
+    problem = not_for_us(config)
+    if problem is not None and config.wants_legacy:
+        yield problem
 
 
 def _attached_already(legacy: LegacyRights, mappings: Sequence[Step], who: Who) -> Iterator[Problem]:

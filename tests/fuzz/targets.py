@@ -175,7 +175,7 @@ def command_line(data: bytes) -> None:
 
 @cache
 def wishes() -> tuple[DomainConfig, ...]:
-    base = 'type="hvm"\nname="g"\nmemory=64\nvga="none"\ndevice_model_stubdomain_override=1\n'
+    base = 'type="hvm"\nname="g"\nmemory=64\nvga="none"\ndevice_model_stubdomain_override=1\ndevice_model_version="qemu-xen"\n'
     texts = (
         'gfx_passthru="igd"\npci=["00:02.0"]\n',
         'ioports=["2f8-2ff","3000"]\npci=["00:02.*","01:00.0"]\nxlplug_map_legacy=1\n',

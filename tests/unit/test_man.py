@@ -13,6 +13,9 @@ import pytest
 
 from tests.abi.oracle import require
 from tests.forked import xlplug
+from xlplug.dom0.find_config import parse
+from xlplug.dom0.recording import load_host
+from xlplug.plan import build
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,6 +81,17 @@ def test_settings_page_has_every_key_of_ours(pages: dict[str, Path]) -> None:
     assert keys >= {"xlplug_map_legacy", "xlplug_preload"}
     text = shown(pages["xlplug.cfg.5"])
     assert all(key in text for key in keys), keys
+
+
+def test_example_configs_can_be_carried_out() -> None:
+    source = (ROOT / "docs" / "man" / "xlplug.cfg.5.scd").read_text()
+    examples = [text for text in re.findall(r"(?ms)^```\n(.*?)^```", source) if "type =" in text]
+    assert len(examples) == 2
+    host = load_host(str(ROOT / "tests" / "recorded" / "hosts" / "igd-laptop.json"))
+    for text in (*examples, (ROOT / "examples" / "domain.cfg").read_text()):
+        plan = build(parse(text.encode(), "example"), host)
+        assert plan.steps
+        assert plan.refusals == (), text
 
 
 def test_commands_of_the_examples_are_ours(pages: dict[str, Path]) -> None:

@@ -89,7 +89,7 @@ def abi(program: str | None, form: str) -> int:
         running = running_version()[2]
     except XenUnavailableError as error:
         if program is None:
-            raise HostError(error.message, hint="give the path of a QEMU to look at", code="XLP851") from error
+            raise HostError(error.message, hint="give the path of a QEMU to look at", code=error.code) from error
         running = ""
     if program is None:
         program = real("")

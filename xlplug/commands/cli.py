@@ -19,7 +19,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
 
 @click.group(cls=Xlplug, context_settings=_SETTINGS)
 @click.version_option(__version__, prog_name="xlplug", message="%(prog)s %(version)s")
-@click.option("-q", "--quiet", is_flag=True, help="Print errors and warnings only.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing on standard output.")
 @click.option("-v", "--verbose", is_flag=True, help="Also print what Xen's libraries say.")
 def main(quiet: bool, verbose: bool) -> None:
     """Grant legacy VGA, OpRegion and VBIOS rights to Xen guests.
@@ -221,7 +221,7 @@ def map_(what: str, extra: tuple[str, ...], host: str | None, output: str, form:
 @click.argument("folders", shell_complete=files, metavar="DIR...", nargs=-1, required=True)
 @click.option("--format", "form", type=click.Choice(["text", "json", "html"]), default="text", show_default=True)
 def audit_(folders: tuple[str, ...], form: str) -> None:
-    """Judge recorded hosts and domains: which would start, and which not.
+    """Judge recorded hosts and domains: which would start.
 
     Which are refused, which cannot run beside another domain, and which need
     xlplug, or break, on Xen 4.23.

@@ -17,6 +17,8 @@ text_or_json = click.option(
     "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True, help="What to print."
 )
 
+_CODE = "XLP800"
+
 #: The commands by task, in the order of the help, and an example for each.
 TASKS = {
     "Plan": {
@@ -75,7 +77,7 @@ class Xlplug(Group):
             return super().make_context(*args, **options)
 
     def invoke(self, ctx: click.Context) -> object:
-        with _one_line_for_wrong_use():
+        with _one_line_for_wrong_use(ctx):
             return super().invoke(ctx)
 
     def add_command(self, cmd: click.Command, name: str | None = None) -> None:
@@ -100,16 +102,18 @@ class Xlplug(Group):
 
 
 @contextmanager
-def _one_line_for_wrong_use() -> Iterator[None]:
+def _one_line_for_wrong_use(group: click.Context | None = None) -> Iterator[None]:
+    """``group``: the context of all commands, which knows the command where the error does not."""
     try:
         yield
     except click.UsageError as error:
         if type(error).show is not click.UsageError.show:
             raise  # a command is missing, and click 8.2 shows the help for that
-        see = f"see '{error.ctx.command_path if error.ctx else 'xlplug'} --help'"
-        text = error.format_message()
+        command = f"xlplug {group.invoked_subcommand}" if group and group.invoked_subcommand else "xlplug"
+        see = f"see '{error.ctx.command_path if error.ctx else command} --help'"
+        text = error.format_message().replace(" Did you mean", ". Did you mean").replace("..", ".")  # Debian 12's click
         joined = f"{text} {see[0].upper()}{see[1:]}" if text.endswith("?") else f"{text.rstrip('.')}; {see}"
-        streams.complain(joined)
+        streams.complain(f"{joined} [{_CODE}]")
         sys.exit(error.exit_code)
 
 

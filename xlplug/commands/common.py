@@ -154,7 +154,8 @@ def find_domain(domain: Domid | str, xen: "Hypervisor", store: "Store") -> "Doma
     if info is None:
         looks_like_a_path = isinstance(domain, str) and ("/" in domain or domain.endswith((".cfg", ".conf")))
         advice = "give its number or name (see 'xl list'), not its config" if looks_like_a_path else "see 'xl list'"
-        raise Refused(Problem(f"domain {domain} does not exist", advice, code="XLP112"))
+        shown = domain if isinstance(domain, int) else f"'{domain}'"
+        raise Refused(Problem(f"domain {shown} does not exist", advice, code="XLP112"))
     return info
 
 

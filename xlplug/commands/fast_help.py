@@ -17,7 +17,7 @@ Usage: xlplug [OPTIONS] COMMAND [ARGS]...
 
 Options:
   --version      Show the version and exit.
-  -q, --quiet    Print errors and warnings only.
+  -q, --quiet    Print nothing on standard output.
   -v, --verbose  Also print what Xen's libraries say.
   -h, --help     Show this message and exit.
 
@@ -26,7 +26,7 @@ Plan:
   map      Draw which ports and memory a domain gets, and from whom.
   config   Parse xl configs as xl does; one JSON object a line.
   record   Save a host or a domain as JSON, to plan with elsewhere.
-  audit    Judge recorded hosts and domains: which would start, and which not.
+  audit    Judge recorded hosts and domains: which would start.
 
 Grant:
   grant    Grant the legacy VGA ranges to a domain and to its stubdomain.

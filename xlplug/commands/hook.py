@@ -9,7 +9,7 @@ from xlplug.dom0.running_xl import started
 from xlplug.hook.create import real_xl, wrapper
 from xlplug.hook.device_model import is_ours, preload_library, real
 from xlplug.hook.install import first_xl, wrapper_of
-from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED, HostError, XlplugError
+from xlplug.model.errors import EXIT_DONE, EXIT_REFUSED, XlplugError
 
 #: Shells that remember where in PATH a command was, until "hash -r".
 _SHELLS = ("sh", "dash", "bash", "ash", "ksh", "mksh", "zsh")
@@ -33,7 +33,9 @@ def status(config: str | None, extra: tuple[str, ...], form: str = "text") -> in
     }
     advice = []
     if not hooked:
-        advice.append("'xl create' is not hooked; run 'xlplug hook install', and put its folder first in PATH")
+        installed = _installed()
+        do = "run 'xlplug hook install'" if installed is None else f"put {installed} at the beginning of PATH"
+        advice.append(f"'xl create' is not hooked; {do}")
     elif _older_than(first or ""):
         advice.append("your shell is older than the hook; if it has run xl before, run: hash -r")
     if form == "text":
@@ -47,6 +49,12 @@ def status(config: str | None, extra: tuple[str, ...], form: str = "text") -> in
             {"hooked": hooked, **{name.replace(" ", "_"): what for name, what in found.items()}, "advice": advice}
         )
     return EXIT_DONE if hooked else EXIT_REFUSED
+
+
+def _installed() -> str | None:
+    """The folder of a front end that PATH does not find first."""
+    folders = [*os.environ.get("PATH", os.defpath).split(":"), "/usr/local/sbin"]
+    return next((folder for folder in folders if is_ours(f"{folder or '.'}/xl")), None)
 
 
 def _found(find: Callable[[], str]) -> str:
@@ -77,14 +85,11 @@ def _older_than(front_end: str) -> bool:
 
 def _status_of(path: str, extra: tuple[str, ...]) -> str:
     """What the hook does for a config, in a line."""
-    from xlplug.dom0.find_config import parse, read_as_xl
+    from xlplug.dom0.find_config import must_read_as_xl, parse
 
-    data = read_as_xl(path)
-    if data is None:
-        raise HostError(f"{path} cannot be read", hint="give the path of an xl config", code="XLP201")
-    config = parse(data, path, extra)
+    config = parse(must_read_as_xl(path), path, extra)
     if not config.wants_legacy:
         return f"{path}: needs no legacy range, so xl runs unchanged"
     own = config.device_model_override
     then = f", then the config's own {own}" if own and not is_ours(own) else ""
-    return f"{path}: the wrapper runs{then}; for what it grants: xlplug plan {path}"
+    return f"{path}: the wrapper would run{then}; for what it grants: xlplug plan {path}"

@@ -25,6 +25,8 @@ def record_host(path: str, vbt: str | None = None) -> int:
     text = dump_host(host)
     if path == "-":
         streams.write(text)
+        for note in host.notes:
+            streams.complain(f"note: not recorded: {note}")
         return EXIT_DONE
     write_whole(path, text.encode())
     say(f"recorded host {host.name}: {len(host.devices)} PCI functions, {len(host.memory)} memory regions")

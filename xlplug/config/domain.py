@@ -30,6 +30,7 @@ __all__ = [
     "IomemRange",
     "PciAssignment",
     "Vif",
+    "not_for_us",
     "passes_igd",
 ]
 
@@ -130,6 +131,17 @@ class DomainConfig(NamedTuple):
         asked = bool(self.ioports or self.delegate)
         wanted = self.gfx_passthru is not None or self.map_legacy or self.preload or asked
         return self.type == "hvm" and wanted
+
+
+def not_for_us(config: DomainConfig) -> Problem | None:
+    """Why nothing can be granted to a device model of another kind than QEMU; None where it is QEMU."""
+    if config.device_model_version == "qemu-xen":
+        return None
+    return Problem(
+        f"legacy rights are for device_model_version qemu-xen, and this is {config.device_model_version}",
+        'write device_model_version="qemu-xen"',
+        "XLP210",
+    )
 
 
 def passes_igd(arguments: Sequence[str]) -> bool:

@@ -20,33 +20,32 @@ from xlplug.config.domain import (
 )
 from xlplug.config.language import Settings
 from xlplug.config.pci_spec import PciSpec, parse_pci_spec
+from xlplug.config.settings import OURS
 from xlplug.model.errors import ConfigError
 from xlplug.model.rangeset import Range
 
 _MMIO_HOLE = range(256, 3841)
+_OUR_KEYS = (DELEGATE_KEY, HIDE_ROM_LINE_KEY, MAP_LEGACY_KEY, PRELOAD_KEY, ROM_KEY)
 
 
-def from_settings(settings: Settings, *, path: str = "") -> DomainConfig:
+def from_settings(settings: Settings) -> DomainConfig:
     """The view of a parsed xl configuration.
 
     Raises:
         ConfigError: a value that makes xl exit.
     """
-    return with_args(_Reader(settings, path).view())
+    return with_args(_Reader(settings).view())
 
 
 class _Reader:
     """Reads typed values out of `Settings`; errors name the file and the key's line."""
 
-    def __init__(self, settings: Settings, path: str) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.path = path
 
     def bad(self, name: str, text: str, hint: str) -> ConfigError:
-        line = self.settings.line(name)
-        return ConfigError(
-            f"{name}: '{text}' is not valid", path=self.path, line=line, text=text, hint=hint, code="XLP203"
-        )
+        path, line = self.settings.assigned(name)
+        return ConfigError(f"{name}: '{text}' is not valid", path=path, line=line, text=text, hint=hint, code="XLP203")
 
     def string(self, name: str) -> str | None:
         return self.settings.get_string(name)
@@ -75,6 +74,9 @@ class _Reader:
         memory, maxmem = self.memory()
         version = self.device_model_version()
         vga = self.vga() if kind == "hvm" else "none"
+        for name in self.settings:
+            if name.startswith(OURS) and name not in _OUR_KEYS:
+                self.settings.warn(name, "xlplug has no such setting", "see xlplug.cfg(5)", code="XLP215")
         return DomainConfig(
             name=self.string("name") or "",
             type=kind,
@@ -177,10 +179,8 @@ class _Reader:
 
     def delegate(self, kind: str) -> tuple[Spec, ...]:
         def wrong(message: str, hint: str, text: str = "") -> ConfigError:
-            line = self.settings.line(DELEGATE_KEY)
-            return ConfigError(
-                f"{DELEGATE_KEY}: {message}", path=self.path, line=line, text=text, hint=hint, code="XLP230"
-            )
+            path, line = self.settings.assigned(DELEGATE_KEY)
+            return ConfigError(f"{DELEGATE_KEY}: {message}", path=path, line=line, text=text, hint=hint, code="XLP230")
 
         found = []
         passed = {entry.bdf for entry in self.pci()}
@@ -216,13 +216,9 @@ class _Reader:
             try:
                 spec = parse_pci_spec(text)
             except ConfigError as error:
+                path, line = self.settings.assigned("pci")
                 raise ConfigError(
-                    f"pci: {error.message}",
-                    path=self.path,
-                    line=self.settings.line("pci"),
-                    text=text,
-                    hint=error.hint,
-                    code="XLP220",
+                    f"pci: {error.message}", path=path, line=line, text=text, hint=error.hint, code="XLP220"
                 ) from error
             for flag in spec.misread:
                 what = f"'{text}': xl reads {flag} as a number, and this as 0"

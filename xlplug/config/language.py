@@ -51,9 +51,7 @@ def parse(data: bytes, *, path: str = "", extra: Sequence[str] = ()) -> Settings
 class _Parser:
     def __init__(self, text: str, path: str, extra_at: int | None) -> None:
         self.text = text
-        self.path = path
-        self.extra_at = extra_at
-        self.settings = Settings(text, path)
+        self.settings = Settings(text, path, extra_at)
         self.pos = 0
         self.start = 0  # of the current token
 
@@ -205,11 +203,7 @@ class _Parser:
         return pos - self.text.rfind("\n", 0, pos)
 
     def fail(self, pos: int, message: str, text: str, hint: str) -> NoReturn:
-        line = self.text.count("\n", 0, pos) + 1
-        path = self.path
-        if self.extra_at is not None and pos >= self.extra_at:
-            line -= self.text.count("\n", 0, self.extra_at)
-            path = "command line"
+        path, line = self.settings.place(pos)
         raise ConfigError(message, path=path, line=line, column=self.column(pos), text=text, hint=hint, code="XLP202")
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from xlplug.config.c_number import to_long
 from xlplug.model.problem import Problem
 
-__all__ = ["Settings", "Value", "json_value"]
+__all__ = ["OURS", "Settings", "Value", "json_value"]
 
+OURS = "xlplug_"  #: how the settings begin that are ours alone
 Value = str | list["Value"]
 
 
@@ -18,14 +19,18 @@ class Settings:
     ignores the option, as xl does.
     """
 
-    def __init__(self, text: str, path: str) -> None:
+    def __init__(self, text: str, path: str, extra_at: int | None = None) -> None:
         self._text = text
         self._path = path
+        self._extra_at = extra_at
         self._parts: dict[str, list[Value]] = {}  # a scalar in pieces, or one list
         self._lists: set[str] = set()
         self._at: dict[str, int] = {}
         self.appended: set[str] = set()
         self.warnings: list[Problem] = []
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
 
     def __contains__(self, name: str) -> bool:
         return name in self._parts
@@ -42,10 +47,17 @@ class Settings:
         """Names and values."""
         return ((name, self[name]) for name in self._parts)
 
-    def line(self, name: str) -> int:
-        """Line of the last assignment to ``name``, from 1; 0 when there is none."""
+    def place(self, at: int) -> tuple[str, int]:
+        """The file, and the line from 1, of a byte; of xl's command line, which is appended, as a file of its own."""
+        line = self._text.count("\n", 0, at) + 1
+        if self._extra_at is None or at < self._extra_at:
+            return self._path, line
+        return "command line", line - self._text.count("\n", 0, self._extra_at)
+
+    def assigned(self, name: str) -> tuple[str, int]:
+        """The place of the last assignment to ``name``; line 0 when there is none."""
         at = self._at.get(name)
-        return 0 if at is None else self._text.count("\n", 0, at) + 1
+        return (self._path, 0) if at is None else self.place(at)
 
     def get_string(self, name: str) -> str | None:
         """A scalar, or None."""
@@ -82,11 +94,13 @@ class Settings:
         return number
 
     def _ignored(self, name: str, why: str) -> None:
-        self.warn(name, f"{why}, and xl ignores it", code="XLP207")
+        ends = "and xlplug ignores it" if name.startswith(OURS) else "and xl ignores it"
+        self.warn(name, f"{why}, {ends}", code="XLP207")
 
     def warn(self, name: str, text: str, advice: str = "", *, code: str) -> None:
         """Note something of an option, once however often it is read."""
-        problem = Problem(f"{self._path or 'config'}:{self.line(name)}: {name}: {text}", advice, code)
+        path, line = self.assigned(name)
+        problem = Problem(f"{path or 'config'}:{line}: {name}: {text}", advice, code)
         if problem not in self.warnings:
             self.warnings.append(problem)
 

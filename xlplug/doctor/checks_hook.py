@@ -30,7 +30,7 @@ def hook(facts: Facts) -> Iterator[Finding]:
 
 def _first_xl(found: Hook, *, watched: bool) -> Finding:
     if found.first is None:
-        return Finding(FAILURE, "hook", "no xl in PATH", "install it (Debian: xen-utils), or correct PATH")
+        return Finding(FAILURE, "hook", "no xl in PATH", "install it (Debian: xen-system-amd64), or correct PATH")
     if found.hooked:
         return Finding(OK, "hook", f"'xl create' runs {found.first}, the front end of xlplug")
     if not isinstance(found.files, Missing) and found.files:

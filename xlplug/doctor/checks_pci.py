@@ -35,7 +35,7 @@ def displays_of(facts: Facts) -> list[PciDevice]:
 def displays(facts: Facts) -> Iterator[Finding]:
     """Which displays there are, who drives them, and which one the legacy VGA cycles reach."""
     if isinstance(facts.devices, Missing):
-        yield missing("displays", facts.devices)
+        yield missing("display", facts.devices)
         return
     for damaged in facts.damaged:
         yield Finding(WARNING, "pci", *damaged)
@@ -43,7 +43,7 @@ def displays(facts: Facts) -> Iterator[Finding]:
         yield Finding(INFO, "pci", *unnamed)
     found = displays_of(facts)
     if not found:
-        yield Finding(INFO, "displays", "none on this host")
+        yield Finding(INFO, "display", "none on this host")
         return
     for device in found:
         what = f"{device.bdf} [{device.vendor:04x}:{device.device:04x}]"

@@ -10,7 +10,7 @@ from xlplug.doctor.facts import ConfigFacts
 from xlplug.doctor.reading import Broken, Missing, Reading, Skipped, Unread, after, tried
 from xlplug.doctor.survey_hook import fits
 from xlplug.doctor.survey_xen import XenSide
-from xlplug.dom0.find_config import parse, read_as_xl
+from xlplug.dom0.find_config import must_read_as_xl, parse, read_as_xl
 from xlplug.dom0.kept_ports import kept_ports
 from xlplug.hook import create, device_model
 from xlplug.model.errors import ConfigError, Refused, XlplugError
@@ -30,7 +30,7 @@ def read(path: str, host: Reading[HostSnapshot], xen: XenSide) -> ConfigFacts:
     config = _of_file(_parsed, path)
     if isinstance(config, Missing):
         return ConfigFacts(path, config)
-    plan = after("displays", host, lambda host: _rehearsed(config, _with_kept_ports(host, config, xen)))
+    plan = after("display", host, lambda host: _rehearsed(config, _with_kept_ports(host, config, xen)))
     hotplug = tried(_hotplug, path)
     kernel, ramdisk = _images(config, xen.version)
     model = _device_model(config, path, xen.version)
@@ -62,10 +62,7 @@ def _of_file(call: Callable[..., T], *arguments: object) -> T | Missing:
 
 
 def _parsed(path: str) -> DomainConfig:
-    data = read_as_xl(path)
-    if data is None:
-        raise ConfigError("cannot be read", path=path, hint="give the path of an xl config", code="XLP201")
-    return parse(data, path)
+    return parse(must_read_as_xl(path), path)
 
 
 def _with_kept_ports(host: HostSnapshot, config: DomainConfig, xen: XenSide) -> HostSnapshot:

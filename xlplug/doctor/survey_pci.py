@@ -93,7 +93,7 @@ def host_of(
             opregion_pin=opregion_pin.pinned(), distribution=distribution(places.os_release),
         )  # fmt: skip
 
-    return after("displays", devices, look)
+    return after("display", devices, look)
 
 
 def left_by_firmware(host: Reading[HostSnapshot], memory: Reading[tuple[MemRegion, ...]]) -> Reading[Firmware]:
@@ -102,7 +102,7 @@ def left_by_firmware(host: Reading[HostSnapshot], memory: Reading[tuple[MemRegio
         return memory
     if isinstance(memory, Missing):
         return type(memory)(f"the machine's memory map was not read: {memory.what}", memory.advice, memory.code)
-    return after("displays", host, _headers)
+    return after("display", host, _headers)
 
 
 def _headers(host: HostSnapshot) -> Firmware:

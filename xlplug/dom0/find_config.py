@@ -13,7 +13,7 @@ TYPE_CHECKING = False  # typing's, without importing typing for it
 if TYPE_CHECKING:
     from xlplug.dom0.handover import Handover
 
-__all__ = ["Found", "being_created", "from_handover", "parse", "read_as_xl"]
+__all__ = ["Found", "being_created", "from_handover", "must_read_as_xl", "parse", "read_as_xl"]
 
 _LIBVIRT_FOLDERS = ("/run/libvirt/libxl", "/etc/libvirt/libxl")  # running, defined
 _SLACK = 1.0  # seconds by which a file may seem newer than the xl that read it: the two clocks differ in precision
@@ -49,7 +49,7 @@ def parse(data: bytes, path: str, extra: Sequence[str] = ()) -> DomainConfig:
     from xlplug.config import language
     from xlplug.config.from_xl import from_settings
 
-    return from_settings(language.parse(data, path=path, extra=extra), path=path)
+    return from_settings(language.parse(data, path=path, extra=extra))
 
 
 def read_as_xl(path: str) -> bytes | None:
@@ -70,6 +70,23 @@ def read_as_xl(path: str) -> bytes | None:
             return read_all(file, path)
     except OSError:
         return None
+
+
+def must_read_as_xl(path: str) -> bytes:
+    """The same, where it must be readable.
+
+    Raises:
+        ConfigError: xl cannot read it either; or it is too large.
+    """
+    data = read_as_xl(path)
+    if data is not None:
+        return data
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY))
+        why = "not a regular file, and xl reads no other"
+    except OSError as error:
+        why = error.strerror or "cannot be read"
+    raise ConfigError(why, path=path, hint="give the path of an xl config", code="XLP201")
 
 
 def from_handover(handover: "Handover") -> DomainConfig:

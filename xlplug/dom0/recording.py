@@ -9,7 +9,7 @@ serial number capability, and the data register of vital product data is blanked
 import os
 from typing import Any, NamedTuple
 
-from xlplug.dom0.files import read_all
+from xlplug.dom0.files import read_all, write_whole
 from xlplug.dom0.json_field import Field
 from xlplug.model import lean_json
 from xlplug.model.addr import Domid
@@ -122,7 +122,11 @@ def _domain_out(info: DomainInfo, rights: HeldRights) -> dict[str, Any]:
 
 
 def write_domain(domain: DomainRecording, folder: str) -> None:
-    """Write a recording's files into ``folder``, which is made when absent."""
+    """Write a recording's files into ``folder``, which is made when absent.
+
+    Raises:
+        HostError, OSError: something cannot be written.
+    """
     os.makedirs(folder, exist_ok=True)
     files: dict[str, bytes | None] = {
         "host.json": dump_host(domain.host).encode(),
@@ -132,8 +136,7 @@ def write_domain(domain: DomainRecording, folder: str) -> None:
     }
     for name, data in files.items():
         if data is not None:
-            with open(os.path.join(folder, name), "wb") as file:
-                file.write(data)
+            write_whole(os.path.join(folder, name), data)
 
 
 def scrub_libxl(data: bytes) -> bytes:
@@ -294,7 +297,8 @@ def _bytes(path: str) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise HostError(f"{path}: {error.strerror}", code="XLP804") from error
+        hint = "give a recording that can be read (see 'xlplug record')"
+        raise HostError(f"{path}: {error.strerror}", hint=hint, code="XLP804") from error
 
 
 def _load(path: str) -> object:

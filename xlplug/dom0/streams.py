@@ -14,6 +14,9 @@ from xlplug.model.errors import HostError, one_line, printable
 __all__ = ["complain", "finish", "give_up", "prepare", "put", "say", "to_stderr", "unwritten", "write"]
 
 
+_LOST = "XLP823"
+
+
 def prepare() -> None:
     """Stand in for the streams that were closed before Python started; the next program finds them closed again.
 
@@ -87,7 +90,8 @@ def put(text: str) -> None:
         give_up()
     except (OSError, ValueError) as error:
         give_up()
-        complain(f"warning: the output is lost from here on ({getattr(error, 'strerror', error)}); the work goes on")
+        why = getattr(error, "strerror", error)
+        complain(f"warning: the output is lost from here on ({why}); the work goes on [{_LOST}]")
 
 
 def give_up() -> None:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from xlplug.config.domain import DomainConfig
+from xlplug.config.domain import DomainConfig, not_for_us
 from xlplug.config.xl_command_line import is_receive, parse_create, parse_restore
 from xlplug.dom0 import handover, streams
 from xlplug.dom0.find_config import parse, read_as_xl
@@ -195,7 +195,7 @@ def real_xl() -> str:
             return path
     raise HostError(
         f"{given} is not xl" if given and not is_ours(given) else "no xl in PATH",
-        hint="install it (Debian: xen-utils), or correct PATH",
+        hint="install it (Debian: xen-system-amd64), or correct PATH",
         code="XLP601",
     )
 
@@ -240,7 +240,9 @@ def _become_xl(subcommand: str, words: Sequence[str], offered: tuple[str, str] |
     try:
         become(path, [path, *options, subcommand, *words], changes)
     except OSError as error:
-        raise HostError(f"{path}: {error.strerror}", hint="reinstall it (Debian: xen-utils)", code="XLP601") from error
+        raise HostError(
+            f"{path}: {error.strerror}", hint="reinstall it (Debian: xen-utils-common)", code="XLP601"
+        ) from error
 
 
 def _let_xl_reject(words: Sequence[str]) -> None:
@@ -301,13 +303,9 @@ def device_model(config: DomainConfig, path: str) -> str:
         ConfigError: it asks for another kind of device model.
         HostError, XenUnavailableError: there is none.
     """
-    if config.device_model_version != "qemu-xen":
-        raise ConfigError(
-            f"legacy rights are for device_model_version qemu-xen, and this is {config.device_model_version}",
-            path=path,
-            hint='write device_model_version="qemu-xen"',
-            code="XLP210",
-        )
+    problem = not_for_us(config)
+    if problem is not None:
+        raise ConfigError(problem.what, path=path, hint=problem.advice, code=problem.code)
     return real(config.device_model_override or "")
 
 

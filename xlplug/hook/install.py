@@ -69,7 +69,8 @@ def install(prefix: str) -> int:
 def _say_if_unused(layout: Layout) -> None:
     first = first_xl()
     if first != str(layout.front_end):
-        say(f"not yet in use: {first or 'no xl'} comes first in PATH; put {layout.front_end.parent} before it")
+        why = f"{first} comes first in PATH" if first else "its folder is not in PATH"
+        say(f"not yet in use: {why}; put {layout.front_end.parent} at the beginning of PATH")
     else:  # a shell that has run xl before remembers where that was
         say("in shells that are open, run: hash -r")
 

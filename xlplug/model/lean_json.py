@@ -34,8 +34,8 @@ def loads(data: bytes) -> object:
         value, end = scan(text, len(text) - len(text.lstrip(_BLANKS)))
         if not text[end:].strip(_BLANKS):
             return value
-    except (ImportError, AttributeError, ValueError, StopIteration):
-        pass
+    except (ImportError, AttributeError, ValueError, StopIteration, SystemError):
+        pass  # SystemError: in Python 3.10 and 3.11 the scanner fails without an exception where json.decoder is not loaded
     import json
 
     return json.loads(data)

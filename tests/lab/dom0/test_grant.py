@@ -155,7 +155,7 @@ def test_a_terminated_run_leaves_nothing(guests: Guests) -> None:
         (["grant", "32752"], 2, "number"),
         (["grant", "65537"], 2, "number"),
         (["grant", "-1"], 2, ""),
-        (["grant", "x"], 1, "domain x does not exist"),
+        (["grant", "x"], 1, "domain 'x' does not exist"),
         (["grant", "/root/gpu.cfg"], 1, "not its config"),
         (["grant", ""], 1, "does not exist"),
         (["grant"], 2, ""),

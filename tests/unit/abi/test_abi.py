@@ -422,7 +422,7 @@ def test_the_command_without_what_it_needs(tmp_path: Path) -> None:
     if not Path("/sys/hypervisor/type").exists():
         done = run()
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr == "xlplug: this machine does not run on Xen; give the path of a QEMU to look at [XLP851]\n"
+        assert done.stderr == "xlplug: this machine does not run on Xen; give the path of a QEMU to look at [XLP101]\n"
     (tmp_path / "elftools.py").write_text("raise ImportError('no')\n")
     done = subprocess.run(
         [sys.executable, "-m", "xlplug", "abi", sys.executable], cwd=ROOT, capture_output=True, text=True,

@@ -182,6 +182,7 @@ def test_config_prints_a_json_object_a_line(tmp_path: Path) -> None:
         (["show", "0"], 2, "is dom0"),
         (["plan", EXAMPLE, "--target", "0", "--host", str(HOSTS / "igd-laptop.json")], 2, "is dom0"),
         (["grnat"], 2, "Did you mean 'grant'? See 'xlplug --help'"),
+        (["grant", "7", "--recorded"], 2, "requires an argument; see 'xlplug grant --help' [XLP800]"),
         (["hook", "instal"], 2, "No such command 'instal'. Did you mean 'install'? See 'xlplug hook --help'"),
         (["help", "grnat"], 2, "Did you mean 'grant'?"),
         (["doctor", "--strct"], 2, "See 'xlplug doctor --help'"),

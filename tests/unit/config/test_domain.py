@@ -15,7 +15,7 @@ from xlplug.model.errors import ConfigError
 
 
 def view(text: str) -> DomainConfig:
-    return from_settings(parse(text.encode(), path="d.cfg"), path="d.cfg")
+    return from_settings(parse(text.encode(), path="d.cfg"))
 
 
 @pytest.mark.parametrize(
@@ -87,6 +87,33 @@ def test_pci_and_its_global_flags() -> None:
     scalar = view('pci="00:02.0"')
     assert scalar.pci == ()
     assert [w.what for w in scalar.warnings] == ["d.cfg:1: pci: a string where a list is wanted, and xl ignores it"]
+
+
+def test_settings_of_ours_that_do_nothing() -> None:
+    made = view('xlplug_map_legcy=1\nxlplug_preload="yes"\nfoo=1')
+    assert [(w.what, w.code) for w in made.warnings] == [
+        ("d.cfg:1: xlplug_map_legcy: xlplug has no such setting", "XLP215"),
+        ("d.cfg:2: xlplug_preload: not a number, and xlplug ignores it", "XLP207"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("last", "word", "said"),
+    [
+        ("", 'gfx_passthru="nvidia"', "command line:2: gfx_passthru: 'nvidia' is not valid"),
+        ("", 'pci=["00:99.0"]', "command line:2: pci: PCI device '00:99.0'"),
+        ("", 'xlplug_delegate=["xx"]', "command line:2: xlplug_delegate: 'xx' is not a PCI address"),
+        ("", 'pci="00:02.0"', "command line:2: pci: a string where a list is wanted"),
+        ('gfx_passthru="x"', "memory=1", "d.cfg:2: gfx_passthru: 'x' is not valid"),
+    ],
+)
+def test_what_is_wrong_on_the_command_line_is_not_a_line_of_the_file(last: str, word: str, said: str) -> None:
+    try:
+        settings = parse(f'type="hvm"\n{last}'.encode(), path="d.cfg", extra=("vcpus=1", word))
+        found = str(from_settings(settings).warnings[0])
+    except ConfigError as error:
+        found = str(error)
+    assert found.startswith(said)
 
 
 def test_flags_that_xl_reads_as_0() -> None:

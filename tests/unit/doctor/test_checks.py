@@ -176,9 +176,9 @@ CASES: list[tuple[dict[str, Any], dict[str, tuple[str, str, str]]]] = [
     ),
     ({"assignable": BROKEN}, {"pciback": (FAILURE, "it is torn", "repair it")}),
     ({"assignable": UNREAD}, {"pciback": (WARNING, "not checked: it is dark", "bring a lamp")}),
-    ({"devices": UNREAD}, {"displays": (WARNING, "not checked: it is dark", "bring a lamp"), "/dev/mem": (OK, "readable", "")}),
-    ({"devices": BROKEN}, {"displays": (FAILURE, "it is torn", "repair it"), "/dev/mem": (OK, "readable", "")}),
-    ({"devices": (NIC,)}, {"displays": (INFO, "none on this host", "")}),
+    ({"devices": UNREAD}, {"display": (WARNING, "not checked: it is dark", "bring a lamp"), "/dev/mem": (OK, "readable", "")}),
+    ({"devices": BROKEN}, {"display": (FAILURE, "it is torn", "repair it"), "/dev/mem": (OK, "readable", "")}),
+    ({"devices": (NIC,)}, {"display": (INFO, "none on this host", "")}),
     (
         {"devices": (VGA._replace(driver="bochs-drm"),)},
         {
@@ -263,7 +263,7 @@ CASES: list[tuple[dict[str, Any], dict[str, tuple[str, str, str]]]] = [
     ),
     (
         {"hook": HOOK._replace(first=None, hooked=False)},
-        {"hook": (FAILURE, "no xl in PATH", "install it (Debian: xen-utils), or correct PATH")},
+        {"hook": (FAILURE, "no xl in PATH", "install it (Debian: xen-system-amd64), or correct PATH")},
     ),
     ({"hook": HOOK._replace(files=UNREAD)}, {"hook files": (WARNING, "not checked: it is dark", "bring a lamp")}),
     ({"hook": HOOK._replace(files=BROKEN)}, {"hook files": (FAILURE, "it is torn", "repair it")}),

@@ -370,7 +370,7 @@ GONE = XenUnavailableError("libx is not installed", hint="install it")
         ),
         (
             lambda d: (d.folder / "devices").rename(d.folder / "away"),
-            "displays",
+            "display",
             "warning",
             "not checked: {f}/devices: No such file or directory",
             "",
@@ -429,7 +429,7 @@ GONE = XenUnavailableError("libx is not installed", hint="install it")
             "real xl",
             FAILURE,
             "no xl in PATH",
-            "install it (Debian: xen-utils), or correct PATH",
+            "install it (Debian: xen-system-amd64), or correct PATH",
         ),
         (
             lambda d: (d.folder / "proc").rmdir(),
@@ -564,7 +564,7 @@ def test_a_config_of_each_kind(dom0: Dom0, tmp_path: Path) -> None:
     assert found[0] == ("good", OK, served, "")
     assert found[1][:2] == ("bad", FAILURE)
     assert found[1][2].startswith("line 1: unexpected 'F'")
-    assert found[2] == ("absent", FAILURE, "cannot be read", "give the path of an xl config")
+    assert found[2] == ("absent", FAILURE, "No such file or directory", "give the path of an xl config")
     assert [f[:2] for f in found[3:5]] == [("pod", OK), ("pod", FAILURE)]
     assert "cannot populate on demand" in found[4][2]
     assert (
@@ -698,7 +698,7 @@ def test_a_missing_click_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "click.py").write_text("raise ModuleNotFoundError('No module named click', name='click')\n")
     done = started("doctor", PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "xlplug: Python's click is not installed; install it (Debian: python3-click)\n"
+    assert done.stderr == "xlplug: Python's click is not installed; install it (Debian: python3-click) [XLP855]\n"
 
 
 class CountedXen(FakeXen):

@@ -72,5 +72,5 @@ def test_guests_are_not_dom0_and_not_stubdomains() -> None:
     ("name", "advice"), [("gpu", "see 'xl list'"), ("gpu.cfg", "not its config"), ("/etc/xen/gpu", "not its config")]
 )
 def test_a_config_is_not_a_domain(store: MemStore, name: str, advice: str) -> None:
-    with pytest.raises(Refused, match=f"domain {name} does not exist.*{advice}"):
+    with pytest.raises(Refused, match=f"domain '{name}' does not exist.*{advice}"):
         find_domain(name, MemXen(), store)

@@ -4,6 +4,7 @@
 import json
 import random
 from pathlib import Path
+from resource import RLIMIT_FSIZE, getrlimit, setrlimit
 
 import jsonschema
 import pytest
@@ -150,6 +151,21 @@ def test_macs_and_passwords_do_not_get_in() -> None:
     assert kept == {"b_info": {"type.hvm": {"vnc": {"enable": "True"}}}, "nics": [{"devid": 0}]}
     with pytest.raises(HostError, match="not JSON"):
         scrub_libxl(b"{")
+
+
+def test_what_cannot_be_written_leaves_the_old_recording(tmp_path: Path) -> None:
+    recording = DomainRecording(load_host(str(HOSTS[0])), DomainInfo(7), HeldRights(), name="gpu")
+    write_domain(recording, str(tmp_path))
+    old = (tmp_path / "host.json").read_bytes()
+    soft, hard = getrlimit(RLIMIT_FSIZE)
+    setrlimit(RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(HostError, match=r"host\.json: File too large; give a path that can be written"):
+            write_domain(recording._replace(name="other"), str(tmp_path))
+    finally:
+        setrlimit(RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / "host.json").read_bytes() == old
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["domain.json", "host.json"]
 
 
 def test_domain_round_trip(tmp_path: Path) -> None:

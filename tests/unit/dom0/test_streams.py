@@ -17,7 +17,7 @@ from xlplug.watch import daemon
 ROOT = Path(__file__).parents[3]
 GRANT = "grant 7 --recorded tests/recorded/domains/igd-laptop-stubdom"
 PLAN = "plan examples/domain.cfg --host tests/recorded/hosts/igd-laptop.json"
-LOST = "xlplug: warning: the output is lost from here on (No space left on device); the work goes on\n"
+LOST = "xlplug: warning: the output is lost from here on (No space left on device); the work goes on [XLP823]\n"
 FULL = "xlplug: standard output: No space left on device; write it to where there is room [XLP822]\n"
 #: With this set, Python does not keep what it could not write, and try again at its end.
 BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}

@@ -309,7 +309,7 @@ def test_no_xl(host: Host, config: str) -> None:
     host.config("broken.cfg", b"name=\n")
     Path(host.xl.path).unlink()
     line = refusal(host, "create", config)
-    assert line == "xlplug: no xl in PATH; install it (Debian: xen-utils), or correct PATH [XLP601]"
+    assert line == "xlplug: no xl in PATH; install it (Debian: xen-system-amd64), or correct PATH [XLP601]"
 
 
 def test_only_front_ends_in_path(host: Host) -> None:
@@ -333,7 +333,9 @@ def test_past_a_second_front_end(host: Host) -> None:
 def test_an_xl_that_cannot_be_executed(host: Host) -> None:
     Path(host.xl.path).write_text("#!/nowhere\n")
     line = refusal(host, "create", "plain.cfg")
-    assert line == f"xlplug: {host.xl.path}: No such file or directory; reinstall it (Debian: xen-utils) [XLP601]"
+    assert (
+        line == f"xlplug: {host.xl.path}: No such file or directory; reinstall it (Debian: xen-utils-common) [XLP601]"
+    )
 
 
 def test_no_wrapper(host: Host) -> None:

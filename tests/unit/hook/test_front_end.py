@@ -193,7 +193,7 @@ def test_three_front_ends_and_no_xl_come_to_an_end(hooked: Hooked, tmp_path: Pat
     for order in (("front", "second", "third"), ("second", "third", "front"), ("third", "front", "second")):
         done = hooked.run("list", PATH=":".join([*(str(tmp_path / name) for name in order), "/usr/bin"]))
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr == "xlplug: no xl in PATH; install it (Debian: xen-utils), or correct PATH\n"
+        assert done.stderr == "xlplug: no xl in PATH; install it (Debian: xen-system-amd64), or correct PATH [XLP601]\n"
 
 
 def test_an_xl_in_the_current_folder(hooked: Hooked) -> None:
@@ -223,7 +223,7 @@ def test_no_xl(hooked: Hooked, word: str) -> None:
     for path in (hooked.path, str(hooked.front), "/nowhere", ""):
         done = hooked.run(word, PATH=path)
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr == "xlplug: no xl in PATH; install it (Debian: xen-utils), or correct PATH\n"
+        assert done.stderr == "xlplug: no xl in PATH; install it (Debian: xen-system-amd64), or correct PATH [XLP601]\n"
     assert not hooked.xlplug.ran
 
 

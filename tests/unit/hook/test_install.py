@@ -73,7 +73,7 @@ def test_install_and_uninstall(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout == (
         f"installed {prefix}/lib/xlplug/device-model\ninstalled {prefix}/lib/xlplug/xlplug\ninstalled {prefix}/sbin/xl\n"
-        f"not yet in use: no xl comes first in PATH; put {prefix}/sbin before it\n"
+        f"not yet in use: its folder is not in PATH; put {prefix}/sbin at the beginning of PATH\n"
     )
     assert [name for name, data in tree(prefix).items() if data is not None] == FILES
     assert [(prefix / name).stat().st_mode & 0o777 for name in FILES] == [0o755, 0o644, 0o755, 0o755]
@@ -309,9 +309,14 @@ def test_status(tmp_path: Path) -> None:
     shown = json.loads(status(real, words=("--format", "json", str(ROOT / "examples/domain.cfg"))).stdout)
     assert (shown["hooked"], shown["xl"], shown["real_xl"]) == (False, f"{real}/xl", f"{real}/xl")
     assert "is not hooked" in shown["advice"][0]
-    assert "the wrapper runs" in shown["advice"][1]
+    assert "the wrapper would run;" in shown["advice"][1]
     for prefix in (one, two):
         assert xlplug("hook", "install", "--prefix", str(prefix)).returncode == 0
+    done = status(real, one)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (
+        1,
+        f"'xl create' is not hooked; put {one}/sbin at the beginning of PATH",
+    )
     done = status(one, two, real)  # two hooks: the first counts, and neither calls the other
     assert done.returncode == 0
     assert done.stdout.startswith(
@@ -334,13 +339,16 @@ def test_status_of_a_config(tmp_path: Path) -> None:
     plain.write_text('name="g"\ntype="hvm"\n')
     legacy.write_text('name="g"\ntype="hvm"\ngfx_passthru="igd"\ndevice_model_override="/opt/qemu"\n')
     assert status(words=(str(plain),)).stdout.endswith("needs no legacy range, so xl runs unchanged\n")
-    text = f"the wrapper runs, then the config's own /opt/qemu; for what it grants: xlplug plan {legacy}\n"
+    text = f"the wrapper would run, then the config's own /opt/qemu; for what it grants: xlplug plan {legacy}\n"
     assert status(words=(str(legacy),)).stdout.endswith(text)
     assert status(words=(str(legacy), "gfx_passthru=0")).stdout.endswith("unchanged\n")
-    for path in ("none.cfg", "."):
+    for path, why in (
+        ("none.cfg", "No such file or directory"),
+        (".", "not a regular file, and xl reads no other"),
+    ):
         done = status(words=(str(tmp_path / path),))
         assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-        assert "cannot be read; give the path of an xl config" in done.stderr
+        assert done.stderr.endswith(f": {why}; give the path of an xl config [XLP201]\n")
 
 
 def test_a_shell_that_may_remember_the_real_xl(tmp_path: Path) -> None:

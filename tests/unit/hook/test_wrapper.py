@@ -320,7 +320,7 @@ def test_a_guest_is_granted(world: Callable[..., World]) -> None:
 
 def test_a_stubdomain_and_its_guest_are_granted(world: Callable[..., World]) -> None:
     made = world(stubdom=True)
-    made.serve(8, LEGACY + b"device_model_stubdomain_override=1\n")
+    made.serve(8, LEGACY + b'device_model_stubdomain_override=1\ndevice_model_version="qemu-xen"\n')
     assert made.held(7) == GUEST
     assert made.held(8) == "{ a0-cf, 7a18d-7a18f } { 3b0-3bb, 3c0-3df }"
 

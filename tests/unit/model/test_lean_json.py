@@ -33,6 +33,21 @@ def test_the_same_value_or_the_same_error(data: bytes) -> None:
     assert outcome(lean_json.loads, data) == outcome(json.loads, data)
 
 
+def test_what_is_wrong_where_json_is_not_loaded() -> None:
+    texts = [b"[1", b'{"a', b"{", b'"abc', b'{"a" 1}', b'"\\u12', b'"\x01"', b"[1 2]", b""]
+    lines = [
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})",
+        "from xlplug.model import lean_json",
+        f"for text in {texts!r}:",
+        "    for name in [name for name in sys.modules if name.startswith('json')]: del sys.modules[name]",
+        "    try: lean_json.loads(text)",
+        "    except ValueError as error: print(f'{type(error).__name__}: {error}')",
+    ]
+    command = [sys.executable, "-IS", "-c", "\n".join(lines)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [outcome(json.loads, text) for text in texts]
+
+
 def test_damaged_recordings() -> None:
     rng = random.Random(14)
     whole = (ROOT / "tests" / "recorded" / "hosts" / "igd-laptop.json").read_bytes()

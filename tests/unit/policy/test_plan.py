@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from xlplug.config.domain import DomainConfig, PciAssignment
+from xlplug.dom0.find_config import parse
 from xlplug.model.addr import Domid
 from xlplug.model.bdf import Bdf
 from xlplug.model.host import PCIBACK, HostSnapshot, PciDevice, Resource, XenInfo
@@ -351,3 +352,10 @@ def test_another_functions_bar_in_the_vga_ranges(host: Host, config: Config, res
     other = PciDevice(Bdf.parse("0000:05:00.0"), 0x10EC, 0x8168, 0x020000, (resource,))
     plan = build(config('gfx_passthru="igd"\npci=["00:02.0"]\n'), laptop._replace(devices=(*laptop.devices, other)))
     assert [str(problem)[: len(why)] for problem in plan.refusals] == ([why] if why else [])
+
+
+@pytest.mark.parametrize("version", ["", "qemu-xen", "qemu-xen-traditional"])
+def test_another_device_model_is_refused_and_is_the_default_of_a_stubdomain(host: Host, version: str) -> None:
+    text = f'type="hvm"\nmemory=64\n{IGD}{STUB}' + (f'device_model_version="{version}"\n' if version else "")
+    plan = build(parse(text.encode(), "g.cfg"), host("igd-laptop"))
+    assert [problem.code for problem in plan.refusals] == ([] if version == "qemu-xen" else ["XLP210"])
