@@ -123,11 +123,13 @@ def being_created(name: str, uuid: str, *, igd: bool) -> Found | None:
 def _modified(path: str) -> float:
     """When the file was last changed, in seconds since the epoch; just now where it is gone.
 
-    Anybody who can write a file can set its mtime, so ctime counts too: the kernel alone sets that.
+    Anybody who can write a file can set its mtime, so ctime counts too: the kernel alone sets that.  A symbolic link may have
+    led elsewhere; those in /proc are as old as the look at them.
     """
     try:
         found = os.stat(path)
-        return max(found.st_mtime, found.st_ctime)
+        link = found if path.startswith("/proc/") else os.lstat(path)
+        return max(found.st_mtime, found.st_ctime, link.st_ctime)
     except OSError:
         return float("inf")
 

@@ -235,6 +235,36 @@ def test_a_file_whose_mtime_was_set_back(xl: Xl, tmp_path: Path, monkeypatch: py
         being_created("srcg", UUID, igd=False)
 
 
+def test_a_link_that_led_to_another_file(xl: Xl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both files are older than xl; only the link is new."""
+    monkeypatch.setattr(find_config, "_SLACK", 0.0)
+    path = tmp_path / "g.cfg"
+    for name, memory in (("reviewed", b"64"), ("other", b"96")):
+        (tmp_path / name).write_bytes(CONFIG.replace(b"64", memory))
+    path.symlink_to("reviewed")
+    time.sleep(0.1)  # a process's start is known to 10 ms
+    xl("g.cfg")
+    assert being_created("srcg", UUID, igd=False) is not None
+    time.sleep(0.1)
+    path.unlink()
+    path.symlink_to("other")
+    with pytest.raises(ConfigError, match="changed since xl read it"):
+        being_created("srcg", UUID, igd=False)
+
+
+def test_a_config_on_stdin_was_not_changed(xl: Xl, tmp_path: Path) -> None:
+    """The link to it in /proc is made when it is looked at."""
+    path = tmp_path / "g.cfg"
+    path.write_bytes(CONFIG)
+    os.utime(path, (0, 0))
+    with path.open("rb") as file:
+        os.set_inheritable(file.fileno(), True)
+        time.sleep(0.05)
+        xl(f"/dev/fd/{file.fileno()}")
+        time.sleep(find_config._SLACK + 0.1)
+        assert being_created("srcg", UUID, igd=False) is not None
+
+
 def test_libvirts_domain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "srcg.xml").write_text(
         f"<domain><name>srcg</name><uuid>{UUID}</uuid><os><type>hvm</type></os></domain>"
