@@ -117,13 +117,13 @@ def _beside(path: Path) -> Path:
 
 
 def _make(folder: Path) -> None:
-    """A folder that all may enter, whatever the umask."""
+    """A folder that all may enter, with any umask."""
     folder.mkdir(mode=0o755, exist_ok=True)
     folder.chmod(0o755)
 
 
 def _write(path: Path, data: bytes, mode: int) -> None:
-    """A new file of that mode, whatever the umask; at no time may anybody else write to it, who could keep it open."""
+    """A new file of that mode, with any umask; at no time may anybody else write to it, who could keep it open."""
     path.unlink(missing_ok=True)
     with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
         file.write(data)
