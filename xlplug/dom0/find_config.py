@@ -109,14 +109,17 @@ def being_created(name: str, uuid: str, *, igd: bool) -> Found | None:
             continue  # another domain's: xl has accepted this one's
         if config.name != name or not running_xl.remains(creator):
             continue
-        if creator.config != "/dev/null" and _modified(creator.config) > creator.started + _SLACK:
+        if creator.config == "/dev/null":
+            return Found(config)
+        if _modified(creator.config) > creator.started + _SLACK:
             raise ConfigError(
                 "changed since xl read it",
                 path=creator.config,
                 hint=f"destroy {name} and create it again",
                 code="XLP208",
             )
-        return Found(config)
+        if running_xl.reads(creator):
+            return Found(config)
     return None
 
 
