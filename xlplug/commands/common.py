@@ -160,11 +160,12 @@ def find_domain(domain: Domid | str, xen: "Hypervisor", store: "Store") -> "Doma
 
 
 def interruptible() -> None:
-    """SIGTERM and SIGHUP end a run as Ctrl-C does: with everything undone."""
+    """SIGTERM and SIGHUP end a run as Ctrl-C does: with everything undone.  One that is ignored (nohup) stays so."""
     import signal
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupt)
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, interrupt)

@@ -46,9 +46,13 @@ def read_all(file: "BinaryIO", path: str) -> bytes:
 def write_whole(path: str, data: bytes) -> None:
     """A new file with the data, or the old one as it was.  A device or a pipe is written to, and stays what it is.
 
+    Somebody else may own the folder, as that of Prometheus' collector, and must not choose what root writes over.
+
     Raises:
-        HostError: it cannot be written.
+        HostError: it cannot be written, or it is a link that somebody else than root or this user has made.
     """
+    if os.path.islink(path) and os.lstat(path).st_uid not in (0, os.geteuid()):
+        raise HostError(f"{path} is a link that somebody else has made", hint="give the path itself", code="XLP820")
     real = os.path.realpath(path)
     part = f"{real}.{os.getpid()}"
     try:
@@ -56,13 +60,15 @@ def write_whole(path: str, data: bytes) -> None:
             with open(real, "wb") as file:
                 file.write(data)
             return
-        try:
-            with open(part, "wb") as file:
+        if os.path.lexists(part):
+            os.unlink(part)
+        with open(part, "xb") as file:
+            try:
                 file.write(data)
-            os.replace(part, real)
-        except OSError:
-            if os.path.exists(part):
+                file.flush()
+                os.replace(part, real)
+            except OSError:
                 os.unlink(part)
-            raise
+                raise
     except OSError as error:
         raise HostError(f"{path}: {error.strerror}", hint="give a path that can be written", code="XLP820") from error

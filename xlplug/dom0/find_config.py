@@ -126,25 +126,30 @@ def being_created(name: str, uuid: str, *, igd: bool) -> Found | None:
             continue  # another domain's: xl has accepted this one's
         if config.name != name or not running_xl.remains(creator):
             continue
-        if creator.config != "/dev/null" and _modified(creator.config) > creator.started + _SLACK:
+        if creator.config == "/dev/null":
+            return Found(config)
+        if _modified(creator.config) > creator.started + _SLACK:
             raise ConfigError(
                 "changed since xl read it",
                 path=creator.config,
                 hint=f"destroy {name} and create it again",
                 code="XLP208",
             )
-        return Found(config)
+        if running_xl.reads(creator):
+            return Found(config)
     return None
 
 
 def _modified(path: str) -> float:
     """When the file was last changed, in seconds since the epoch; just now where it is gone.
 
-    Anybody who can write a file can set its mtime, so ctime counts too: the kernel alone sets that.
+    Anybody who can write a file can set its mtime, so ctime counts too: the kernel alone sets that.  A symbolic link may have
+    led elsewhere; those in /proc are as old as the look at them.
     """
     try:
         found = os.stat(path)
-        return max(found.st_mtime, found.st_ctime)
+        link = found if path.startswith("/proc/") else os.lstat(path)
+        return max(found.st_mtime, found.st_ctime, link.st_ctime)
     except OSError:
         return float("inf")
 

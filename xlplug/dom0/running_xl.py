@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from xlplug.config.xl_command_line import Create, parse_xl
 
-__all__ = ["Creator", "creates", "creators", "remains", "started"]
+__all__ = ["Creator", "creates", "creators", "reads", "remains", "started"]
 
 
 class Creator(NamedTuple):
@@ -54,6 +54,16 @@ def remains(creator: Creator, proc: str = "/proc") -> bool:
     try:
         return _create(f"{proc}/{creator.pid}") == creator.create
     except (OSError, ValueError):
+        return False
+
+
+def reads(creator: Creator, proc: str = "/proc") -> bool:
+    """Whether its config's path leads that xl to the file that it leads us to: a service's /tmp may be its own (PrivateTmp=)."""
+    if creator.config.startswith(f"{proc}/"):
+        return True
+    try:
+        return os.path.samestat(os.stat(creator.config), os.stat(f"{proc}/{creator.pid}/root{creator.config}"))
+    except OSError:
         return False
 
 

@@ -5,12 +5,14 @@ One small file, locked while it is changed.  Counting never stops what is counte
 """
 
 import os
-from fcntl import LOCK_EX, flock
+import time
+from fcntl import LOCK_EX, LOCK_NB, flock
 
 __all__ = ["OUTCOMES", "PATH", "add", "read"]
 
 PATH = "/run/xlplug/tally"
 _ON_XEN = "/proc/xen"
+_PATIENCE = 1.0  # seconds for a file that is locked for less than a millisecond, unless whoever has it was stopped
 _LARGEST = 1 << 14  # bytes: a few dozen lines
 #: By the exit status of a run (docs/reference.md).
 OUTCOMES = {0: "done", 1: "refused", 3: "failed", 4: "not undone"}
@@ -26,7 +28,7 @@ def add(by: str, status: int, seconds: float | None = None, path: str = PATH) ->
     except OSError:
         return
     try:
-        flock(fd, LOCK_EX)
+        _lock(fd)
         counts = _parsed(os.pread(fd, _LARGEST, 0))
         _increase(counts, f"runs {by} {OUTCOMES[status].replace(' ', '_')}", 1)
         if seconds is not None:
@@ -39,6 +41,22 @@ def add(by: str, status: int, seconds: float | None = None, path: str = PATH) ->
         pass
     finally:
         os.close(fd)
+
+
+def _lock(fd: int) -> None:
+    """Lock it.
+
+    Raises:
+        OSError: somebody else does not let go of it.
+    """
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return flock(fd, LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(0.002)
 
 
 def read(path: str = PATH) -> dict[str, float]:

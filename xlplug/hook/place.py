@@ -33,7 +33,7 @@ def put_in_place(layout: Layout, wanted: dict[Path, bytes], known: Manifest) -> 
     try:
         _begin(layout, manifest.text(wanted, known, missing, finished=False))
         for folder in missing:
-            folder.mkdir(mode=0o755, exist_ok=True)
+            _make(folder)
         finished = manifest.text(wanted, known, missing, finished=True)
         everything = {**wanted, layout.manifest: finished}  # the manifest comes last
         for path, data in everything.items():
@@ -74,7 +74,7 @@ def _begin(layout: Layout, text: bytes) -> None:
     top = missing[0]
     path = _beside(top) / layout.manifest.relative_to(top)
     for folder in (_beside(top), *(_beside(top) / each.relative_to(top) for each in missing[1:])):
-        folder.mkdir(mode=0o755, exist_ok=True)
+        _make(folder)
     _write(path, text, 0o644)
     _beside(top).replace(top)
 
@@ -116,6 +116,15 @@ def _beside(path: Path) -> Path:
     return path.with_name(f"{path.name}{_NEW}")
 
 
+def _make(folder: Path) -> None:
+    """A folder that all may enter, with any umask."""
+    folder.mkdir(mode=0o755, exist_ok=True)
+    folder.chmod(0o755)
+
+
 def _write(path: Path, data: bytes, mode: int) -> None:
-    path.write_bytes(data)
-    path.chmod(mode)
+    """A new file of that mode, with any umask; at no time may anybody else write to it, who could keep it open."""
+    path.unlink(missing_ok=True)
+    with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.write(data)
+        os.fchmod(file.fileno(), mode)

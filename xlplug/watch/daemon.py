@@ -106,10 +106,11 @@ def _world(xen: XenCtrl, store: XenStore, guard: Guard) -> World:
 
 
 def _signals() -> int:
-    """A descriptor that a signal makes readable, so that no signal interrupts a grant."""
+    """A descriptor that a signal makes readable, so that no signal interrupts a grant.  One that is ignored (nohup) stays so."""
     read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda number, frame: None)
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: None)
     signal.set_wakeup_fd(write_end)
     return read_end
 

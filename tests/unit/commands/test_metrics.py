@@ -2,11 +2,13 @@
 """``xlplug metrics`` on a recorded domain in memory, read by Prometheus' own parser; and what counts runs."""
 
 import errno
+import fcntl
 import json
 import re
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -143,6 +145,19 @@ def test_tally_adds_up(tmp_path: Path) -> None:
         "waits wrapper": 200,
         "runs create refused": 1,
     }
+
+
+def test_tally_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who holds it may have been stopped, with Ctrl-Z."""
+    monkeypatch.setattr(tally, "_PATIENCE", 0.1)
+    path = tmp_path / "tally"
+    tally.add("wrapper", 0, path=str(path))
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        begun = time.monotonic()
+        tally.add("wrapper", 0, path=str(path))
+        assert time.monotonic() - begun < 5
+    assert tally.read(str(path)) == {"runs wrapper done": 1}
 
 
 def test_tally_never_stops_anything(tmp_path: Path) -> None:

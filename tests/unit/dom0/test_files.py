@@ -30,6 +30,25 @@ def test_a_link_leads_to_the_file(tmp_path: Path) -> None:
     assert (tmp_path / "there").read_bytes() == b"new"
 
 
+def test_links_of_somebody_else_lead_nowhere(tmp_path: Path) -> None:
+    """Whoever owns the folder knows the name of the file to be, and can guess that of its parts."""
+    if os.geteuid() != 0:
+        require("root", "root, who may write to another's folder")
+    mine, theirs = tmp_path / "mine", tmp_path / "theirs"
+    mine.write_bytes(b"old")
+    theirs.mkdir()
+    path = theirs / "xlplug.prom"
+    part = theirs / f"xlplug.prom.{os.getpid()}"
+    for link in (path, part):
+        link.symlink_to(mine)
+        os.chown(link, 65534, 65534, follow_symlinks=False)
+    with pytest.raises(HostError, match=r"xlplug.prom is a link that somebody else has made; give the path itself"):
+        write_whole(str(path), b"new")
+    path.unlink()
+    write_whole(str(path), b"new")
+    assert (path.read_bytes(), mine.read_bytes(), os.listdir(theirs)) == (b"new", b"old", ["xlplug.prom"])
+
+
 def test_a_device_stays_a_device(tmp_path: Path) -> None:
     """Root, who may replace /dev/null, must not."""
     if os.geteuid() != 0:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.abi.oracle import require
 from xlplug.dom0 import files, find_config, running_xl
 from xlplug.dom0.find_config import being_created, parse, read_as_xl
 from xlplug.dom0.handover import Handover, offer
@@ -233,6 +234,60 @@ def test_a_file_whose_mtime_was_set_back(xl: Xl, tmp_path: Path, monkeypatch: py
     os.utime(path, (0, 0))
     with pytest.raises(ConfigError, match="changed since xl read it"):
         being_created("srcg", UUID, igd=False)
+
+
+def test_a_link_that_led_to_another_file(xl: Xl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both files are older than xl; only the link is new."""
+    monkeypatch.setattr(find_config, "_SLACK", 0.0)
+    path = tmp_path / "g.cfg"
+    for name, memory in (("reviewed", b"64"), ("other", b"96")):
+        (tmp_path / name).write_bytes(CONFIG.replace(b"64", memory))
+    path.symlink_to("reviewed")
+    time.sleep(0.1)  # a process's start is known to 10 ms
+    xl("g.cfg")
+    assert being_created("srcg", UUID, igd=False) is not None
+    time.sleep(0.1)
+    path.unlink()
+    path.symlink_to("other")
+    with pytest.raises(ConfigError, match="changed since xl read it"):
+        being_created("srcg", UUID, igd=False)
+
+
+def test_a_file_that_xl_does_not_see(xl: Xl, tmp_path: Path) -> None:
+    """A service with a /tmp of its own, and in everybody's /tmp a file of the same name."""
+    if os.geteuid() != 0:
+        require("root", "only root can mount")
+    for name in ("own", "tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "g.cfg").write_bytes(CONFIG)
+    enter = f"mount --bind {tmp_path}/own {tmp_path}/tmp && exec -a xl /bin/dash create tmp/g.cfg"
+    xl("tmp/g.cfg")
+    assert being_created("srcg", UUID, igd=False) is not None
+    words = ["unshare", "-m", "bash", "-c", enter]
+    with subprocess.Popen(words, cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        if process.stdout.read(1) != b"\n":
+            require("mount", "a container that may mount")
+        creators = [creator for creator in running_xl.creators() if creator.pid == process.pid]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(running_xl, "creators", lambda: creators)
+            found = being_created("srcg", UUID, igd=False)
+        process.kill()
+    assert len(creators) == 1
+    assert found is None
+
+
+def test_a_config_on_stdin_was_not_changed(xl: Xl, tmp_path: Path) -> None:
+    """The link to it in /proc is made when it is looked at."""
+    path = tmp_path / "g.cfg"
+    path.write_bytes(CONFIG)
+    os.utime(path, (0, 0))
+    with path.open("rb") as file:
+        os.set_inheritable(file.fileno(), True)
+        time.sleep(0.05)
+        xl(f"/dev/fd/{file.fileno()}")
+        time.sleep(find_config._SLACK + 0.1)
+        assert being_created("srcg", UUID, igd=False) is not None
 
 
 def test_libvirts_domain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

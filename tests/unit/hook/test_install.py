@@ -77,6 +77,7 @@ def test_install_and_uninstall(tmp_path: Path) -> None:
     )
     assert [name for name, data in tree(prefix).items() if data is not None] == FILES
     assert [(prefix / name).stat().st_mode & 0o777 for name in FILES] == [0o755, 0o644, 0o755, 0o755]
+    assert {folder.stat().st_mode & 0o777 for folder in (prefix, prefix / "sbin", prefix / "lib" / "xlplug")} == {0o755}
     assert is_ours(str(prefix / "sbin" / "xl"))
     assert is_ours(str(prefix / "lib" / "xlplug" / "device-model"))
     checked = subprocess.run(["sha256sum", "--strict", "-c", prefix / "lib/xlplug/manifest"], capture_output=True)
@@ -84,6 +85,27 @@ def test_install_and_uninstall(tmp_path: Path) -> None:
     done = xlplug("hook", "uninstall", "--prefix", str(prefix))
     assert (done.returncode, done.stderr) == (0, "")
     assert tree(tmp_path) == {}
+
+
+def test_nobody_else_may_write_to_what_is_being_written(tmp_path: Path) -> None:
+    """Also with umask 0: who has opened a file can write to it after its mode is changed."""
+    script = (
+        "import os, sys; from xlplug.hook import install\n"
+        "def look(event, args):\n"
+        "    if event in ('os.chmod', 'os.rename') and isinstance(args[0], (int, str)):\n"
+        "        assert not os.stat(args[0]).st_mode & 0o022, args\n"
+        "        print('seen', file=sys.stderr)\n"
+        "os.umask(0); sys.addaudithook(look); sys.exit(install.install(sys.argv[1]))"
+    )
+    prefix = tmp_path / "prefix"
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", script, prefix], cwd=CHECKOUT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("seen") >= 2 * len(FILES)
+        for name in ("lib/xlplug/manifest", "sbin/xl"):  # as an installation leaves it that was killed at its worst
+            left = prefix / f"{name}.xlplug-new"
+            left.touch()
+            left.chmod(0o666)
 
 
 def test_folders_that_were_there_stay(tmp_path: Path) -> None:
