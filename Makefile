@@ -65,7 +65,7 @@ bench: $(VENV)/.test
 
 # What the hook adds to xl create, on the real Xen.
 bench-lab: $(VENV)/.test
-	@$(IN)/python -m tests.lab exec --timeout 2400 --release $(RELEASE) --out build/bench-$(RELEASE) -- python3 -m benchmarks.dom0
+	@$(IN)/python -m tests.lab exec --timeout 2400 --release $(or $(RELEASE),bookworm) --out build/bench-$(or $(RELEASE),bookworm) -- python3 -m benchmarks.dom0
 
 # What a delegate costs, beside QEMU's emulation, direct mapping, and no device.
 bench-delegate: $(VENV)/.test

@@ -51,3 +51,10 @@ def test_prose_fits_a_screen(page: Path) -> None:
     """A table's row and a program's output cannot be wrapped."""
     lines = enumerate(page.read_text().splitlines(), 1)
     assert not [number for number, line in lines if len(line) > 120 and not line.startswith(("|", "    ", "### "))]
+
+
+def test_every_path_of_ours_in_xenstore_is_on_the_page_of_who_can_reach_what() -> None:
+    page = (ROOT / "docs" / "security.md").read_text()
+    ours = set(re.findall(r"/xlplug[a-z-]*", (ROOT / "xlplug" / "dom0" / "nodes.py").read_text()))
+    assert ours >= {"/xlplug", "/xlplug-devices"}
+    assert [name for name in ours if not re.search(rf"{name}(?![a-z-])", page)] == []

@@ -34,7 +34,7 @@ def require_none(wrapper: str) -> None:
     if guests:
         raise Refused(
             Problem(
-                f"started through {wrapper}, and would not come back from a reboot of their own: {', '.join(guests)}",
+                f"without {wrapper} these would not come back from a reboot of their own: {', '.join(guests)}",
                 "shut them down first, or give --force",
                 code="XLP616",
             )

@@ -53,17 +53,34 @@ def install(prefix: str) -> int:
         if layout.library in known.files or not os.path.lexists(layout.library):
             wanted[layout.library] = _BUILT.read_bytes()
     for path in filter(os.path.lexists, wanted):
-        if path not in known.files:
-            raise HostError(f"{path} exists and is not xlplug's", hint="give another --prefix", code="XLP604")
-        if known.changed(path):
-            raise HostError(
-                f"{path} was changed since it was installed", hint="save your changes, then remove it", code="XLP604"
-            )
+        _require_ours(path, wanted[path], known)
     place.put_in_place(layout, wanted, known)
     for path in wanted:
         say(f"installed {path}")
     _say_if_unused(layout)
     return EXIT_DONE
+
+
+def _require_ours(path: Path, wanted: bytes, known: Manifest) -> None:
+    """That a path may be written over: it is as installed, or, where its manifest is lost, as it would be installed now.
+
+    Raises:
+        HostError: it is not.
+    """
+    if path in known.files:
+        if known.changed(path):
+            raise HostError(
+                f"{path} was changed since it was installed", hint="save your changes, then remove it", code="XLP604"
+            )
+        return
+    try:
+        if not path.is_symlink() and path.read_bytes() == wanted:
+            return
+    except OSError:
+        pass
+    if is_ours(str(path)):
+        raise HostError(f"{path} is not as this xlplug installs it", hint="look at it, then remove it", code="XLP604")
+    raise HostError(f"{path} exists and is not xlplug's", hint="give another --prefix", code="XLP604")
 
 
 def _say_if_unused(layout: Layout) -> None:
@@ -97,6 +114,12 @@ def uninstall(prefix: str, *, force: bool = False) -> int:
     for path in left_over:
         say(f"removed {path}, which an installation that was killed had left")
     if not known.files and not left_over:
+        if is_ours(str(layout.front_end)):
+            raise HostError(
+                f"{layout.front_end} is there, and no list of what was installed",
+                hint="run 'xlplug hook install' first, or remove it by hand",
+                code="XLP606",
+            )
         raise HostError(
             f"xlplug's hook is not installed below {layout.prefix}",
             hint="give the --prefix it was installed with",

@@ -232,7 +232,7 @@ def test_no_xlplug(hooked: Hooked) -> None:
     Path(hooked.xlplug.path).unlink()
     done = hooked.run("create", "g.cfg", PATH=f"{hooked.front}:{hooked.bin}")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"xlplug: xlplug is missing; install it again, or run {hooked.real.path} itself\n"
+    assert done.stderr == f"xlplug: xlplug is missing; install it again, or run {hooked.real.path} itself [XLP608]\n"
     assert not hooked.real.ran
     assert went(hooked.run("list"), hooked.real) == ["list"]
 

@@ -72,7 +72,7 @@ def test_uninstalling_under_them_is_refused(
     with pytest.raises(Refused) as refused:
         install.uninstall(str(prefix))
     assert str(refused.value) == (
-        f"refused: started through {wrapper}, and would not come back from a reboot of their own: g2 (domain 2); "
+        f"refused: without {wrapper} these would not come back from a reboot of their own: g2 (domain 2); "
         "shut them down first, or give --force [XLP616]"
     )
     assert refused.value.exit_code == EXIT_REFUSED

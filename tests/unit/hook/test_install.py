@@ -145,6 +145,18 @@ def test_an_older_version_is_replaced(tmp_path: Path) -> None:
     assert is_ours(str(tmp_path / "sbin" / "xl"))
 
 
+def test_an_installation_whose_folder_was_removed_is_repaired(tmp_path: Path) -> None:
+    install = ("hook", "install", "--prefix", str(tmp_path))
+    assert xlplug(*install).returncode == 0
+    before = set(tree(tmp_path))
+    shutil.rmtree(tmp_path / "lib" / "xlplug")
+    line = line_of(xlplug("hook", "uninstall", "--prefix", str(tmp_path)))
+    assert "no list of what was installed; run 'xlplug hook install' first" in line
+    assert xlplug(*install).returncode == 0
+    assert set(tree(tmp_path)) == before
+    assert xlplug("hook", "uninstall", "--prefix", str(tmp_path)).returncode == 0
+
+
 @pytest.mark.parametrize("name", ["sbin/xl", "lib/xlplug/device-model", "lib/xlplug/xlplug"])
 @pytest.mark.parametrize("kind", ["file", "link", "dangling", "folder", "front end"])
 def test_what_is_there_already_is_not_touched(tmp_path: Path, name: str, kind: str) -> None:
@@ -158,7 +170,10 @@ def test_what_is_there_already_is_not_touched(tmp_path: Path, name: str, kind: s
         path.write_bytes(b"mine" if kind == "file" else (ROOT / "hooks" / "xl").read_bytes())
     before = tree(tmp_path)
     line = line_of(xlplug("hook", "install", "--prefix", str(tmp_path)))
-    assert line == f"xlplug: {path} exists and is not xlplug's; give another --prefix [XLP604]\n"
+    if kind == "front end":
+        assert line == f"xlplug: {path} is not as this xlplug installs it; look at it, then remove it [XLP604]\n"
+    else:
+        assert line == f"xlplug: {path} exists and is not xlplug's; give another --prefix [XLP604]\n"
     assert tree(tmp_path) == before
     assert os.path.lexists(path)
 
