@@ -51,13 +51,15 @@ def write_whole(path: str, data: bytes) -> None:
     Raises:
         HostError: it cannot be written, or it is a link that somebody else than root or this user has made.
     """
-    if os.path.islink(path) and os.lstat(path).st_uid not in (0, os.geteuid()):
+    link = os.path.islink(path)
+    if link and os.lstat(path).st_uid not in (0, os.geteuid()):
         raise HostError(f"{path} is a link that somebody else has made", hint="give the path itself", code="XLP820")
-    real = os.path.realpath(path)
+    real = os.path.realpath(path) if link else path  # what becomes a link from now on is replaced, not followed
     part = f"{real}.{os.getpid()}"
     try:
-        if os.path.exists(real) and not os.path.isfile(real):
-            with open(real, "wb") as file:
+        if os.path.exists(path) and not os.path.isfile(path):
+            follow = 0 if link else os.O_NOFOLLOW
+            with open(path, "wb", opener=lambda name, flags: os.open(name, flags | follow)) as file:
                 file.write(data)
             return
         if os.path.lexists(part):

@@ -4,6 +4,8 @@
 import os
 import resource
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,26 @@ def test_a_pipe_is_written_to(tmp_path: Path) -> None:
     write_whole(str(pipe), b"through")
     assert os.read(reader, 100) == b"through"
     os.close(reader)
+
+
+def test_standard_output_is_written_to_also_where_it_is_a_pipe() -> None:
+    code = "from xlplug.dom0.files import write_whole; write_whole('/dev/stdout', b'through')"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"through"
+
+
+def test_what_has_become_a_link_after_the_look_is_replaced_and_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, path = tmp_path / "target", tmp_path / "path"
+    target.write_bytes(b"root's")
+    path.symlink_to(target)
+    monkeypatch.setattr(os.path, "islink", lambda _: False)
+    write_whole(str(path), b"new")
+    assert (target.read_bytes(), path.read_bytes()) == (b"root's", b"new")
+    path.unlink()
+    path.symlink_to("/dev/null")
+    with pytest.raises(HostError, match="symbolic links"):
+        write_whole(str(path), b"new")
 
 
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
