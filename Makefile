@@ -51,8 +51,8 @@ lab-test:
 	@PYTHON=$(PYTHON) LAB_RELEASES='$(RELEASE)' tests/run.sh lab
 
 # Random operations on the real Xen, with all that must be true after each round; the same SEED, the same operations.
-MINUTES ?= 10
-SEED ?= $(shell date +%s)
+soak: MINUTES ?= 10
+soak: SEED ?= $(shell date +%s)
 soak:
 	@$(PYTHON) -m tests.lab exec --release $(or $(RELEASE),bookworm) --timeout $$(($(MINUTES) * 60 + 300)) --out build/soak -- \
 		python3 -m tests.lab.dom0.soak $(MINUTES) $(SEED)

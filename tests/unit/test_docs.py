@@ -2,7 +2,9 @@
 """What the documentation says about the code is true: names exist, links lead somewhere, the picture is current."""
 
 import ast
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -58,3 +60,19 @@ def test_every_path_of_ours_in_xenstore_is_on_the_page_of_who_can_reach_what() -
     ours = set(re.findall(r"/xlplug[a-z-]*", (ROOT / "xlplug" / "dom0" / "nodes.py").read_text()))
     assert ours >= {"/xlplug", "/xlplug-devices"}
     assert [name for name in ours if not re.search(rf"{name}(?![a-z-])", page)] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "does"),
+    [
+        (["fuzz"], "-m tests.fuzz --minutes 60 --seed 0"),
+        (["fuzz", "MINUTES=3", "SEED=7"], "--minutes 3 --seed 7"),
+        (["soak", "MINUTES=3", "SEED=7"], "soak 3 7"),
+        (["soak", "SEED=7"], "soak 10 7"),
+    ],
+)
+def test_make_takes_as_long_as_docs_testing_says(words: list[str], does: str) -> None:
+    done = subprocess.run(
+        ["make", "-n", *words], cwd=ROOT, capture_output=True, text=True, env={"PATH": os.environ["PATH"]}
+    )
+    assert does in done.stdout
