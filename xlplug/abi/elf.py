@@ -24,6 +24,7 @@ _CACHE = "/etc/ld.so.cache"
 _LIMIT = 100_000
 #: And more bytes than all their names: in a damaged file every one of them may be as long as the file.
 _TEXT_LIMIT = 16 << 20
+_COMPRESSED = 0x800  # elf(5), SHF_COMPRESSED: never of what the loader reads, and pyelftools would expand it to any size
 _FOLDER_LIMIT = 100  # in DT_RPATH and DT_RUNPATH together, each of which is looked through for each library
 _ANOTHER = "give the path of a QEMU: xlplug abi /usr/bin/qemu-system-i386"
 
@@ -143,12 +144,19 @@ def _undefined(table: Any, indices: Any) -> Iterator[tuple[str, int]]:  # noqa: 
     """
     # st_name and st_shndx.  Source: elf(5), Elf64_Sym and Elf32_Sym; x86 is little-endian.
     layout = "<I2xH16x" if table.elffile.elfclass == 64 else "<I10xH"
-    names, versions = table.stringtable.data(), indices.data() if indices is not None else b""
-    for number, (at, section) in enumerate(struct.iter_unpack(layout, table.data())):
+    names, versions = _whole(table.stringtable), _whole(indices) if indices is not None else b""
+    for number, (at, section) in enumerate(struct.iter_unpack(layout, _whole(table))):
         if section != 0 or at == 0:  # SHN_UNDEF, and a name
             continue
         name = names[at : names.index(b"\0", at)].decode("utf-8", "replace")
         yield name, struct.unpack_from("<H", versions, 2 * number)[0] if versions else 0
+
+
+def _whole(section: Any) -> bytes:  # noqa: ANN401 - pyelftools has no types
+    """A section as it is in the file, so never longer than the file."""
+    if section["sh_flags"] & _COMPRESSED:
+        raise ValueError(section.name)
+    return bytes(section.data())
 
 
 class _Bounded:

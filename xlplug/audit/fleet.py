@@ -16,6 +16,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from xlplug.audit.judge import UNREADABLE, Finding, Verdict, judge, together
+from xlplug.dom0.files import open_regular, read_all
 from xlplug.dom0.find_config import parse
 from xlplug.dom0.recording import load_domain, load_host
 from xlplug.model.addr import Domid
@@ -26,7 +27,7 @@ from xlplug.model.problem import Problem
 
 __all__ = ["audit", "units"]
 
-_LARGEST = 1 << 20  # bytes of a configuration; xl's own limit is far above what anybody writes
+_RECORDED = ("host.json", "domain.json", "domain.cfg", "libxl.json")  # docs/recording.md
 _AHEAD = 8  # for each process: units that wait to be judged or to be read
 _CHUNK = 16  # units for a process at once
 
@@ -107,8 +108,9 @@ def _judge(unit: Unit) -> list[Verdict]:
     if unit.host:
         path = f"{unit.folder}/host.json"
         try:
+            _must_be_file(path)
             host = load_host(path)
-        except HostError as error:
+        except XlplugError as error:
             return [_unreadable(unit.folder, path, error)]
         return together([_of_file(path, host) for path in _files(unit.folder)])
     below = [f"{unit.folder}/{name}" for name in os.listdir(unit.folder)]
@@ -136,9 +138,7 @@ def _of_file(path: str, host: HostSnapshot) -> Verdict:
     if os.path.isdir(path):
         return _of_recording(path, host)
     try:
-        with open(path, "rb") as file:
-            config = parse(file.read(_LARGEST), path)
-        return judge(config, host, path)
+        return judge(parse(_read(path), path), host, path)
     except OSError as error:
         return _unreadable(host.name, path, ConfigError(error.strerror or "cannot be read", path=path, code="XLP201"))
     except XlplugError as error:
@@ -147,6 +147,8 @@ def _of_file(path: str, host: HostSnapshot) -> Verdict:
 
 def _of_recording(folder: str, host: HostSnapshot | None) -> Verdict:
     try:
+        for name in _RECORDED:
+            _must_be_file(f"{folder}/{name}")
         recorded = load_domain(folder)
         host = recorded.host
         data = recorded.config if recorded.config is not None else recorded.libxl_json
@@ -159,6 +161,20 @@ def _of_recording(folder: str, host: HostSnapshot | None) -> Verdict:
         return judge(parse(data, folder), host, folder, who)
     except XlplugError as error:
         return _unreadable(host.name if host else folder, folder, error)
+
+
+def _read(path: str) -> bytes:
+    file = open_regular(path)
+    if file is None:
+        raise ConfigError("not a regular file", path=path, hint="remove it", code="XLP201")
+    with file:
+        return read_all(file, path)
+
+
+def _must_be_file(path: str) -> None:
+    """A folder comes from elsewhere, and a pipe in it would be waited for."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ConfigError("not a regular file", path=path, hint="remove it", code="XLP201")
 
 
 def _unreadable(host: str, path: str, error: XlplugError) -> Verdict:

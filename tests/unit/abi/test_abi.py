@@ -6,8 +6,10 @@ import os
 import random
 import re
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import jsonschema
@@ -377,6 +379,25 @@ def test_numbers_that_only_a_damaged_file_has(qemu: Path, tmp_path: Path, monkey
     names = offset + int.from_bytes(data[offset + 8 : offset + 12], "little")  # vn_aux
     data[names + 12 : names + 16] = bytes(4)  # vna_next
     path.write_bytes(data)
+    assert ": a damaged ELF file" in refused(path)
+
+
+@pytest.mark.parametrize("which", ["SHT_DYNSYM", "SHT_STRTAB", "SHT_GNU_versym"])
+def test_a_compressed_table_is_not_expanded(qemu: Path, tmp_path: Path, which: str) -> None:
+    """A megabyte of it would be a gigabyte of memory."""
+    from elftools.elf.elffile import ELFFile
+
+    data = bytearray(qemu.read_bytes())
+    with qemu.open("rb") as file:
+        sections = ELFFile(file)
+        index = next(i for i, s in enumerate(sections.iter_sections()) if s["sh_type"] == which)
+        header, entry = sections["e_shoff"] + index * sections["e_shentsize"], max(1, sections.get_section(index)["sh_entsize"])
+    table = struct.pack("<IIQQ", 1, 0, 3 << 20, 1) + zlib.compress(bytes(3 << 20))  # ELFCOMPRESS_ZLIB
+    table += bytes(-len(table) % entry)
+    struct.pack_into("<Q", data, header + 8, 0x802)  # SHF_COMPRESSED, SHF_ALLOC
+    struct.pack_into("<QQ", data, header + 24, len(data), len(table))
+    path = tmp_path / "compressed"
+    path.write_bytes(data + table)
     assert ": a damaged ELF file" in refused(path)
 
 

@@ -2,6 +2,7 @@
 """``xlplug audit`` on folders as an administrator, or the Ansible role, fills them."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -48,6 +49,21 @@ def test_what_would_become_of_each(tmp_path: Path) -> None:
     assert found["web.cfg"].on_4_23 == "same"
     assert found["broken.cfg"].findings[0].problem.what.startswith("line 1: ")
     assert "no such PCI device" in found["two.cfg"].findings[0].problem.what
+
+
+def test_a_pipe_is_not_waited_for_and_a_config_is_read_whole(tmp_path: Path) -> None:
+    host(tmp_path / "a", long=PLAIN + "#" * (1 << 20) + "\n" + CARD)
+    os.mkfifo(tmp_path / "a" / "pipe.cfg")
+    shutil.copytree(DOMAINS / "igd-laptop-stubdom", tmp_path / "a" / "domain")
+    (tmp_path / "a" / "domain" / "domain.cfg").unlink(missing_ok=True)
+    os.mkfifo(tmp_path / "a" / "domain" / "domain.cfg")
+    (tmp_path / "b").mkdir()
+    os.mkfifo(tmp_path / "b" / "host.json")
+    found = judged(tmp_path)
+    assert {name: v.status for name, v in found.items()} == {
+        "long.cfg": "starts", "pipe.cfg": "unreadable", "domain": "unreadable", "host.json": "unreadable",
+    }  # fmt: skip
+    assert found["pipe.cfg"].findings[0].problem == ("not a regular file", "remove it", "XLP201")
 
 
 def test_what_two_domains_of_a_host_cannot_both_have(tmp_path: Path) -> None:
