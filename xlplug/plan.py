@@ -92,7 +92,7 @@ def build(
         has_stubdom=has_stubdom,
         devices=assigned,
         steps=(*steps, *physmap.steps),
-        delegated=tuple(d for device in devices for d in delegated(device)),
+        delegated=tuple(d for device in devices for d in delegated(device)) if config.type == "hvm" else (),
         by_libxl=by_libxl,
         notes=(
             *(*legacy.notes, *_opregion_note(config, legacy, host, grantees), *physmap.notes, *served.notes),

@@ -391,7 +391,8 @@ def test_a_compressed_table_is_not_expanded(qemu: Path, tmp_path: Path, which: s
     with qemu.open("rb") as file:
         sections = ELFFile(file)
         index = next(i for i, s in enumerate(sections.iter_sections()) if s["sh_type"] == which)
-        header, entry = sections["e_shoff"] + index * sections["e_shentsize"], max(1, sections.get_section(index)["sh_entsize"])
+        header = sections["e_shoff"] + index * sections["e_shentsize"]
+        entry = max(1, sections.get_section(index)["sh_entsize"])
     table = struct.pack("<IIQQ", 1, 0, 3 << 20, 1) + zlib.compress(bytes(3 << 20))  # ELFCOMPRESS_ZLIB
     table += bytes(-len(table) % entry)
     struct.pack_into("<Q", data, header + 8, 0x802)  # SHF_COMPRESSED, SHF_ALLOC

@@ -359,3 +359,10 @@ def test_another_device_model_is_refused_and_is_the_default_of_a_stubdomain(host
     text = f'type="hvm"\nmemory=64\n{IGD}{STUB}' + (f'device_model_version="{version}"\n' if version else "")
     plan = build(parse(text.encode(), "g.cfg"), host("igd-laptop"))
     assert [problem.code for problem in plan.refusals] == ([] if version == "qemu-xen" else ["XLP210"])
+
+
+@pytest.mark.parametrize(("kind", "some"), [("hvm", True), ("pv", False)])
+def test_only_an_hvm_guest_has_a_device_model_that_maps_bars(host: Host, kind: str, some: bool) -> None:
+    plan = build(parse(f'type="{kind}"\nmemory=64\npci=["00:02.0"]\n'.encode(), "g.cfg"), host("igd-laptop"))
+    assert bool(plan.delegated) == some
+    assert plan.by_libxl
