@@ -553,7 +553,7 @@ def mixtures() -> Iterator[Facts]:
         for value in values:
             yield HEALTHY._replace(**{name: value})
     choose = random.Random(5)
-    for _ in range(500):
+    for _ in range(150):
         yield Facts(**{name: choose.choice(values) for name, values in ANY.items()})
 
 

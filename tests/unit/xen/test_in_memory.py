@@ -94,7 +94,7 @@ def test_dom0_of_any_version() -> None:
 
 def test_dropped_machines_leave_no_memory() -> None:
     def turn() -> None:
-        for _ in range(200):
+        for _ in range(60):
             xen = machine()
             xen.iomem_permission(7, 0xA0, 0x20, allow=True)
             xen.memory_mapping(7, 0xA0, 0xA0, 0x20, add=True)
