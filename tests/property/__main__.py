@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 PLANS, APPLIED = "tests/property/test_plans.py", "tests/property/test_applied.py"
+WATCHER = "tests/property/test_watcher.py"
 
 
 class Breakage(NamedTuple):
@@ -127,6 +128,30 @@ BREAKAGES = (
         "        _write(journal, Entry(APPLYING, before.steps, new, before.dm), entry, before, target)\n",
         "",
     ),
+    Breakage(
+        "record: a stubdomain that died counts",
+        "execute/journal.py",
+        "return nodes.domid_in(view.read(nodes.target(domid))) == self._domid",
+        "return True",
+    ),
+    Breakage(
+        "record: of a domain that is gone",
+        "execute/journal.py",
+        "if view.read(nodes.domain(self._domid)) is None:",
+        "if False:",
+    ),
+    Breakage(
+        "two guests have legacy VGA",
+        "execute/sole_vga.py",
+        "if info is not None and any(map(",
+        "if info is None and any(map(",
+    ),
+    Breakage(
+        "daemon: a guest stays paused",
+        "watch/guests.py",
+        "            world.pauser.unpause(holder)\n",
+        "            pass\n",
+    ),
 )
 
 
@@ -145,6 +170,8 @@ def noticed(breakage: Breakage) -> str:
         assert text.count(breakage.old) == 1, f"{breakage.file} has {breakage.old!r} {text.count(breakage.old)} times"
         path.write_text(text.replace(breakage.old, breakage.new))
         tests = APPLIED if breakage.file.startswith(("execute", "model/steps")) else PLANS
+        if breakage.file in ("execute/journal.py", "execute/sole_vga.py", "watch/guests.py"):
+            tests = WATCHER
         command = [sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider", "--hypothesis-seed=1", tests]
         environment = {
             **os.environ,
