@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 from xlplug.config.domain import DomainConfig
 from xlplug.igd import IGD, OPREGION_REASON, is_igd, opregion_rights, vbios_rights
+from xlplug.model.addr import Domid
 from xlplug.model.host import HostSnapshot, PciDevice
 from xlplug.model.problem import Problem
 from xlplug.model.steps import STUBDOM, Right
 from xlplug.vga import can_own_legacy_vga, is_display, vga_rights
-from xlplug.vga_owner import Ownership, driven_by_dom0, legacy_owner
+from xlplug.vga_owner import Ownership, legacy_owner, shows_dom0
 
 __all__ = ["PURPOSES", "LegacyRights", "legacy_rights"]
 
@@ -45,9 +46,13 @@ def legacy_rights(
     devices: Sequence[PciDevice],
     grantees: tuple[str, ...],
     *,
+    target: Domid | None,
     attach_later: bool,
 ) -> LegacyRights:
-    """The rights for the assigned ``devices``.  ``attach_later``: a display may come later, so none is not a mistake."""
+    """The rights for the assigned ``devices`` of ``target``, None before it is created.
+
+    ``attach_later``: a display may come later, so none is not a mistake.
+    """
     displays = [device for device in devices if can_own_legacy_vga(device)]
     if config.gfx_passthru is None:
         return LegacyRights(notes=tuple(_without_gfx(device) for device in displays if device.bdf != IGD))
@@ -60,7 +65,7 @@ def legacy_rights(
         if attach_later and len(devices) < len(config.pci):
             return LegacyRights(warnings=virtual)  # one is missing, and that is refused elsewhere
         return _no_display(virtual, attach_later=attach_later)
-    found = _vga(displays, legacy_owner(host.devices), grantees)
+    found = _vga(displays, legacy_owner(host.devices), grantees, target)
     found = found._replace(warnings=(*virtual, *found.warnings))
     for device in displays:
         if is_igd(device):
@@ -89,7 +94,9 @@ def _without_gfx(device: PciDevice) -> Problem:
     return Problem(f"{device.bdf}: gfx_passthru is off, so no VGA set: only a VBIOS and text consoles need one")
 
 
-def _vga(displays: Sequence[PciDevice], ownership: Ownership, grantees: tuple[str, ...]) -> LegacyRights:
+def _vga(
+    displays: Sequence[PciDevice], ownership: Ownership, grantees: tuple[str, ...], target: Domid | None
+) -> LegacyRights:
     """The VGA set for the owner, if it is among the assigned ``displays``; for the others a word."""
     owner = ownership.owner
     if owner is None:
@@ -107,11 +114,13 @@ def _vga(displays: Sequence[PciDevice], ownership: Ownership, grantees: tuple[st
             ),
             warnings=tuple(_needs_gfx(device, owner) for device in needing),
         )
-    return _owner_elsewhere(displays, owner)
+    return _owner_elsewhere(displays, owner, target)
 
 
-def _owner_elsewhere(displays: Sequence[PciDevice], owner: PciDevice) -> LegacyRights:
-    """The owner is not assigned to this guest: nobody gets the VGA set, and with dom0's live screen the plan is refused.
+def _owner_elsewhere(displays: Sequence[PciDevice], owner: PciDevice, target: Domid | None) -> LegacyRights:
+    """The owner is not assigned to this guest: nobody gets the VGA set, and where somebody's screen is on it, the plan is refused.
+
+    Because libxl grants a0-bf for any display with gfx_passthru, and QEMU maps it, whether we grant anything or not.
 
     QEMU refuses host 0000:00:02.0 without gfx_passthru, so that one must go without; any other card needs no gfx_passthru.
     """
@@ -119,15 +128,27 @@ def _owner_elsewhere(displays: Sequence[PciDevice], owner: PciDevice) -> LegacyR
     if needing:
         return LegacyRights(warnings=tuple(_needs_gfx(device, owner) for device in needing))
     cards = " and ".join(str(device.bdf) for device in displays)
-    if driven_by_dom0(owner):
-        text = f"{cards}: legacy VGA cycles reach {owner.bdf}, which dom0 drives ({owner.driver}): its VGA set is dom0's screen"
-        return LegacyRights(refusals=(Problem(text, "remove gfx_passthru: a second card needs none", code="XLP309"),))
+    advice = "remove gfx_passthru: a second card needs none"
+    who = _who_shows_on(owner, target)
+    if who:
+        text = f"{cards}: legacy VGA cycles reach {owner.bdf}, {who}"
+        return LegacyRights(refusals=(Problem(text, advice, code="XLP309"),))
     text = f"{cards}: no VGA set: legacy VGA cycles reach {owner.bdf}, which is not assigned to this guest"
-    return LegacyRights(warnings=(Problem(text, "remove gfx_passthru: a second card needs none", code="XLP310"),))
+    return LegacyRights(warnings=(Problem(text, advice, code="XLP310"),))
+
+
+def _who_shows_on(owner: PciDevice, target: Domid | None) -> str:
+    """Whose screen the owner of legacy VGA is, and why; "" where it is nobody's, or the guest's own."""
+    if owner.owner is not None:
+        return "" if owner.owner == target else f"which domain {owner.owner} has: its VGA set is that domain's screen"
+    if not shows_dom0(owner):
+        return ""
+    why = f"which dom0 drives ({owner.driver})" if owner.driver else "where dom0 has its console (boot_vga, no driver)"
+    return f"{why}: its VGA set is dom0's screen"
 
 
 def _needs_gfx(device: PciDevice, owner: PciDevice) -> Problem:
-    by = f" (dom0's, {owner.driver})" if driven_by_dom0(owner) else ""
+    by = f" (dom0's, {owner.driver or 'its console'})" if shows_dom0(owner) else ""
     return Problem(
         f"{device.bdf}: no VGA set: legacy VGA cycles reach {owner.bdf}{by}; QEMU refuses {device.bdf} without gfx_passthru, "
         "and up to Xen 4.22 a QEMU in dom0 takes the VGA set for itself all the same",

@@ -78,7 +78,7 @@ def build(
     grantees = (TARGET, STUBDOM) if has_stubdom else (TARGET,)
     assigned, pci_warnings, pci_refusals = resolve(config, host, who=who, granting=occasion.granting)
     devices = tuple(a.device for a in assigned)
-    legacy = legacy_rights(config, host, devices, grantees, attach_later=occasion.attach_later)
+    legacy = legacy_rights(config, host, devices, grantees, target=who.target, attach_later=occasion.attach_later)
     ports = plan_ports(config, host, devices, legacy.owner, map_legacy=map_legacy or config.map_legacy)
     by_libxl = _by_libxl(config, devices, grantees)
     steps = _steps(legacy.rights, ports.mappings, by_libxl, who)

@@ -15,7 +15,7 @@ from xlplug.model.rangeset import Range, RangeSet
 from xlplug.model.steps import IOPORT_MAPPING, MEMORY_MAPPING, TARGET, Step
 from xlplug.registers import port_bars
 from xlplug.vga import VGA_MEMORY, VGA_PORT_SET, VGA_PORTS
-from xlplug.vga_owner import driven_by_dom0, legacy_owner
+from xlplug.vga_owner import legacy_owner, shows_dom0
 
 __all__ = ["Ports", "plan_ports"]
 
@@ -210,8 +210,9 @@ def _of_live_screen(mapped: RangeSet, host: HostSnapshot) -> Iterator[Problem]:
     """A warning where ``ioports=`` reaches dom0's own screen: it is what was asked for, and hardly what was meant."""
     vga = mapped & VGA_PORT_SET
     owner = legacy_owner(host.devices).owner if vga else None
-    if owner is not None and driven_by_dom0(owner):
-        whose = f"VGA ports of {owner.bdf}, which dom0 drives ({owner.driver})"
+    if owner is not None and shows_dom0(owner):
+        how = f"which dom0 drives ({owner.driver})" if owner.driver else "where dom0 has its console"
+        whose = f"VGA ports of {owner.bdf}, {how}"
         text = f"ioports {vga.bare}: {whose}: the guest can change dom0's screen"
         yield Problem(text, "remove these ports from ioports=", code="XLP346")
 

@@ -15,7 +15,7 @@ from xlplug.model.bdf import Bdf
 from xlplug.model.host import PCIBACK, PciDevice
 from xlplug.vga import can_own_legacy_vga
 
-__all__ = ["Ownership", "driven_by_dom0", "legacy_owner", "may_answer"]
+__all__ = ["Ownership", "driven_by_dom0", "legacy_owner", "may_answer", "shows_dom0"]
 
 #: Config space, in bytes.  Source: PCI Local Bus Specification 3.0, 6.2; PCI-to-PCI Bridge Specification 1.2, 3.2.
 _COMMAND = 0x04  # bit 0 decodes I/O ports, bit 1 memory
@@ -67,15 +67,24 @@ def driven_by_dom0(device: PciDevice) -> bool:
     return device.owner is None and device.driver not in (None, PCIBACK)
 
 
+def shows_dom0(device: PciDevice) -> bool:
+    """Whether dom0's screen is on the display: dom0 drives it, or started with it and nobody has taken it since.
+
+    Linux's text console and the firmware's frame buffer bind to no PCI function, so sysfs shows no driver where they draw.
+    Source: Linux drivers/video/console/vgacon.c; drivers/firmware/sysfb.c, which makes the platform device of efifb and simpledrm.
+    """
+    if device.owner is not None or device.driver is not None:
+        return driven_by_dom0(device)
+    return bool(device.boot_vga) and may_answer(device)
+
+
 def _is_live_screen(device: PciDevice) -> bool:
-    """Whether dom0 started with the display, drives it, and it decodes, which an open bridge elsewhere does not outweigh.
+    """Whether dom0 started with the display, shows itself on it, and it decodes, which no open bridge elsewhere outweighs.
 
     An Intel display that decodes comes before all bridges, and one of class 0380 does not take part.  Source: Intel's processor
     datasheets, volume 2: what the bridges' bits decide is "not mapped to IGD"; GGC, bit IVD, for the class.
     """
-    return (
-        bool(device.boot_vga) and driven_by_dom0(device) and _decodes(device) and device.class_code >> 8 == _CLASS_VGA
-    )
+    return bool(device.boot_vga) and shows_dom0(device) and _decodes(device) and device.class_code >> 8 == _CLASS_VGA
 
 
 def may_answer(device: PciDevice) -> bool:

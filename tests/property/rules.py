@@ -102,7 +102,8 @@ def reached(host: HostSnapshot) -> list[PciDevice]:
         def answers_first(device: PciDevice) -> bool:
             command = device.config[4:6]
             known = len(command) == 2 and command != b"\xff\xff"
-            return screen(device) and known and bool(command[0] & 3) and device.class_code >> 8 == 0x0300
+            console = bool(device.boot_vga) and device.owner is None and device.driver is None
+            return (screen(device) or console) and known and bool(command[0] & 3) and device.class_code >> 8 == 0x0300
 
         left = [device for device in left if forwards(device) or answers_first(device)]
     boot = [device for device in left if device.boot_vga]

@@ -6,10 +6,12 @@ from collections.abc import Callable
 import pytest
 
 from xlplug.config.domain import DomainConfig
+from xlplug.model.addr import Domid
 from xlplug.model.bdf import Bdf
 from xlplug.model.host import HostSnapshot, PciDevice
+from xlplug.model.occasion import Who
 from xlplug.plan import Plan, build
-from xlplug.vga_owner import driven_by_dom0, legacy_owner
+from xlplug.vga_owner import driven_by_dom0, legacy_owner, shows_dom0
 
 Host = Callable[[str], HostSnapshot]
 Config = Callable[[str], DomainConfig]
@@ -71,6 +73,23 @@ PORT, SWITCH = Bdf(0, 0, 1, 0), Bdf(0, 1, 0, 0)
             None,
             (FIRST, SECOND),
         ),
+        # Which needs no driver: the text console and the firmware's frame buffer bind to no PCI function.
+        (
+            (display(FIRST, boot_vga=True, driver=None), bridge(PORT, 2, vga=True), display(SECOND)),
+            FIRST,
+            (FIRST,),
+        ),
+        (
+            (display(FIRST, 0, boot_vga=True, driver=None), bridge(PORT, 2, vga=True), display(SECOND)),
+            SECOND,
+            (SECOND,),
+        ),
+        (
+            (display(FIRST, boot_vga=True, driver=None, owner=3), bridge(PORT, 2, vga=True), display(SECOND)),
+            SECOND,
+            (SECOND,),
+        ),
+        ((display(FIRST, driver=None), bridge(PORT, 2, vga=True), display(SECOND)), SECOND, (SECOND,)),
         ((display(FIRST, driver="i915"), bridge(PORT, 2, vga=True), display(SECOND)), SECOND, (SECOND,)),
         (
             (display(FIRST, 0, boot_vga=True, driver="i915"), bridge(PORT, 2, vga=True), display(SECOND)),
@@ -124,6 +143,22 @@ def test_who_drives_a_display() -> None:
     assert not driven_by_dom0(display(FIRST, driver="i915", owner=3))
 
 
+@pytest.mark.parametrize(
+    ("device", "shows"),
+    [
+        (display(FIRST, driver="i915"), True),
+        (display(FIRST, driver=None), False),
+        (display(FIRST, driver=None, boot_vga=True), True),
+        (display(FIRST, None, driver=None, boot_vga=True), True),
+        (display(FIRST, 0, driver=None, boot_vga=True), False),
+        (display(FIRST, driver=None, boot_vga=True, owner=3), False),
+        (display(FIRST, driver="pciback", boot_vga=True), False),
+    ],
+)
+def test_whose_screen_is_dom0_s(device: PciDevice, shows: bool) -> None:
+    assert shows_dom0(device) is shows
+
+
 def vga(plan: Plan) -> set[Bdf | None]:
     """For whom the VGA set is granted."""
     return {step.device for step in plan.steps if "VGA" in step.reason}
@@ -146,9 +181,30 @@ def test_dom0_s_live_display_is_never_handed_out(host: Host, config: Config, stu
     assert "0000:02:00.0: gfx_passthru is off" in str(alone.notes[0])
 
 
-@pytest.mark.parametrize("driver", [None, "pciback"])
-def test_an_owner_that_nobody_drives_is_only_a_warning(host: Host, config: Config, driver: str | None) -> None:
-    plan = build(config(CARD), without(host("second-card"), driver))
+@pytest.mark.parametrize("stub", ["", "device_model_stubdomain_override=1\n"])
+def test_a_console_without_a_driver_is_dom0_s_live_display_too(host: Host, config: Config, stub: str) -> None:
+    """As with nomodeset, or a card that dom0's kernel is too old for: vgacon, efifb or simpledrm has it."""
+    plan = build(config(CARD + stub), without(host("second-card"), None))
+    assert plan.steps == ()
+    assert "reach 0000:00:02.0, where dom0 has its console (boot_vga, no driver): its VGA set is" in str(
+        plan.refusals[0]
+    )
+    assert "remove gfx_passthru" in plan.refusals[0].advice
+
+
+def test_another_guest_s_live_display_is_never_handed_out(host: Host, config: Config) -> None:
+    """libxl grants a0-bf for every display with gfx_passthru, and QEMU maps it, to whichever screen it leads."""
+    held = without(host("second-card"), "pciback")
+    held = held._replace(devices=tuple(d._replace(owner=Domid(5)) if d.bdf == FIRST else d for d in held.devices))
+    plan = build(config(CARD), held, Who(Domid(7)))
+    assert plan.steps == ()
+    assert "which domain 5 has: its VGA set is that domain's screen" in str(plan.refusals[0])
+    assert not build(config(CARD), held, Who(Domid(5))).refusals, "its own, which was plugged in later"
+    assert build(config('pci=["02:00.0","02:00.1"]\n'), held, Who(Domid(7))).refusals == ()
+
+
+def test_an_owner_that_nobody_uses_is_only_a_warning(host: Host, config: Config) -> None:
+    plan = build(config(CARD), without(host("second-card"), "pciback"))
     assert not plan.refusals
     assert vga(plan) == set()
     assert any("0000:02:00.0: no VGA set: legacy VGA cycles reach 0000:00:02.0" in w.what for w in plan.warnings)
