@@ -72,6 +72,7 @@ class _Guest(NamedTuple):
     leave_to_wrapper: bool = False
     served: frozenset[str] | None = None  #: slots present when the device model started; None: unknown, so all of them
     failed: bool = False
+    seen: DomainConfig | None = None  #: libxl's record, as it was when the grants were last brought in line with it
 
 
 class Watcher:
@@ -233,9 +234,8 @@ class Watcher:
         if late and _passes_vga(plan):
             self._say(WARNING, guest, _LATE.format(_device_model_in(stubdom), guest.domid))
         elif ran and stubdom is not None:
-            self._say(
-                INFO, guest, f"domain {stubdom} ran before the grants were made, and had no PCI device yet: in time"
-            )
+            text = f"domain {stubdom} ran before the grants were made, and had no PCI device yet: in time"
+            self._say(INFO, guest, text)
         elif ran:
             text = f"it ran before the grants were made; if the display stays dark: xl reboot {guest.domid}"
             self._say(WARNING, guest, text)
@@ -252,10 +252,11 @@ class Watcher:
         return _LATE_STARTING if info is None or info.cpu_time else STARTING
 
     def _replug(self, guest: _Guest) -> _Guest:
-        """Bring the grants of a living guest in line with the devices that it has now."""
+        """Bring the grants of a living guest in line with the devices that it has now, if these have changed."""
         world = self._world
         config = self._record(guest)
-        if config is None:
+        # A guest can have pciback change its state again and again, which must not keep others waiting for the lock.
+        if config is None or (config == guest.seen and not guest.failed):
             return guest
         present = {_slot(entry.bdf) for entry in config.pci if entry.bdf is not None}
         served = present if guest.served is None else guest.served & present
@@ -275,7 +276,7 @@ class Watcher:
                 self._grant(guest, plan, later)
                 if late:
                     self._say(WARNING, guest, _LATE.format(_device_model_in(stubdom), guest.domid))
-        return guest._replace(served=frozenset(served), failed=False)
+        return guest._replace(served=frozenset(served), failed=False, seen=config)
 
     def _was_late(self, guest: _Guest, plan: Plan, stubdom: Domid | None) -> bool:
         """Whether the device model has tried to map the VGA set without the rights, and so in vain.

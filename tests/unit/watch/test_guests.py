@@ -287,6 +287,27 @@ def test_a_display_plugged_in_is_granted_and_mapped_and_taken_back(scene: Scene,
     assert any("taken back" in text for text in scene.said(INFO))
 
 
+def test_a_guest_cannot_keep_the_daemon_at_work(scene: Scene, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It closes and connects its frontend of pciback again and again, and each time a node below the backend changes."""
+    locked: list[int] = []
+    monkeypatch.setattr(
+        scene.watcher,
+        "_world",
+        scene.watcher._world._replace(lock=lambda: locked.append(1) or contextlib.nullcontext()),
+    )
+    scene.domain(7)
+    scene.records[7] = config(IGD)
+    scene.watcher.look()
+    assert (scene.xen.held()[7].ports, len(locked)) == (PORTS, 1)
+    for _ in range(10):
+        scene.watcher.look({7})
+    assert len(locked) == 1
+    scene.records[7] = config('gfx_passthru="igd"\n')
+    scene.watcher.look({7})
+    assert len(locked) == 2
+    assert scene.xen.held()[7].ports == RangeSet()
+
+
 def test_a_display_that_was_there_and_comes_back_is_mapped(scene: Scene, config: Config) -> None:
     scene.building["g"] = Found(config(IGD))
     scene.domain(7)
