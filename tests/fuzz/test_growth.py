@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """What is parsed takes time that grows with its length, and not with the square: long inputs, so beside the faults."""
 
+import os
+import time
+
 import pytest
 
 from tests.fuzz.growth import GrowthError, compare
 from tests.fuzz.targets import TARGETS
+from xlplug.hook import relay
 
 
 @pytest.mark.parametrize(
@@ -29,6 +33,27 @@ from tests.fuzz.targets import TARGETS
 )
 def test_no_more_than_linear(name: str, before: bytes, middle: bytes, after: bytes) -> None:
     compare(TARGETS[name], before, middle, after)
+
+
+def test_the_head_of_a_migration_that_comes_in_pieces() -> None:
+    """As much as its sender says, up to 64 MiB, through a pipe that holds 64 KiB."""
+
+    def seconds(size: int) -> float:
+        (source, sender), (reader, to) = os.pipe(), os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            with open(sender, "wb") as file:
+                file.write(bytes(size))
+            os._exit(0)
+        begun = time.process_time()
+        assert len(relay._read(source, to, size)) == size
+        took = time.process_time() - begun
+        os.waitpid(pid, 0)
+        for fd in (source, sender, reader, to):
+            os.close(fd)
+        return took
+
+    assert seconds(32 << 20) < 16 * max(seconds(4 << 20), 0.01)
 
 
 def test_growth_is_seen() -> None:

@@ -97,14 +97,14 @@ def _ready(source: int, to: int) -> bool:
 
 def _read(source: int, to: int, length: int) -> bytes:
     """Exactly ``length`` bytes, or fewer at the end of the data."""
-    data = b""
+    data = bytearray()
     while len(data) < length and _ready(source, to):
         with suppress(BlockingIOError):
             more = os.read(source, length - len(data))
             if not more:
                 break
             data += more
-    return data
+    return bytes(data)
 
 
 def _copy(source: int, to: int) -> None:

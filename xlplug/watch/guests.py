@@ -20,7 +20,7 @@ from xlplug.execute.journal import Journal
 from xlplug.hook.device_model import restores
 from xlplug.model.addr import Domid
 from xlplug.model.bdf import Bdf
-from xlplug.model.errors import XlplugError
+from xlplug.model.errors import Refused, XlplugError
 from xlplug.model.host import HostSnapshot
 from xlplug.model.hypervisor import DomainInfo, Hypervisor, Store
 from xlplug.model.occasion import RESTORING, RUNNING, STARTING, Occasion, Who
@@ -72,6 +72,7 @@ class _Guest(NamedTuple):
     leave_to_wrapper: bool = False
     served: frozenset[str] | None = None  #: slots present when the device model started; None: unknown, so all of them
     failed: bool = False
+    seen: DomainConfig | None = None  #: libxl's record, as it was when the grants were made for it, or refused
 
 
 class Watcher:
@@ -150,14 +151,18 @@ class Watcher:
             if guest.stage == _BUILT and self._record(guest) is not None:
                 # Before there was a record, a device may have been plugged in, or kept by a guest that reboots.
                 guest, changed = guest._replace(stage=_LIVING), True
-            if guest.stage == _LIVING and (changed or (guest.failed and host_changed)):
-                guest = self._replug(guest)
+            again = guest.failed and host_changed
+            config = self._record(guest) if guest.stage == _LIVING and (changed or again) else None
+            # A guest can have pciback change its state again and again, which must not keep others waiting for the lock.
+            if config is not None and (config != guest.seen or again):
+                guest = guest._replace(seen=config)
+                guest = self._replug(guest, config)
         except GuardLostError:
             raise
         except XlplugError as error:
             if not self._going(guest.domid):
                 self._say(ERROR, guest, str(error))
-            return guest._replace(failed=True)
+            return guest._replace(failed=True, seen=guest.seen if isinstance(error, Refused) else None)
         return guest
 
     def _going(self, domid: Domid) -> bool:
@@ -233,9 +238,8 @@ class Watcher:
         if late and _passes_vga(plan):
             self._say(WARNING, guest, _LATE.format(_device_model_in(stubdom), guest.domid))
         elif ran and stubdom is not None:
-            self._say(
-                INFO, guest, f"domain {stubdom} ran before the grants were made, and had no PCI device yet: in time"
-            )
+            text = f"domain {stubdom} ran before the grants were made, and had no PCI device yet: in time"
+            self._say(INFO, guest, text)
         elif ran:
             text = f"it ran before the grants were made; if the display stays dark: xl reboot {guest.domid}"
             self._say(WARNING, guest, text)
@@ -251,12 +255,9 @@ class Watcher:
         info = world.xen.domain_info(stubdom)
         return _LATE_STARTING if info is None or info.cpu_time else STARTING
 
-    def _replug(self, guest: _Guest) -> _Guest:
-        """Bring the grants of a living guest in line with the devices that it has now."""
+    def _replug(self, guest: _Guest, config: DomainConfig) -> _Guest:
+        """Bring the grants of a living guest in line with the devices that it has now, as libxl has recorded them."""
         world = self._world
-        config = self._record(guest)
-        if config is None:
-            return guest
         present = {_slot(entry.bdf) for entry in config.pci if entry.bdf is not None}
         served = present if guest.served is None else guest.served & present
         with world.lock():

@@ -89,17 +89,17 @@ def test_install_and_uninstall(tmp_path: Path) -> None:
 
 def test_nobody_else_may_write_to_what_is_being_written(tmp_path: Path) -> None:
     """Also with umask 0: who has opened a file can write to it after its mode is changed."""
-    script = (
-        "import os, sys; from xlplug.hook import install\n"
-        "def look(event, args):\n"
+    look = (
+        "import os, sys\n"
+        "def look(event, args, os=os, sys=sys):\n"
         "    if event in ('os.chmod', 'os.rename') and isinstance(args[0], (int, str)):\n"
         "        assert not os.stat(args[0]).st_mode & 0o022, args\n"
         "        print('seen', file=sys.stderr)\n"
-        "os.umask(0); sys.addaudithook(look); sys.exit(install.install(sys.argv[1]))"
+        "sys.addaudithook(look)"
     )
     prefix = tmp_path / "prefix"
     for _ in range(2):
-        done = subprocess.run([sys.executable, "-c", script, prefix], cwd=CHECKOUT, capture_output=True, text=True)
+        done = text(FORKED.run("hook", "install", "--prefix", str(prefix), umask=0, before=look))
         assert done.returncode == 0, done.stderr
         assert done.stderr.count("seen") >= 2 * len(FILES)
         for name in ("lib/xlplug/manifest", "sbin/xl"):  # as an installation leaves it that was killed at its worst

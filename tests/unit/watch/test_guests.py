@@ -287,6 +287,43 @@ def test_a_display_plugged_in_is_granted_and_mapped_and_taken_back(scene: Scene,
     assert any("taken back" in text for text in scene.said(INFO))
 
 
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_guest_cannot_keep_the_daemon_at_work(
+    scene: Scene, config: Config, monkeypatch: pytest.MonkeyPatch, refused: bool
+) -> None:
+    """It closes and connects its frontend of pciback again and again, and each time a node below the backend changes."""
+    locked: list[int] = []
+    counted = scene.watcher._world._replace(lock=lambda: locked.append(1) or contextlib.nullcontext())
+    monkeypatch.setattr(scene.watcher, "_world", counted)
+    scene.domain(7)
+    scene.records[7] = config(IGD.replace("02.0", "1f.0") if refused else IGD)
+    scene.watcher.look()
+    assert (scene.xen.held()[7].ports, bool(scene.said(ERROR)), len(locked)) == (
+        (RangeSet(), True, 1) if refused else (PORTS, False, 1)
+    )
+    for _ in range(10):
+        scene.watcher.look({7})
+    assert len(locked) == 1
+    scene.watcher.look(host_changed=True)
+    assert len(locked) == 1 + refused, "what was refused may be possible now"
+    scene.records[7] = config('gfx_passthru="igd"\n')
+    scene.watcher.look({7})
+    assert len(locked) == 2 + refused
+    assert scene.xen.held()[7].ports == RangeSet()
+
+
+def test_what_failed_is_tried_at_the_next_event(scene: Scene, config: Config) -> None:
+    """Not a refusal, but the lock, Xen or xenstore."""
+    scene.domain(7)
+    scene.records[7] = config(IGD)
+    scene.xen.fail_call(0, 12)
+    scene.watcher.look()
+    assert len(scene.said(ERROR)) == 1
+    assert scene.xen.held()[7].ports == RangeSet()
+    scene.watcher.look({7})
+    assert scene.xen.held()[7].ports == PORTS
+
+
 def test_a_display_that_was_there_and_comes_back_is_mapped(scene: Scene, config: Config) -> None:
     scene.building["g"] = Found(config(IGD))
     scene.domain(7)
