@@ -223,12 +223,22 @@ def _keep_only(wanted: set[int]) -> None:
         os.open(os.devnull, os.O_RDWR)
 
 
+def _only_write_to_a_terminal() -> None:
+    """A shell's terminal is open for reading as well, and what is typed there is not for a process that a guest may have taken."""
+    if not os.isatty(2):
+        return
+    fd = os.open("/proc/self/fd/2", os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    os.dup2(fd, 2)
+    os.close(fd)
+
+
 def _be_the_child(job: Job, ready: int, control: int, *, adopt: bool, retire: bool) -> NoReturn:
     """Never comes back to what called the supervisor."""
     status = EXIT_FAILED
     try:
         signal.set_wakeup_fd(-1)
         _keep_only({2, ready, control, *job.locks})
+        _only_write_to_a_terminal()
         for number in _SIGNALS:
             # The terminal's Ctrl-C also goes to the supervisor, which then asks us.
             signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else signal.SIG_IGN)

@@ -80,11 +80,11 @@ sys.exit(one.watch())
 
 
 class Run:
-    def __init__(self, folder: Path, says: bytes = b"ready\n", *words: str) -> None:
+    def __init__(self, folder: Path, says: bytes = b"ready\n", *words: str, stderr: int = subprocess.PIPE) -> None:
         self.folder = folder
         (folder / "says").write_bytes(says)
         argv = [sys.executable, "-c", PROGRAM, str(folder), *words]
-        self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=stderr, text=True)
 
     def wait_started(self) -> None:
         """Until the first process is ready: one that ends before that is not followed by another."""
@@ -261,6 +261,20 @@ def test_one_that_never_gets_ready(tmp_path: Path) -> None:
     assert (failed.process.returncode, err) == (3, "")
     assert out.startswith("the delegate's process was not ready within 2 s; ")
     assert not Path(f"/proc/{failed.until(1)}").exists()
+
+
+def test_a_terminal_is_not_read_by_the_process_that_serves(tmp_path: Path) -> None:
+    ours, its = os.openpty()
+    started = Run(tmp_path, b"ready\n", stderr=its)
+    try:
+        started.wait_started()
+        info = Path(f"/proc/{started.until(1)}/fdinfo/2").read_text()
+        assert int(info.split("flags:")[1].split()[0], 8) & os.O_ACCMODE == os.O_WRONLY
+    finally:
+        started.process.terminate()
+        started.process.communicate(timeout=60)
+        os.close(ours)
+        os.close(its)
 
 
 # the state --------------------------------------------------------------------------------------------------------------
