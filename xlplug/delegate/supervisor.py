@@ -18,7 +18,7 @@ import time
 from typing import NoReturn
 
 from xlplug.delegate.host_device import is_held
-from xlplug.delegate.process import EXIT_GONE, PIPE_BYTES, READY, Job, run
+from xlplug.delegate.process import EXIT_GONE, LEAVE, PIPE_BYTES, READY, Job, run
 from xlplug.model.errors import EXIT_DONE, EXIT_FAILED, ApplyError, one_line
 from xlplug.model.problem import Problem
 
@@ -44,6 +44,8 @@ class Supervisor:
         self._woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         for number in _SIGNALS:
             signal.signal(number, lambda *_: None)  # the pipe says which
+        # Who started us may have blocked them, which outlives fork and exec: then nobody could stop us or our process.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (*_SIGNALS, LEAVE))
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
 
     def start(self, *, adopt: bool = False) -> None:

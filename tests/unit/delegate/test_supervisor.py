@@ -263,6 +263,23 @@ def test_one_that_never_gets_ready(tmp_path: Path) -> None:
     assert not Path(f"/proc/{failed.until(1)}").exists()
 
 
+def test_signals_that_were_blocked_before_are_heard(tmp_path: Path) -> None:
+    blocked = {signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+    try:
+        started = Run(tmp_path)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    started.wait_started()
+    began = time.monotonic()
+    os.kill(started.until(1), signal.SIGUSR1)  # by itself: its script has no handler for it
+    started.until(2)
+    started.process.terminate()
+    status, err = started.end()
+    assert (status, f"signal {int(signal.SIGUSR1)}" in err) == (0, True)
+    assert time.monotonic() - began < 20, "the end was not waited for"
+
+
 def test_a_terminal_is_not_read_by_the_process_that_serves(tmp_path: Path) -> None:
     ours, its = os.openpty()
     started = Run(tmp_path, b"ready\n", stderr=its)
