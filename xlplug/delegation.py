@@ -10,12 +10,11 @@ from typing import NamedTuple
 from xlplug.config.delegated import Spec
 from xlplug.model.bar import Bar, bars_of, unfit
 from xlplug.model.bdf import Bdf
-from xlplug.model.host import PCIBACK, PciDevice
+from xlplug.model.host import PCIBACK_DRIVERS, PciDevice
 from xlplug.model.problem import Problem
 
 __all__ = ["Delegation", "Served", "delegation"]
 
-_DRIVERS = (PCIBACK, "xen-pciback")
 _HEADER_TYPE, _CONFIG_HEADER = 0x0E, 64
 _CLASS_DISPLAY = 0x03  # base class
 
@@ -52,7 +51,7 @@ def delegation(specs: Sequence[Spec], devices: Iterable[PciDevice], distribution
         never = _never(device)
         if never is not None:
             refusals.append(never)
-        elif device.driver not in _DRIVERS:
+        elif device.driver not in PCIBACK_DRIVERS:
             (refusals if granting else warnings).append(_unbound(device, distribution))
     notes = [Problem("a delegated device has no interrupts and no DMA", "see docs/delegation.md")] if served else []
     return Delegation(tuple(served), tuple(notes), tuple(warnings), tuple(refusals))

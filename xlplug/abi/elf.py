@@ -24,9 +24,8 @@ _CACHE = "/etc/ld.so.cache"
 _LIMIT = 100_000
 #: And more bytes than all their names: in a damaged file every one of them may be as long as the file.
 _TEXT_LIMIT = 16 << 20
-_COMPRESSED = (
-    0x800  # elf(5), SHF_COMPRESSED: never of what the loader reads, and pyelftools would expand it to any size
-)
+#: SHF_COMPRESSED, see elf(5): never of what the loader reads, and pyelftools would expand it to any size.
+_COMPRESSED = 0x800
 _FOLDER_LIMIT = 100  # in DT_RPATH and DT_RUNPATH together, each of which is looked through for each library
 _ANOTHER = "give the path of a QEMU: xlplug abi /usr/bin/qemu-system-i386"
 

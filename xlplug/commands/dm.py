@@ -13,14 +13,18 @@ from xlplug.config.delegated import Spec, parse_spec
 from xlplug.delegate import record
 from xlplug.delegate.admit import admit, guest
 from xlplug.delegate.host_command import HostCommand
-from xlplug.delegate.lifetime import forget, lock_path, note, sole, take_leave
+from xlplug.delegate.lifetime import forget, has_open, lock_path, note, sole, take_leave
 from xlplug.delegate.process import LIBRARIES, Job, Placement
+from xlplug.delegate.record import RecordedDevice
 from xlplug.delegate.state import State, path_of
 from xlplug.delegate.supervisor import Supervisor
 from xlplug.dom0 import domains, pci, streams
 from xlplug.dom0.os_release import distribution
 from xlplug.model.addr import Domid
+from xlplug.model.bar import bars_of
+from xlplug.model.bdf import Bdf
 from xlplug.model.errors import EXIT_USAGE, ConfigError, HostError, Refused, UsageError, XlplugError
+from xlplug.model.host import PCIBACK_DRIVERS
 from xlplug.model.problem import Problem
 from xlplug.xen.ctrl import XenCtrl
 from xlplug.xen.lib import load_stable
@@ -54,7 +58,15 @@ def dm(options: DmOptions) -> int:
         supervisor.start(adopt=options.adopt)
         if options.adopt:  # until now somebody else could have taken over as well
             stack.callback(forget, job)
-        note(job, uuid, dm_domain)
+        stack.callback(supervisor.stop)  # a process without a record could not be found again
+        try:
+            note(job, uuid, dm_domain)
+        except XlplugError as error:
+            if not options.adopt:
+                raise
+            streams.complain(
+                f"warning: nobody can take over from this process, because its record is not written: {error}"
+            )
         for placement in job.placements:
             bars = ", ".join(f"BAR {bar.number} {bar}" for bar in placement.bars) or "no BARs"
             say(f"{placement.host} at {placement.guest} of domain {job.domid}: {bars}")
@@ -133,6 +145,7 @@ def _adopt(domain: Domid | str, stack: ExitStack) -> tuple[Job, str, int]:
         domid = find_domain(domain, xen, store).domid
         info = guest(domid, xen)
         found = record.read(store, domid)
+        owners = pci.owners(store)
     if found is None or found.uuid != info.uuid or found.process is None:
         raise Refused(Problem(f"domain {domid} has no delegate to take over", "start one: name its devices", "XLP717"))
     process = found.process
@@ -147,31 +160,47 @@ def _adopt(domain: Domid | str, stack: ExitStack) -> tuple[Job, str, int]:
         for device, kept in zip(found.delegate, state.functions, strict=True)
         if device.guest is not None
     )
-    _decode(placements, stack)
+    absent = _not_ours(found.delegate, owners)
+    _decode(placements, stack, absent)
     taken = Problem(f"domain {domid} has a delegate already", _running(domid), code="XLP711")
     take_leave(state.pid, lock_path(f"dm-{domid}"))  # from now on a vCPU waits
-    locks = [stack.enter_context(sole(f"dm-{domid}", taken, _LOCK_SECONDS)), *_lock(placements, stack)]
-    return _job(domid, placements, state, locks), info.uuid, found.dm
+    locks = [stack.enter_context(sole(f"dm-{domid}", taken, _LOCK_SECONDS)), *_lock(placements, stack, absent)]
+    return _job(domid, placements, state, locks)._replace(absent=absent), info.uuid, found.dm
 
 
-def _lock(placements: tuple[Placement, ...], stack: ExitStack) -> list[int]:
-    """Lock each function.
+def _not_ours(devices: tuple[RecordedDevice, ...], owners: dict[Bdf, Domid]) -> frozenset[Bdf]:
+    """The functions that are not as they were when they were delegated: gone, taken back, assigned, or another device's."""
+    hosts = tuple((device.host, False) for device in devices)
+    found = {device.bdf: device for device in pci.functions(hosts, owners, pci.SYS_PCI)[0]}
+    absent = set()
+    for recorded in devices:
+        now = found.get(recorded.host)
+        if now is None or now.owner is not None or now.driver not in PCIBACK_DRIVERS or bars_of(now) != recorded.bars:
+            say(f"{recorded.host} is not delegated any more; the guest reads all ones")
+            absent.add(recorded.host)
+    return frozenset(absent)
+
+
+def _lock(placements: tuple[Placement, ...], stack: ExitStack, absent: frozenset[Bdf] = frozenset()) -> list[int]:
+    """Lock each function, but for those that are not there.
 
     Raises:
         Refused: a delegate has it.
     """
     locks = []
     for placement in placements:
+        if placement.host in absent:
+            continue
         path = lock_path(str(placement.host))
         taken = Problem(f"{placement.host} is delegated already", f"see 'fuser {path}' for the process", code="XLP712")
         locks.append(stack.enter_context(sole(str(placement.host), taken, _LOCK_SECONDS)))
     return locks
 
 
-def _decode(placements: tuple[Placement, ...], stack: ExitStack) -> None:
-    """Have each function decode on the host; what is gone from the host cannot."""
+def _decode(placements: tuple[Placement, ...], stack: ExitStack, absent: frozenset[Bdf] = frozenset()) -> None:
+    """Have each function decode on the host, but for those that are not there, or are not ours to touch."""
     for placement in placements:
-        if os.path.exists(f"{pci.SYS_PCI}/{placement.host}"):
+        if placement.host not in absent:
             stack.callback(HostCommand(pci.SYS_PCI, placement.host).restore)
 
 
@@ -184,6 +213,6 @@ def _running(domid: int) -> str:
     """How to get rid of a delegate."""
     with contextlib.suppress(HostError):
         state = State.read(path_of(domid))
-        if state is not None:
+        if state is not None and has_open(state.pid, lock_path(f"dm-{domid}")):
             return f"stop it (kill -TERM {state.pid}) and start one for all of the guest's devices"
     return "stop it and start one for all of the guest's devices"

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """``xlplug verify``: the record of a guest's BARs against Xen, the host and the guest."""
 
+import os
 from typing import NamedTuple
 
 from xlplug.commands.common import find_domain, parse_domain, print_json, print_lines
 from xlplug.delegate import record
 from xlplug.delegate.admit import guest
+from xlplug.delegate.lifetime import has_open, lock_path
 from xlplug.delegate.state import State
 from xlplug.delegate.verify import Kept, Report, Seen, report_json, report_text, verify
 from xlplug.dom0 import pci
@@ -76,4 +78,7 @@ def _kept(found: record.Record) -> tuple[tuple[Kept, ...], int]:
     for device, function in zip(found.delegate, state.functions, strict=False):
         asked = {bar.number: at for bar in device.bars if (at := function.ranges[bar.number]) is not None}
         functions.append(Kept(bytes(function.registers), asked))
-    return tuple(functions), state.pid if record.process_started(state.pid) is not None else 0
+    # The number may be another process's by now.  A delegate has its domain's lock open, in the folder of its state.
+    assert found.process is not None  # noqa: S101 - without one there is no state
+    lock = lock_path(f"dm-{found.domid}", os.path.dirname(found.process.state))
+    return tuple(functions), state.pid if has_open(state.pid, lock) else 0

@@ -5,6 +5,7 @@ import contextlib
 import os
 
 from xlplug.delegate.config_space import BUS_MASTER, COMMAND, DECODE_IO, DECODE_MEMORY
+from xlplug.delegate.host_device import is_held
 from xlplug.model.bdf import Bdf
 from xlplug.model.errors import HostError
 
@@ -21,6 +22,7 @@ class HostCommand:
     """
 
     def __init__(self, sys_pci: str, host: Bdf) -> None:
+        self._sys_pci, self._host = sys_pci, host
         self._path = f"{sys_pci}/{host}/config"
         try:
             self._before = self._exchange(None)
@@ -39,7 +41,9 @@ class HostCommand:
             )
 
     def restore(self) -> None:
-        """Put back what was there; nothing to do when the device is gone."""
+        """Put back what was there; nothing to do when the device is gone, and nothing of ours when dom0 has it again."""
+        if not is_held(self._sys_pci, self._host):
+            return
         with contextlib.suppress(OSError):
             self._exchange(self._before & ~BUS_MASTER)
 

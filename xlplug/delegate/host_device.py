@@ -13,9 +13,10 @@ from abc import ABC, abstractmethod
 from xlplug.model.bar import Bar
 from xlplug.model.bdf import Bdf
 from xlplug.model.errors import HostError
+from xlplug.model.host import PCIBACK_DRIVERS
 from xlplug.xen.lib import ffi
 
-__all__ = ["AbsentBar", "HostBar", "MemoryBar", "PortBar", "open_bar"]
+__all__ = ["AbsentBar", "HostBar", "MemoryBar", "PortBar", "is_held", "open_bar"]
 
 _TYPES = {1: "uint8_t *", 2: "uint16_t *", 4: "uint32_t *", 8: "uint64_t *"}
 
@@ -80,6 +81,14 @@ class AbsentBar(HostBar):
 
     def write(self, offset: int, size: int, value: int) -> None:
         pass
+
+
+def is_held(sys_pci: str, host: Bdf) -> bool:
+    """Whether pciback has a function of that address: else it has left the host, or dom0 or another device has taken its place."""
+    try:
+        return os.path.basename(os.readlink(f"{sys_pci}/{host}/driver")) in PCIBACK_DRIVERS
+    except OSError:
+        return False
 
 
 def open_bar(sys_pci: str, bdf: Bdf, bar: Bar) -> HostBar:

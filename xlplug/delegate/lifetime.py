@@ -18,7 +18,7 @@ from xlplug.model.errors import HostError, Refused, one_line
 from xlplug.model.problem import Problem
 from xlplug.xen.store import XenStore
 
-__all__ = ["forget", "lock_path", "note", "sole", "take_leave"]
+__all__ = ["forget", "has_open", "lock_path", "note", "sole", "take_leave"]
 
 #: What a dead xenstored is waited for: a request to it through the kernel never returns.
 _STORE_SECONDS = 5.0
@@ -69,17 +69,17 @@ def take_leave(pid: int, lock: str) -> None:
     """
     deadline = time.monotonic() + _LEAVE_SECONDS
     with contextlib.suppress(ProcessLookupError):
-        if _has_open(pid, lock):
+        if has_open(pid, lock):
             os.kill(pid, LEAVE)
             os.kill(pid, signal.SIGCONT)
-        while _has_open(pid, lock):
+        while has_open(pid, lock):
             if time.monotonic() >= deadline:
                 os.kill(pid, signal.SIGKILL)
             time.sleep(0.01)
 
 
-def _has_open(pid: int, path: str) -> bool:
-    """Whether a process has a file open."""
+def has_open(pid: int, path: str) -> bool:
+    """Whether a process has a file open: of a delegate's lock, whether it is that delegate's process and not a later one's."""
     folder = f"/proc/{pid}/fd"
     try:
         return any(os.readlink(f"{folder}/{name}") == path for name in os.listdir(folder))

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from xlplug.delegate.config_space import ConfigSpace
 from xlplug.delegate.guest_memory import GuestMemory
-from xlplug.delegate.host_device import open_bar
+from xlplug.delegate.host_device import is_held, open_bar
 from xlplug.delegate.model import Function, Model, bars_without_device
 from xlplug.delegate.privileges import confine
 from xlplug.delegate.state import State
@@ -54,7 +54,8 @@ class Placement(NamedTuple):
 class Job(NamedTuple):
     """What a delegate does: the guest, its functions, and the file that outlives it, with its path.
 
-    ``locks`` are descriptors that stay open as long as anyone serves: the devices' locks.
+    ``locks`` are descriptors that stay open as long as anyone serves: the devices' locks.  ``absent`` are functions whose
+    device has left the host, or is not delegated any more: what has their address now is not the guest's.
     """
 
     domid: int
@@ -64,6 +65,7 @@ class Job(NamedTuple):
     name: str
     path: str = ""
     locks: tuple[int, ...] = ()
+    absent: frozenset[Bdf] = frozenset()
 
 
 def run(job: Job, ready: int, control: int, *, adopt: bool, retire: bool = False) -> int:
@@ -148,7 +150,7 @@ def _functions(job: Job) -> list[Function]:
     for placement, kept in zip(job.placements, job.state.functions, strict=True):
         many = any(other.guest[:3] == placement.guest[:3] for other in job.placements if other is not placement)
         config = ConfigSpace(placement.header, placement.bars, kept.registers, many=many)
-        if os.path.exists(f"{job.sys_pci}/{placement.host}"):
+        if placement.host not in job.absent and is_held(job.sys_pci, placement.host):
             bars = {bar.number: open_bar(job.sys_pci, placement.host, bar) for bar in placement.bars}
         else:
             bars = bars_without_device(placement.bars)

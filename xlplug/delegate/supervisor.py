@@ -17,7 +17,8 @@ import sys
 import time
 from typing import NoReturn
 
-from xlplug.delegate.process import EXIT_GONE, PIPE_BYTES, READY, Job, run
+from xlplug.delegate.host_device import is_held
+from xlplug.delegate.process import EXIT_GONE, LEAVE, PIPE_BYTES, READY, Job, run
 from xlplug.model.errors import EXIT_DONE, EXIT_FAILED, ApplyError, one_line
 from xlplug.model.problem import Problem
 
@@ -37,11 +38,14 @@ class Supervisor:
         self._job = job
         self._child = 0
         self._control = -1
+        self._over = False
         self._deaths: list[float] = []
-        self._present = {placement.host for placement in job.placements}
+        self._present = {placement.host for placement in job.placements} - job.absent
         self._woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         for number in _SIGNALS:
             signal.signal(number, lambda *_: None)  # the pipe says which
+        # Who started us may have blocked them, which outlives fork and exec: then nobody could stop us or our process.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (*_SIGNALS, LEAVE))
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
 
     def start(self, *, adopt: bool = False) -> None:
@@ -50,7 +54,11 @@ class Supervisor:
         Raises:
             ApplyError: the process could not start, in its own words.
         """
-        ready = self._fork(adopt=adopt)
+        try:
+            ready = self._fork(adopt=adopt)
+        except OSError as error:
+            what = f"the delegate's process cannot be started: {error.strerror}"
+            raise ApplyError(what, hint="is dom0 out of processes, files or memory?", code="XLP716") from error
         try:
             answered = select.select([ready], [], [], _READY_SECONDS)[0]
             text = os.read(ready, PIPE_BYTES) if answered else None
@@ -58,7 +66,7 @@ class Supervisor:
             os.close(ready)
         if text == READY:
             return
-        self._end()
+        self.stop()
         if text:
             said = Problem.unpacked(text.decode("utf-8", "replace"))
             raise ApplyError(said.what, hint=said.advice, code=said.code)
@@ -78,7 +86,7 @@ class Supervisor:
             for _ in poll.poll(int(_LOOK_SECONDS * 1000)):
                 numbers = set(os.read(self._woken, 512))
                 if numbers & {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}:
-                    self._end()
+                    self.stop()
                     return EXIT_DONE
             self._look_for_devices()
             status = self._reap()
@@ -87,6 +95,9 @@ class Supervisor:
 
     def _reap(self) -> int | None:
         """What has become of the process; the exit status when there is nothing more to do."""
+        if not self._child:
+            self._take_over()
+            return None
         pid, status = os.waitpid(self._child, os.WNOHANG | os.WUNTRACED)
         if pid == 0:
             return None
@@ -95,71 +106,108 @@ class Supervisor:
             os.kill(pid, signal.SIGCONT)
             return None
         code = os.waitstatus_to_exitcode(status)
+        self._child = 0
         self._close_control()
-        if code == EXIT_GONE:
-            self._say("the guest, or its ioreq server, is gone")
-            return EXIT_DONE
-        if code == EXIT_DONE:
-            self._say(f"process {pid} was asked to stop; the guest reads all ones")
+        if code in (EXIT_GONE, EXIT_DONE):
+            self._over = True
+            gone = "the guest, or its ioreq server, is gone"
+            self._say(gone if code == EXIT_GONE else f"process {pid} was asked to stop; the guest reads all ones")
             return EXIT_DONE
         now = time.monotonic()
         self._deaths = [moment for moment in self._deaths if now - moment < _DEATHS_SECONDS] + [now]
         reason = f"signal {-code}" if code < 0 else f"status {code}"
         if len(self._deaths) >= _DEATHS:
             self._say(f"process {pid} ended with {reason}, {_DEATHS} of them within {_DEATHS_SECONDS} s: given up")
-            os.close(self._fork(adopt=True, retire=True))
-            os.waitpid(self._child, 0)
+            self._over = True
+            self._retire()
             return EXIT_FAILED
         self._say(f"process {pid} ended with {reason}; another one takes over")
-        os.close(self._fork(adopt=True))
+        self._take_over()
         return None
 
+    def _take_over(self) -> None:
+        """Start the next process; where dom0 has no room for one, `watch` tries again at its next look."""
+        try:
+            os.close(self._fork(adopt=True))
+        except OSError as error:
+            self._say(f"no process can be started ({error.strerror}), and a vCPU may wait; trying again")
+
+    def _retire(self) -> None:
+        """Have a process end the server that a dead one has left."""
+        try:
+            os.close(self._fork(adopt=True, retire=True))
+        except OSError as error:
+            self._say(f"its ioreq server is left in Xen ({error.strerror}); restart the guest")
+            return
+        os.waitpid(self._child, 0)
+        self._child = 0
+        self._close_control()
+
     def _fork(self, *, adopt: bool, retire: bool = False) -> int:
-        """Start a process; the end of a pipe from which `READY` can be read."""
-        ready, ready_write = os.pipe2(os.O_CLOEXEC)
-        control, self._control = os.pipe2(os.O_CLOEXEC)
-        self._child = os.fork()
-        if self._child:
-            os.close(ready_write)
-            os.close(control)
-            return ready
-        _be_the_child(self._job, ready_write, control, adopt=adopt, retire=retire)
+        """Start a process; the end of a pipe from which `READY` can be read.  OSError leaves nothing open."""
+        absent = {placement.host for placement in self._job.placements} - self._present
+        ends: list[int] = []
+        try:
+            ends += os.pipe2(os.O_CLOEXEC)
+            ends += os.pipe2(os.O_CLOEXEC)
+            child = os.fork()
+        except OSError:
+            for end in ends:
+                os.close(end)
+            raise
+        ready, ready_write, control, self._control = ends
+        if not child:
+            job = self._job._replace(absent=frozenset(absent))
+            _be_the_child(job, ready_write, control, adopt=adopt, retire=retire)
+        self._child = child
+        os.close(ready_write)
+        os.close(control)
+        return ready
 
     def _look_for_devices(self) -> None:
-        """Say which devices are gone from the host.  Where reading on would kill the process, another one takes over."""
+        """Say which devices are gone from the host.  Where reading on would kill the process, another one takes over.
+
+        What has gone once does not come back: another device may be there by then.
+        """
         for host in list(self._present):
-            if not os.path.exists(f"{self._job.sys_pci}/{host}"):
+            if not is_held(self._job.sys_pci, host):
                 self._present.discard(host)
                 with contextlib.suppress(OSError):
                     os.write(self._control, f"removed {host}\n".encode())
 
-    def _end(self) -> None:
-        """Have the process stop; asked again, because while it starts it does not listen.  Else its server is retired."""
-        deadline = time.monotonic() + _END_SECONDS
-        with contextlib.suppress(ProcessLookupError, ChildProcessError):
-            while time.monotonic() < deadline:
-                os.kill(self._child, signal.SIGTERM)
-                os.kill(self._child, signal.SIGCONT)
-                if self._ended(_ASK_SECONDS):
-                    break
-            else:
-                self._say(f"process {self._child} does not stop; killed")
-                os.kill(self._child, signal.SIGKILL)
-                os.waitpid(self._child, 0)
-                os.close(self._fork(adopt=True, retire=True))
-                os.waitpid(self._child, 0)
+    def stop(self) -> None:
+        """Have the process stop, and its server with it; nothing where that is done.  If it was killed, another one does it."""
+        if self._over:
+            return
+        self._over = True
+        status = self._ask_to_stop() if self._child else None
+        if self._child and status is None:
+            self._say(f"process {self._child} does not stop; killed")
+            os.kill(self._child, signal.SIGKILL)
+            os.waitpid(self._child, 0)
+        self._child = 0
         self._close_control()
+        if status is None or os.WIFSIGNALED(status):
+            self._retire()
 
-    def _ended(self, seconds: float) -> bool:
-        deadline = time.monotonic() + seconds
+    def _ask_to_stop(self) -> int | None:
+        """Its wait status; None if it does not.  Asked again and again, because while it starts it does not listen."""
+        deadline = time.monotonic() + _END_SECONDS
         while time.monotonic() < deadline:
-            if os.waitpid(self._child, os.WNOHANG)[0]:
-                return True
-            time.sleep(0.01)
-        return False
+            os.kill(self._child, signal.SIGTERM)
+            os.kill(self._child, signal.SIGCONT)
+            again = time.monotonic() + _ASK_SECONDS
+            while time.monotonic() < again:
+                ended, status = os.waitpid(self._child, os.WNOHANG)
+                if ended:
+                    return status
+                time.sleep(0.01)
+        return None
 
     def _close_control(self) -> None:
-        os.close(self._control)
+        if self._control >= 0:
+            os.close(self._control)
+        self._control = -1
 
     def _say(self, line: str) -> None:
         with contextlib.suppress(OSError):
@@ -177,12 +225,22 @@ def _keep_only(wanted: set[int]) -> None:
         os.open(os.devnull, os.O_RDWR)
 
 
+def _only_write_to_a_terminal() -> None:
+    """A shell's terminal is open for reading as well, and what is typed there is not for a process that a guest may have taken."""
+    if not os.isatty(2):
+        return
+    fd = os.open("/proc/self/fd/2", os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    os.dup2(fd, 2)
+    os.close(fd)
+
+
 def _be_the_child(job: Job, ready: int, control: int, *, adopt: bool, retire: bool) -> NoReturn:
     """Never comes back to what called the supervisor."""
     status = EXIT_FAILED
     try:
         signal.set_wakeup_fd(-1)
         _keep_only({2, ready, control, *job.locks})
+        _only_write_to_a_terminal()
         for number in _SIGNALS:
             # The terminal's Ctrl-C also goes to the supervisor, which then asks us.
             signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else signal.SIG_IGN)

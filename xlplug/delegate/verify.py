@@ -13,7 +13,7 @@ from xlplug.delegate.record import Record, RecordedDevice
 from xlplug.model.addr import page_span
 from xlplug.model.bar import Bar, bars_of
 from xlplug.model.bdf import Bdf
-from xlplug.model.host import PciDevice
+from xlplug.model.host import PCIBACK_DRIVERS, PciDevice
 from xlplug.model.hypervisor import HeldRights, IoreqServerInfo
 from xlplug.model.problem import Problem
 from xlplug.model.rangeset import Range, RangeSet
@@ -90,7 +90,7 @@ def _host(record: Record, seen: Seen) -> Iterable[Problem]:
                 "restart the guest",
                 code="XLP721",
             )
-        elif found.driver not in ("pciback", "xen-pciback"):
+        elif found.driver not in PCIBACK_DRIVERS:
             yield Problem(
                 f"{device.host} is not bound to pciback any more",
                 f"dom0 may use it as well; run: xl pci-assignable-add {device.host}",

@@ -19,6 +19,7 @@ __all__ = [
     "IORESOURCE_MEM_64",
     "IORESOURCE_UNSET",
     "PCIBACK",
+    "PCIBACK_DRIVERS",
     "ROM_INDEX",
     "VBIOS_SHADOW",
     "HostSnapshot",
@@ -32,6 +33,7 @@ __all__ = [
 
 #: The driver that holds what can be assigned, by its name in sysfs.  Source: Linux drivers/xen/xen-pciback/pci_stub.c.
 PCIBACK = "pciback"
+PCIBACK_DRIVERS = (PCIBACK, "xen-pciback")  #: with both names that it has had
 
 #: Flag of a line of sysfs ``resource`` that counts I/O ports.  Source: Linux include/linux/ioport.h.
 IORESOURCE_IO = 0x100

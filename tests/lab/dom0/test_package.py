@@ -116,6 +116,12 @@ def test_life_of_a_package(before: set[str], config: Path, tmp_path: Path) -> No
     assert not os.path.lexists(LINK)
     assert domid_of(config.stem) == again, "the guest runs on"
     assert run("xl", "destroy", config.stem).returncode == 0
+    pin, counts = Path("/run/xlplug/opregion"), Path("/run/xlplug/tally")
+    pin.write_text("7a18d018\n")
+    assert counts.exists()
     ok("apt-get", "-y", "purge", "xlplug", "xlplug-preload")
+    assert not counts.exists()
+    assert pin.exists(), "what the next installation must know of this boot"
+    pin.unlink()
     assert files() - before == set()
     assert before - files() == set()

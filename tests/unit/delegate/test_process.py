@@ -33,6 +33,7 @@ class Bench:
         self.hub = Hub()
         self.hub.domain(DOMID)
         (folder / str(HOST)).mkdir()
+        (folder / str(HOST) / "driver").symlink_to("../pciback")
         self.resource = folder / str(HOST) / "resource0"
         self.resource.write_bytes(bytes(range(256)) * 16)
         state, self.fd = State.create(str(folder / "state"), 1)
@@ -141,6 +142,26 @@ def test_it_goes_on_without_a_supervisor_and_without_a_device(bench: Bench, capf
         "xlplug: test: 0000:03:00.0 is gone from the host; the guest reads all ones",
         "xlplug: test: the supervisor is gone; serving goes on, and nobody will take over from this process",
     ]
+
+
+@pytest.mark.parametrize("how", ["absent", "another driver"])
+def test_a_function_that_is_not_delegated_any_more_is_not_opened(bench: Bench, how: str) -> None:
+    """It has its address, and is dom0's or another device by now."""
+    seen: list[int] = []
+    if how == "absent":
+        bench.job = bench.job._replace(absent=frozenset({HOST}))
+    else:
+        (bench.resource.parent / "driver").unlink()
+        (bench.resource.parent / "driver").symlink_to("../e1000e")
+
+    def during() -> None:
+        bench.wait_ready()
+        bench.place()
+        seen.append(bench.access(COPY, AT + 4))
+        stop()
+
+    assert bench.serve(during) == 0
+    assert seen == [0xFFFFFFFF]
 
 
 def test_a_mistake_of_ours_is_logged_and_the_guest_goes_on(

@@ -24,7 +24,7 @@ folder = sys.argv[1]
 def run(job, ready, control, *, adopt, retire=False):
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     with open(f"{folder}/log", "a") as log:
-        log.write(f"{os.getpid()} adopt={adopt} retire={retire}\\n")
+        log.write(f"{os.getpid()} adopt={adopt} retire={retire}{' absent' if job.absent else ''}\\n")
     if retire:
         return 0
     said = open(f"{folder}/says", "rb").read()
@@ -48,6 +48,26 @@ supervisor.run = run
 supervisor._READY_SECONDS = 2
 job = process.Job(7, (process.Placement(process.Bdf(0, 3, 0, 0), process.Bdf(0, 0, 29, 0), b"", ()),), None, folder, "test")
 os.makedirs(f"{folder}/0000:03:00.0", exist_ok=True)
+os.symlink("../pciback", f"{folder}/0000:03:00.0/driver")
+
+def fork(fork=os.fork):
+    if os.path.exists(f"{folder}/full"):
+        raise BlockingIOError(11, "no room")
+    return fork()
+
+os.fork = fork
+if sys.argv[2:] == ["noted"]:
+    from xlplug.commands import dm
+    from xlplug.model.errors import StoreError
+
+    def note(*_):
+        raise StoreError("xenstored is dead", hint="start it")
+
+    dm.load_stable, dm._prepare, dm.note = (lambda name: None), (lambda *_: (job, "", 0)), note
+    try:
+        dm.dm(dm.DmOptions("7", ("03:00.0",)))
+    except StoreError as error:
+        sys.exit(str(error))
 one = supervisor.Supervisor(job)
 try:
     one.start()
@@ -60,11 +80,11 @@ sys.exit(one.watch())
 
 
 class Run:
-    def __init__(self, folder: Path, says: bytes = b"ready\n") -> None:
+    def __init__(self, folder: Path, says: bytes = b"ready\n", *words: str, stderr: int = subprocess.PIPE) -> None:
         self.folder = folder
         (folder / "says").write_bytes(says)
-        argv = [sys.executable, "-c", PROGRAM, str(folder)]
-        self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        argv = [sys.executable, "-c", PROGRAM, str(folder), *words]
+        self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=stderr, text=True)
 
     def wait_started(self) -> None:
         """Until the first process is ready: one that ends before that is not followed by another."""
@@ -83,6 +103,15 @@ class Run:
             assert time.monotonic() < deadline, self.log
             time.sleep(0.01)
         return int(self.log[-1].split()[0])
+
+    def heard(self) -> bytes:
+        """What a process has heard, once it has heard something."""
+        path = self.folder / "heard"
+        deadline = time.monotonic() + 60
+        while not path.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        return path.read_bytes()
 
     def end(self) -> tuple[int, str]:
         _, err = self.process.communicate(timeout=60)
@@ -156,16 +185,62 @@ def test_what_ends_it(run: Run, code: str, words: str) -> None:
 
 def test_a_device_that_is_gone_is_reported_once(run: Run) -> None:
     run.until(1)
+    (run.folder / "0000:03:00.0" / "driver").unlink()
     (run.folder / "0000:03:00.0").rmdir()
-    heard = run.folder / "heard"
-    deadline = time.monotonic() + 60
-    while not heard.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    assert run.heard() == b"removed 0000:03:00.0\n"
     time.sleep(1.2)
-    assert heard.read_bytes() == b"removed 0000:03:00.0\n"
+    assert run.heard() == b"removed 0000:03:00.0\n"
     run.process.send_signal(signal.SIGTERM)
     assert run.end()[0] == 0
+
+
+def test_another_device_of_that_address_is_not_the_guest_s(run: Run) -> None:
+    """dom0 takes the function back, and gives it to pciback once more: what is there now was not delegated."""
+    driver = run.folder / "0000:03:00.0" / "driver"
+    pid = run.until(1)
+    driver.unlink()
+    driver.symlink_to("../e1000e")
+    assert run.heard() == b"removed 0000:03:00.0\n"
+    driver.unlink()
+    driver.symlink_to("../pciback")
+    time.sleep(1.2)
+    os.kill(pid, signal.SIGKILL)
+    run.until(2)
+    assert run.log[-1].endswith(" adopt=True retire=False absent")
+    run.process.send_signal(signal.SIGTERM)
+    assert run.end()[0] == 0
+
+
+def test_where_dom0_has_no_room_for_a_process_it_is_tried_again(run: Run) -> None:
+    """A vCPU may wait for it: the end of the supervisor would be the end of its record, and nobody could take over."""
+    pid = run.until(1)
+    (run.folder / "full").touch()
+    os.kill(pid, signal.SIGKILL)
+    time.sleep(2.5)
+    assert (run.process.poll(), len(run.log)) == (None, 1)
+    (run.folder / "full").unlink()
+    run.until(2)
+    run.process.send_signal(signal.SIGTERM)
+    status, err = run.end()
+    assert (status, "no process can be started (no room)" in err) == (0, True)
+
+
+def test_one_that_was_killed_while_it_was_asked_to_stop_is_retired(run: Run) -> None:
+    pid = run.until(1)
+    os.kill(run.process.pid, signal.SIGSTOP)
+    os.kill(pid, signal.SIGKILL)
+    os.kill(run.process.pid, signal.SIGTERM)
+    os.kill(run.process.pid, signal.SIGCONT)
+    assert run.end()[0] == 0
+    assert run.log[-1].endswith("adopt=True retire=True")
+
+
+def test_a_process_that_cannot_be_recorded_is_stopped(tmp_path: Path) -> None:
+    failed = Run(tmp_path, b"ready\n", "noted")
+    status, err = failed.end()
+    assert (status, err) == (1, "xenstored is dead; start it [XLP110]\n")
+    assert len(failed.log) == 1
+    assert not Path(f"/proc/{failed.until(1)}").exists()
 
 
 @pytest.mark.parametrize(
@@ -186,6 +261,37 @@ def test_one_that_never_gets_ready(tmp_path: Path) -> None:
     assert (failed.process.returncode, err) == (3, "")
     assert out.startswith("the delegate's process was not ready within 2 s; ")
     assert not Path(f"/proc/{failed.until(1)}").exists()
+
+
+def test_signals_that_were_blocked_before_are_heard(tmp_path: Path) -> None:
+    blocked = {signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+    try:
+        started = Run(tmp_path)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    started.wait_started()
+    began = time.monotonic()
+    os.kill(started.until(1), signal.SIGUSR1)  # by itself: its script has no handler for it
+    started.until(2)
+    started.process.terminate()
+    status, err = started.end()
+    assert (status, f"signal {int(signal.SIGUSR1)}" in err) == (0, True)
+    assert time.monotonic() - began < 20, "the end was not waited for"
+
+
+def test_a_terminal_is_not_read_by_the_process_that_serves(tmp_path: Path) -> None:
+    ours, its = os.openpty()
+    started = Run(tmp_path, b"ready\n", stderr=its)
+    try:
+        started.wait_started()
+        info = Path(f"/proc/{started.until(1)}/fdinfo/2").read_text()
+        assert int(info.split("flags:")[1].split()[0], 8) & os.O_ACCMODE == os.O_WRONLY
+    finally:
+        started.process.terminate()
+        started.process.communicate(timeout=60)
+        os.close(ours)
+        os.close(its)
 
 
 # the state --------------------------------------------------------------------------------------------------------------
