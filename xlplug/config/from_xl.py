@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """An xl configuration's settings as a `DomainConfig`, with libxl's defaults."""
 
+from xlplug.config.c_number import leading
 from xlplug.config.delegated import SLOT_FIRST, SLOT_ISA_BRIDGE, SLOTS_OF_QEMU, Spec, parse_spec, place
 from xlplug.config.domain import (
     DEFAULT_MAXMEM,
@@ -91,7 +92,6 @@ class _Reader:
             irqs=tuple(self.irq(text) for text in self.strings("irqs")),
             vifs=tuple(self.vif(text) for text in self.strings("vif")),
             serials=self.one_or_list("serial"),
-            parallels=self.one_or_list("parallel"),
             usb=self.flag("usb") or bool(self.one_or_list("usbdevice")),
             soundhw=tuple(filter(None, (self.string("soundhw") or "").split(","))),
             mmio_hole=self.mmio_hole() if kind == "hvm" else None,
@@ -183,7 +183,7 @@ class _Reader:
             return ConfigError(f"{DELEGATE_KEY}: {message}", path=path, line=line, text=text, hint=hint, code="XLP230")
 
         found = []
-        passed = {entry.bdf for entry in self.pci()}
+        passed = self.pci()
         for text in self.strings(DELEGATE_KEY):
             if kind != "hvm":
                 raise wrong("it is for HVM guests", "remove it, and run 'xlplug dm' once the guest is there", text)
@@ -201,7 +201,7 @@ class _Reader:
                 raise wrong(
                     "slot 1f of the guest has QEMU's ISA bridge for an Intel display", "give another vslot", text
                 )
-            if found[-1].host in passed:
+            if any(entry.names(found[-1].host) for entry in passed):
                 raise wrong(f"{found[-1].host} is also in pci", "remove it from one of them: only one can map it", text)
         try:
             place(found, ())
@@ -236,10 +236,12 @@ class _Reader:
         return IomemRange(mfn, nr, guest)
 
     def ioport(self, text: str) -> Range:
-        first_text, dash, last_text = text.partition("-")
-        first = _hex(first_text)
-        last = _hex(last_text) if dash else first
-        if first is None or last is None or first > last or last > 0xFFFF:
+        # As strtoul: to xl "3f8 -3ff" is the port 3f8 alone, and a warning.
+        first, rest = leading(text, 16)
+        last = first
+        if rest.startswith("-"):
+            last, rest = leading(rest[1:], 16)
+        if first is None or last is None or rest or not 0 <= first <= last <= 0xFFFF:
             raise self.bad("ioports", text, "write FIRST-LAST, both inclusive, hexadecimal, at most ffff")
         return Range(first, last + 1)
 

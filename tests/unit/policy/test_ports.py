@@ -121,9 +121,6 @@ def test_4_19_keeps_more(config: Config, ports: str) -> None:
         ('serial="pty"\n', "3f8-3ff", "COM 1 (serial=)"),
         ('serial=["none","pty"]\n', "2f8", "COM 2 (serial=)"),
         ('serial=["pty","pty","pty","pty"]\n', "2ef", "COM 4 (serial=)"),
-        ('parallel="pty"\n', "37f", "LPT 1 (parallel=)"),
-        ('parallel="pty"\n', "778", "LPT 1 (parallel=)"),
-        ('parallel=["none","none","pty"]\n', "3bc-3be", "LPT 3 (parallel=)"),
         ('vga="cirrus"\n', "3bb", "the cirrus card (vga=)"),
         ('vga="stdvga"\n', "3c0", "the stdvga card (vga=)"),
         ('vga="stdvga"\n', "1ce", "the stdvga card (vga=)"),
@@ -157,7 +154,7 @@ def test_what_is_emulated_for_this_very_config_is_warned_of(config: Config, text
         ('serial="none"\n', "3f8-3ff"),
         ('serial="pty"\n', "2f8-2ff"),
         ('serial="pty"\n', "400"),
-        ('parallel="none"\n', "378-37f"),
+        ('parallel="pty"\n', "378-37f"),  # xl has no such setting
         ('vga="cirrus"\n', "3bc-3bf"),  # a printer port, whatever the card
         ("", "3b0-3bb"),
         ("", "3c0-3df"),
