@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from xlplug.config.domain import DomainConfig, IomemRange, PciAssignment, Vif, passes_igd
+from xlplug.config.domain import DEFAULT_MAXMEM, DomainConfig, IomemRange, PciAssignment, Vif, passes_igd
 from xlplug.config.from_libxl import from_libxl
 from xlplug.config.from_xl import from_settings
 from xlplug.config.language import parse
@@ -160,6 +160,29 @@ def test_what_makes_xl_exit_is_refused_with_its_line(text: str) -> None:
         view(f"name='x'\n\n{text}\n")
     assert str(caught.value).startswith("d.cfg:3: ")
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "memory=0b1000000",
+        'device_model_stubdomain_override="0b1"',
+        "pci_seize=0b0",
+        'videoram=" -0B1"',
+        "xlplug_preload=0b1",
+    ],
+)
+def test_binary_which_only_some_xl_take_for_a_number_is_refused(text: str) -> None:
+    """Seen with Debian 13's libxlutil, which is built with glibc 2.41; Debian 12's warns and ignores the setting."""
+    with pytest.raises(ConfigError, match=r"is not valid; write it in decimal"):
+        view(f'type="hvm"\n{text}\n')
+
+
+def test_what_is_a_number_to_no_xl_is_ignored_as_before() -> None:
+    for text in ("0b", "0b2", "0b1x", "b1"):
+        assert view(f'type="hvm"\nmemory="{text}"\n').memory == DEFAULT_MAXMEM
+    assert view('memory="0b"\nmemory+="1"\n').memory == DEFAULT_MAXMEM
+    assert view('name="0b1"\n').name == "0b1"
 
 
 @pytest.mark.parametrize("text", ["3f8 -3ff", "3f8 ", "3f8-3ff-400", "3f8,8"])
