@@ -43,9 +43,10 @@ _CONSOLES = (
 _OTHER = "Xen uses them itself: ACPI's power management timer, or its console"
 
 #: Ports of the whole machine: a guest that writes to them ends the host, or gets code of the firmware's to run.  Xen does not
-#: keep all of them from dom0.  Source: Intel's ICH and PCH datasheets, APM_CNT and APM_STS (b2, b3: an SMI), RST_CNT (cf9); PCI
-#: 3.0, 3.2.2.3.2, CONFIG_ADDRESS (cf8), which Xen and dom0 use between two accesses to it.
+#: keep all of them from dom0.  Source: Intel's ICH and PCH datasheets, PORT92 (92, INIT_NOW), APM_CNT and APM_STS (b2, b3: an SMI),
+#: RST_CNT (cf9); PCI 3.0, 3.2.2.3.2, CONFIG_ADDRESS (cf8), which Xen and dom0 use between two accesses to it.
 _MACHINE = (
+    (Range(0x92, 0x93), "system control port A, and its fast reset"),
     (Range(0xB2, 0xB4), "the SMI command port"),
     (Range(0xCF8, 0xCFC), "PCI configuration, and the reset at cf9"),
 )

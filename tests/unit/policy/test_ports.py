@@ -57,6 +57,7 @@ def test_what_xen_keeps_from_dom0_is_refused_by_name(config: Config, ports: str,
 @pytest.mark.parametrize(
     ("ports", "names"),
     [
+        ("92", "92 (system control port A, and its fast reset)"),
         ("b2", "b2 (the SMI command port)"),
         ("b3-b7", "b3 (the SMI command port)"),
         ("cf8", "cf8 (PCI configuration, and the reset at cf9)"),
@@ -75,7 +76,7 @@ def test_ports_of_the_whole_machine_are_refused_by_name(config: Config, ports: s
 
 
 @pytest.mark.parametrize(
-    "ports", ["1f", "22-3f", "44-60", "62-9f", "a2-b1", "b4-cf7", "d00-ffff", "92", "f0", "4d0-4d1"]
+    "ports", ["1f", "22-3f", "44-60", "62-91", "93-9f", "a2-b1", "b4-cf7", "d00-ffff", "f0", "4d0-4d1"]
 )
 def test_what_dom0_has_is_not_refused(config: Config, ports: str) -> None:
     assert not build(config(f'ioports=["{ports}"]\n'), PLAIN).refusals
