@@ -68,6 +68,11 @@ def _never(device: PciDevice) -> Problem | None:
         )
     if len(device.config) < _CONFIG_HEADER:
         return Problem(f"the config space of {host} cannot be read", "run xlplug as root in dom0", code="XLP703")
+    if device.config[:_CONFIG_HEADER] == b"\xff" * _CONFIG_HEADER:
+        text = f"{host}: it does not answer: its configuration space reads ff"
+        return Problem(
+            text, "wake it (echo on > power/control in its folder in sysfs), or reboot the host", code="XLP333"
+        )
     if device.config[_HEADER_TYPE] & 0x7F:
         return Problem(
             f"{host} is a bridge, and only devices can be delegated", "name the device behind it", code="XLP303"

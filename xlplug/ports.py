@@ -43,9 +43,10 @@ _CONSOLES = (
 _OTHER = "Xen uses them itself: ACPI's power management timer, or its console"
 
 #: Ports of the whole machine: a guest that writes to them ends the host, or gets code of the firmware's to run.  Xen does not
-#: keep all of them from dom0.  Source: Intel's ICH and PCH datasheets, APM_CNT and APM_STS (b2, b3: an SMI), RST_CNT (cf9); PCI
-#: 3.0, 3.2.2.3.2, CONFIG_ADDRESS (cf8), which Xen and dom0 use between two accesses to it.
+#: keep all of them from dom0.  Source: Intel's ICH and PCH datasheets, PORT92 (92, INIT_NOW), APM_CNT and APM_STS (b2, b3: an SMI),
+#: RST_CNT (cf9); PCI 3.0, 3.2.2.3.2, CONFIG_ADDRESS (cf8), which Xen and dom0 use between two accesses to it.
 _MACHINE = (
+    (Range(0x92, 0x93), "system control port A, and its fast reset"),
     (Range(0xB2, 0xB4), "the SMI command port"),
     (Range(0xCF8, 0xCFC), "PCI configuration, and the reset at cf9"),
 )
@@ -81,9 +82,8 @@ _ALWAYS = (
     (Range(0xCF8, 0xD00), "PCI configuration"),
 )
 #: Where QEMU puts the n-th ISA port of a kind.
-#: Source: QEMU hw/char/serial-isa.c, isa_serial_io; hw/char/parallel.c, isa_parallel_io.
+#: Source: QEMU hw/char/serial-isa.c, isa_serial_io.
 _SERIAL = (0x3F8, 0x2F8, 0x3E8, 0x2E8)
-_PARALLEL = (0x378, 0x278, 0x3BC)
 #: ISA sound cards of ``soundhw``.  Source: QEMU hw/audio/{sb16,adlib,gus,cs4231a}.c
 _SOUND = {
     "sb16": (Range(0x220, 0x230),),
@@ -247,16 +247,13 @@ def _emulated_too(mapped: RangeSet, config: DomainConfig) -> Iterator[Problem]:
             yield Problem(text, _ADVICE.get(name.partition(" ")[0], ""), code="XLP344")
 
 
-_ADVICE = {"COM": "remove serial=, or these ports", "LPT": "remove parallel=, or these ports"}
+_ADVICE = {"COM": "remove serial=, or these ports"}
 
 
 def _emulated(config: DomainConfig) -> Iterator[tuple[Range, str]]:
     yield from _ALWAYS
     for number, base in _numbered(config.serials, _SERIAL):
         yield Range(base, base + 8), f"COM {number} (serial=)"
-    for number, base in _numbered(config.parallels, _PARALLEL):
-        yield Range(base, base + 8), f"LPT {number} (parallel=)"
-        yield Range(base + 0x400, base + 0x408), f"LPT {number} (parallel=)"
     if config.vga != "none":
         for ports in VGA_PORTS:
             yield ports, f"the {config.vga} card (vga=)"

@@ -4,7 +4,7 @@
 Without regular expressions: the hook's processes load this, and ``re`` takes half as long to load as Python to start.
 """
 
-__all__ = ["leading", "to_long"]
+__all__ = ["is_binary", "leading", "to_long"]
 
 _BLANKS = " \t\n\v\f\r"  # isspace() in the C locale
 _DIGITS = {8: "01234567", 10: "0123456789", 16: "0123456789abcdefABCDEF"}
@@ -38,3 +38,13 @@ def to_long(text: str) -> int | None:
     """What strtol(text, …, 0) makes of the whole text, or None (EINVAL, or ERANGE beyond 64 signed bits)."""
     number, after = leading(text, 0)
     return None if number is None or after or not _LONG_MIN <= number <= _LONG_MAX else number
+
+
+def is_binary(text: str) -> bool:
+    """Whether strtol(text, …, 0) takes the whole text only from glibc 2.38 on, which reads C23's 0b.
+
+    Source: glibc's NEWS, 2.38; libxlutil of Debian 13 calls __isoc23_strtol, that of Debian 12 strtol.
+    """
+    body = text.lstrip(_BLANKS)
+    body = body[1:] if body.startswith(("+", "-")) else body
+    return body[:2] in ("0b", "0B") and len(body) > 2 and not body[2:].strip("01")

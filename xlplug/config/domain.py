@@ -59,6 +59,10 @@ class PciAssignment(NamedTuple):
     permissive: bool = False
     seize: bool = False
 
+    def names(self, bdf: Bdf) -> bool:
+        """Whether the function is this one, or one of this slot's where all are meant."""
+        return self.bdf == bdf or (self.all_functions and self.bdf is not None and self.bdf[:3] == bdf[:3])
+
     def __str__(self) -> str:
         if self.bdf is None:
             return f"name={self.name}"
@@ -100,7 +104,6 @@ class DomainConfig(NamedTuple):
     irqs: tuple[int, ...] = ()
     vifs: tuple[Vif, ...] = ()
     serials: tuple[str, ...] = ()
-    parallels: tuple[str, ...] = ()
     usb: bool = False
     soundhw: tuple[str, ...] = ()
     mmio_hole: int | None = None

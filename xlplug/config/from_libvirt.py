@@ -21,6 +21,9 @@ __all__ = ["from_xml"]
 _KIB = {"b": 1 / 1024, "bytes": 1 / 1024, "KB": 1000 / 1024, "k": 1, "KiB": 1, "MB": 1e6 / 1024, "M": 1 << 10}
 _KIB |= {"MiB": 1 << 10, "GB": 1e9 / 1024, "G": 1 << 20, "GiB": 1 << 20}
 _KIB |= {"TB": 1e12 / 1024, "T": 1 << 30, "TiB": 1 << 30}
+#: The emulated card by the model of the first <video>; libvirt refuses any other, and with no <video> there is none.
+#: Source: libvirt, src/libxl/libxl_conf.c, libxlMakeVideo.
+_VGA = {"vga": "stdvga", "xen": "stdvga", "cirrus": "cirrus", "qxl": "qxl"}
 #: The attributes of a PCI <address>, and what is read where one is not given.
 _ADDRESS = (("domain", "0"), ("bus", ""), ("slot", ""), ("function", "0"))
 
@@ -46,6 +49,7 @@ def from_xml(data: bytes, path: str, *, gfx_passthru: bool) -> DomainConfig:
         )
     kind = domain.findtext("os/type", "").strip()
     memory = _mib(domain, "memory", path)
+    card = domain.find("devices/video/model")
     pci = tuple(
         PciAssignment(_address(device, path))  # managed ones are bound to pciback before libxl is called
         for device in domain.iterfind("devices/hostdev")
@@ -56,6 +60,7 @@ def from_xml(data: bytes, path: str, *, gfx_passthru: bool) -> DomainConfig:
         type={"hvm": "hvm", "xenpvh": "pvh"}.get(kind, "pv"),
         maxmem=memory,
         memory=_mib(domain, "currentMemory", path) or memory,
+        vga="none" if card is None else _VGA.get(card.get("type", ""), "none"),
         gfx_passthru="igd" if gfx_passthru else None,
         igd_by_args=gfx_passthru,
         pci=pci,

@@ -150,10 +150,18 @@ def _videoram(build: _Object, vga: str, version: str) -> int:
 
 
 def _pci(device: _Object) -> PciAssignment:
+    """One function, or a slot: then the mask has all ones, or in libxl 4.14 a bit for each function that was found.
+
+    Of an entry by name libxl keeps that name alone, with zeros for the address.  Source: tools/libs/util/libxlu_pci.c,
+    parse_bdf; tools/libs/light/libxl_pci.c, device_pci_add_stubdom_done, name2bdf.
+    """
     limits = (("domain", 0xFFFF), ("bus", 0xFF), ("dev", 0x1F), ("func", 7))
+    numbers = [device.number(key, limit) for key, limit in limits]
+    name, mask = device.text("name"), device.number("vfunc_mask", 0xFFFFFFFF, 1)
     return PciAssignment(
-        Bdf(*(device.number(key, limit) for key, limit in limits)),
-        name=device.text("name"),
+        None if name and not any(numbers) else Bdf(*numbers),
+        name=name,
+        all_functions=bool(mask & (mask - 1)),
         permissive=device.truth("permissive"),
         seize=device.truth("seize"),
     )

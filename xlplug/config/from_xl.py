@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """An xl configuration's settings as a `DomainConfig`, with libxl's defaults."""
 
+from xlplug.config.c_number import is_binary, leading
 from xlplug.config.delegated import SLOT_FIRST, SLOT_ISA_BRIDGE, SLOTS_OF_QEMU, Spec, parse_spec, place
 from xlplug.config.domain import (
     DEFAULT_MAXMEM,
@@ -50,8 +51,16 @@ class _Reader:
     def string(self, name: str) -> str | None:
         return self.settings.get_string(name)
 
+    def number(self, name: str, *, dont_warn: bool = False) -> int | None:
+        """A number, or None.  One in binary is a number to xl where it was built with glibc 2.38 or later, and to no other."""
+        if name in self.settings and name not in self.settings.appended:
+            text = self.settings[name]
+            if isinstance(text, str) and is_binary(text):
+                raise self.bad(name, text, "write it in decimal or hexadecimal: not every xl takes it for a number")
+        return self.settings.get_long(name, dont_warn=dont_warn)
+
     def flag(self, name: str) -> bool:
-        return bool(self.settings.get_long(name))
+        return bool(self.number(name))
 
     def strings(self, name: str) -> list[str]:
         """A list's strings, up to the first nested list, where xl's own loop ends too."""
@@ -82,7 +91,7 @@ class _Reader:
             type=kind,
             memory=memory,
             maxmem=maxmem,
-            videoram=default_videoram(self.settings.get_long("videoram"), vga, version) if kind == "hvm" else 0,
+            videoram=default_videoram(self.number("videoram"), vga, version) if kind == "hvm" else 0,
             vga=vga,
             gfx_passthru=self.gfx_passthru() if kind == "hvm" else None,
             pci=self.pci(),
@@ -91,7 +100,6 @@ class _Reader:
             irqs=tuple(self.irq(text) for text in self.strings("irqs")),
             vifs=tuple(self.vif(text) for text in self.strings("vif")),
             serials=self.one_or_list("serial"),
-            parallels=self.one_or_list("parallel"),
             usb=self.flag("usb") or bool(self.one_or_list("usbdevice")),
             soundhw=tuple(filter(None, (self.string("soundhw") or "").split(","))),
             mmio_hole=self.mmio_hole() if kind == "hvm" else None,
@@ -101,7 +109,7 @@ class _Reader:
             stubdomain_kernel=self.string("stubdomain_kernel"),
             stubdomain_ramdisk=self.string("stubdomain_ramdisk"),
             stubdomain_cmdline=self.string("stubdomain_cmdline"),
-            stubdomain_memory=self.settings.get_long("stubdomain_memory"),
+            stubdomain_memory=self.number("stubdomain_memory"),
             dm_restrict=self.flag("dm_restrict"),
             device_model_args=(*self.strings("device_model_args"), *self.strings("device_model_args_hvm")),
             rdm="strategy=host" in (self.string("rdm") or ""),
@@ -109,7 +117,7 @@ class _Reader:
             preload=self.flag(PRELOAD_KEY),
             rom=self.rom(),
             delegate=self.delegate(kind),
-            hide_rom_line=self.settings.get_long(HIDE_ROM_LINE_KEY) != 0,
+            hide_rom_line=self.number(HIDE_ROM_LINE_KEY) != 0,
             warnings=tuple(self.settings.warnings),
         )
 
@@ -130,7 +138,7 @@ class _Reader:
         return kind or "pv"
 
     def memory(self) -> tuple[int, int]:
-        memory, maxmem = self.settings.get_long("memory"), self.settings.get_long("maxmem")
+        memory, maxmem = self.number("memory"), self.number("maxmem")
         for name, value in (("memory", memory), ("maxmem", maxmem)):
             if value is not None and not 0 < value <= MAX_MIB:
                 raise self.bad(name, str(value), f"give it in MiB, from 1 to {MAX_MIB}")
@@ -140,7 +148,7 @@ class _Reader:
 
     def mmio_hole(self) -> int | None:
         """In MiB, within what xl takes: tools/xl/xl_parse.c, HVM_BELOW_4G_MMIO_LENGTH and HVM_BELOW_4G_MMIO_START."""
-        found = self.settings.get_long("mmio_hole")
+        found = self.number("mmio_hole")
         if found is not None and found not in _MMIO_HOLE:
             raise self.bad("mmio_hole", str(found), "give it in MiB, from 256 to 3840")
         return found
@@ -163,7 +171,7 @@ class _Reader:
         return "stdvga" if self.flag("stdvga") else "cirrus"
 
     def gfx_passthru(self) -> str | None:
-        number = self.settings.get_long("gfx_passthru", dont_warn=True)
+        number = self.number("gfx_passthru", dont_warn=True)
         if number is not None:
             return "default" if number else None
         text = self.string("gfx_passthru")
@@ -174,7 +182,7 @@ class _Reader:
         return text.lower()
 
     def rom(self) -> str | bool:
-        number = self.settings.get_long(ROM_KEY, dont_warn=True)
+        number = self.number(ROM_KEY, dont_warn=True)
         return self.string(ROM_KEY) or True if number is None else number != 0
 
     def delegate(self, kind: str) -> tuple[Spec, ...]:
@@ -183,7 +191,7 @@ class _Reader:
             return ConfigError(f"{DELEGATE_KEY}: {message}", path=path, line=line, text=text, hint=hint, code="XLP230")
 
         found = []
-        passed = {entry.bdf for entry in self.pci()}
+        passed = self.pci()
         for text in self.strings(DELEGATE_KEY):
             if kind != "hvm":
                 raise wrong("it is for HVM guests", "remove it, and run 'xlplug dm' once the guest is there", text)
@@ -201,7 +209,7 @@ class _Reader:
                 raise wrong(
                     "slot 1f of the guest has QEMU's ISA bridge for an Intel display", "give another vslot", text
                 )
-            if found[-1].host in passed:
+            if any(entry.names(found[-1].host) for entry in passed):
                 raise wrong(f"{found[-1].host} is also in pci", "remove it from one of them: only one can map it", text)
         try:
             place(found, ())
@@ -236,10 +244,12 @@ class _Reader:
         return IomemRange(mfn, nr, guest)
 
     def ioport(self, text: str) -> Range:
-        first_text, dash, last_text = text.partition("-")
-        first = _hex(first_text)
-        last = _hex(last_text) if dash else first
-        if first is None or last is None or first > last or last > 0xFFFF:
+        # As strtoul: to xl "3f8 -3ff" is the port 3f8 alone, and a warning.
+        first, rest = leading(text, 16)
+        last = first
+        if rest.startswith("-"):
+            last, rest = leading(rest[1:], 16)
+        if first is None or last is None or rest or not 0 <= first <= last <= 0xFFFF:
             raise self.bad("ioports", text, "write FIRST-LAST, both inclusive, hexadecimal, at most ffff")
         return Range(first, last + 1)
 

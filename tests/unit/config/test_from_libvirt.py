@@ -52,6 +52,23 @@ def test_what_planning_reads(text: str, igd: bool) -> None:
 
 
 @pytest.mark.parametrize(
+    ("video", "card"),
+    [
+        ("", "none"),
+        ("<video><model type='vga' vram='16384' heads='1'/></video>", "stdvga"),
+        ("<video><model type='xen'/></video>", "stdvga"),
+        ("<video><model type='cirrus'/></video><video><model type='qxl'/></video>", "cirrus"),
+        ("<video><model type='qxl'/></video>", "qxl"),
+        ("<video><model type='none'/></video>", "none"),
+        ("<video/>", "none"),
+    ],
+)
+def test_the_emulated_card(video: str, card: str) -> None:
+    text = f"<domain><os><type>hvm</type></os><devices>{video}</devices></domain>"
+    assert from_xml(text.encode(), "p", gfx_passthru=True).vga == card
+
+
+@pytest.mark.parametrize(
     ("kind", "expected"), [("hvm", "hvm"), ("xenpvh", "pvh"), ("linux", "pv"), ("xen", "pv"), ("", "pv")]
 )
 def test_type(kind: str, expected: str) -> None:

@@ -68,6 +68,7 @@ def test_a_display_that_dom0_uses_is_not_to_be_unbound_by_hand() -> None:
         (CARD._replace(owner=9), "assigned to domain 9, whose device model maps it; take it back (xl pci-detach 9 "),
         (CARD._replace(config=b""), "the config space of 0000:03:00.0 cannot be read"),
         (CARD._replace(config=bytes(14) + b"\x01" + bytes(49)), "0000:03:00.0 is a bridge"),
+        (CARD._replace(config=b"\xff" * 256), "0000:03:00.0: it does not answer"),
         (CARD._replace(resources=(Resource(0, 0, 0x1000, 0x200),)), "BAR 0 of 0000:03:00.0 has no address on the host"),
     ],
 )
