@@ -76,3 +76,10 @@ def test_make_takes_as_long_as_docs_testing_says(words: list[str], does: str) ->
         ["make", "-n", *words], cwd=ROOT, capture_output=True, text=True, env={"PATH": os.environ["PATH"]}
     )
     assert does in done.stdout
+
+
+def test_nothing_is_twice_in_the_changelog() -> None:
+    """Merges of lines that have moved leave both."""
+    lines = re.findall(r"(?m)^- .*", (ROOT / "CHANGELOG.md").read_text())
+    assert len(lines) > 50
+    assert sorted(set(lines)) == sorted(lines)

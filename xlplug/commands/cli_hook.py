@@ -93,7 +93,7 @@ def hook_uninstall(prefix: str, *, force: bool) -> None:
 def watch(map_legacy: bool) -> None:
     """Grant to domains as they appear, for stacks without the hook.
 
-    Runs until SIGTERM or SIGINT; for systemd see hooks/README.md.
+    Runs until SIGTERM or SIGINT; as a service: systemctl enable xlplug-watch.
     """
     from xlplug.watch.daemon import watch as serve
 

@@ -37,7 +37,7 @@ TASKS = {
         "hook": "xlplug hook install",
         "create": "xlplug create domain.cfg",
         "restore": "xlplug restore domain.save",
-        "watch": "xlplug watch --map-legacy",
+        "watch": "xlplug watch",
     },
     "Delegate": {
         "dm": "xlplug dm gpu 03:00.0,vslot=1d",

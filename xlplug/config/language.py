@@ -184,7 +184,7 @@ class _Parser:
         from xlplug.config.syntax_advice import for_token
 
         shown = "end of line" if kind == _NEWLINE else f"'{text}'"
-        advice = for_token(text, before if isinstance(before, str) else "", self.line_text(self.start))
+        advice = for_token(text, before if isinstance(before, str) else "", self.line_text(self.start), wanted)
         self.fail(self.start, f"{shown} where {wanted} is wanted", text.rstrip("\n"), advice)
 
     def bad_byte(self, pos: int) -> NoReturn:

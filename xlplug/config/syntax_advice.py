@@ -18,10 +18,12 @@ def is_python(line: str) -> bool:
     return bool(words) and words[0] in _PYTHON_WORDS
 
 
-def for_token(text: str, before: str, line: str) -> str:
-    """Advice for a token that is in the wrong place: its text, the value before it ("" for none), its line."""
+def for_token(text: str, before: str, line: str, wanted: str) -> str:
+    """Advice for a token that is in the wrong place: its text, the value before it ("" for none), its line, what is wanted."""
     if is_python(line) or "(" in line:
         return PYTHON_ADVICE
+    if "']'" in wanted:
+        return "put a comma between the items of a list, and ] behind the last one"
     if before.isdecimal() and text[:1].isalpha():
         return f'put quotes around it, or write the unit out: "{before}{text}" is not a number to xl'
     if text[:1].isalpha() and set(text) <= set("0123456789abcdefx"):
@@ -69,6 +71,11 @@ class _Spot(NamedTuple):
         return self.line[self.column - 1 :]
 
     @property
+    def before(self) -> str:
+        """The line up to the byte, without blanks around it."""
+        return self.line[: self.column - 1].strip()
+
+    @property
     def after_digit(self) -> bool:
         return self.pos > 0 and self.text[self.pos - 1] in "x0123456789ABCDEFabcdef"
 
@@ -89,9 +96,13 @@ _BYTES: tuple[tuple[Callable[[_Spot], bool], str], ...] = (
     (lambda s: s.char == "\\", "lines cannot be joined with a backslash; use a list over several lines"),
     (lambda s: is_python(s.line) or s.char in "(){}%", PYTHON_ADVICE),
     (lambda s: s.char == "-" and s.rest[1:2].isdigit(), "negative numbers need quotes"),
+    (lambda s: s.char in "KMGT" and s.text[s.pos - 1 : s.pos].isdigit(), "numbers have no unit; memory is in MiB"),
     (lambda s: s.char in "ABCDEF" and s.after_digit, "hexadecimal is lower case outside quotes: write 0xff"),
     (lambda s: s.char in "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "names are lower case, and text needs quotes"),
     (lambda s: s.char == "+", "use += to append"),
+    (lambda s: s.char == ":" and s.before.isidentifier(), "write = between a name and its value"),
+    (lambda s: s.char == "/" and not s.before, "a setting is name = value, and one config is read at a time"),
+    (lambda s: s.char == "<" and not s.before, "this is XML; for libvirt's: virsh domxml-to-native xen-xl FILE"),
     (lambda s: s.char == ".", "numbers are whole; put quotes around anything else"),
     (lambda s: not s.char.isascii(), "only ASCII outside strings and comments"),
     (lambda s: True, "put quotes around text"),

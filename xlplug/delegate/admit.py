@@ -92,4 +92,4 @@ def check(specs: Sequence[Spec], devices: Sequence[PciDevice], distribution: str
     """
     refusals = delegation(specs, devices, distribution, granting=True).refusals
     if refusals:
-        raise Refused(*refusals)
+        raise Refused(*refusals, see="")

@@ -83,7 +83,7 @@ def store(facts: Facts) -> Iterator[Finding]:
             FAILURE,
             "xenstored",
             "it answers, but does not know dom0",
-            "run xen-init-dom0 (systemctl start xen-init-dom0)",
+            "run xen-init-dom0: systemctl start xen-init-dom0 (Debian: xen)",
         )
     else:
         yield Finding(OK, "xenstored", "it answers")

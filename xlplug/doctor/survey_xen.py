@@ -92,7 +92,9 @@ class XenSide:
                 after(
                     "xen",
                     self.version,
-                    lambda _: self._usable("start it: systemctl start xenstored", self.places.store_socket, xenbus),
+                    lambda _: self._usable(
+                        "start it: systemctl start xenstored (Debian: xen)", self.places.store_socket, xenbus
+                    ),
                 ),
             ),
         )

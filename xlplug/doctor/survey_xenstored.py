@@ -41,7 +41,7 @@ def xenstored_answer(door: Callable[[], AbstractContextManager[Store]]) -> Readi
     if not data:
         return Broken(
             f"xenstored does not answer within {_STORE_SECONDS:.0f} s",
-            "start it (systemctl start xenstored); if it has run already since the boot, reboot",
+            "start it: systemctl start xenstored (Debian: xen); if it has run already since the boot, reboot",
         )
     kind, _, text = data.decode("utf-8", "surrogateescape").partition("\0")
     if not kind:

@@ -89,6 +89,12 @@ def read_vbt(host: HostSnapshot, dev_mem: str = DEV_MEM) -> bytes:
         HostError: there is none, or it cannot be read.
     """
     region = host.opregion
+    if not any(is_igd(device) and has_opregion(device) is not False for device in host.devices):
+        raise HostError(
+            "this host has no Intel display with an OpRegion at 0000:00:02.0, so there is no VBT",
+            hint="leave --vbt out",
+            code="XLP401",
+        )
     if region is None:
         why = host.why_unread(OPREGION)
         raise HostError(f"no OpRegion was read on this host: {why.what}", hint=why.advice, code="XLP401")

@@ -62,7 +62,9 @@ class Lock:
             self._fd = os.open(self._name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=folder)
         except OSError as error:
             raise HostError(
-                f"{_FOLDER}/{self._name}: {error.strerror}", hint="is there room in /run?", code="XLP821"
+                f"{_FOLDER}/{self._name}: {error.strerror}",
+                hint="is there room in /run, and is it writable?",
+                code="XLP821",
             ) from error
         finally:
             os.close(folder)

@@ -99,13 +99,14 @@ class HostError(XlplugError):
 class Refused(XlplugError):  # noqa: N818 - reads as a verdict: "refused: …"
     """A plan that must not be carried out: its refusals, nothing touched."""
 
-    def __init__(self, *refusals: Problem) -> None:
+    def __init__(self, *refusals: Problem, see: str = ": see 'xlplug plan'") -> None:
         super().__init__(refusals[0].what, hint=refusals[0].advice, code=refusals[0].code)
         self.refusals = refusals
+        self._see = see
 
     @property
     def problem(self) -> Problem:
-        more = f" (and {len(self.refusals) - 1} more: see 'xlplug plan')" if len(self.refusals) > 1 else ""
+        more = f" (and {len(self.refusals) - 1} more{self._see})" if len(self.refusals) > 1 else ""
         return Problem(f"refused: {self.message}", f"{self.hint}{more}", self.code)
 
 

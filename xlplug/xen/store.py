@@ -93,9 +93,9 @@ class XenStore(_Nodes, Handle):
             number = ffi.errno
         if not self._handle:
             name = errno.errorcode.get(number, str(number))
-            hint = "start it: systemctl start xenstored"
+            hint = "start it: systemctl start xenstored (Debian: xen)"
             if number == errno.ETIMEDOUT:
-                hint = "nothing has answered for ten seconds, and xl waits as well: see systemctl status xenstored"
+                hint = "nothing has answered for ten seconds, and xl waits too; see 'systemctl status xenstored' (Debian: xen)"
             raise XenUnavailableError(f"xenstored cannot be reached ({name})", hint=hint, code="XLP109")
 
     def close(self) -> None:

@@ -133,7 +133,13 @@ CASES: list[tuple[dict[str, Any], dict[str, tuple[str, str, str]]]] = [
     ),
     (
         {"store": ""},
-        {"xenstored": (FAILURE, "it answers, but does not know dom0", "run xen-init-dom0 (systemctl start xen-init-dom0)")},
+        {
+            "xenstored": (
+                FAILURE,
+                "it answers, but does not know dom0",
+                "run xen-init-dom0: systemctl start xen-init-dom0 (Debian: xen)",
+            )
+        },
     ),
     ({"store": BROKEN}, {"xenstored": (FAILURE, "it is torn", "repair it")}),
     ({"store": UNREAD}, {"xenstored": (WARNING, "not checked: it is dark", "bring a lamp")}),

@@ -289,7 +289,7 @@ GONE = XenUnavailableError("libx is not installed", hint="install it")
             "xenbus",
             FAILURE,
             "neither {f}/socket nor {f}/dev/xen/xenbus exists",
-            "start it: systemctl start xenstored",
+            "start it: systemctl start xenstored (Debian: xen)",
         ),
         (
             lambda d: setattr(d, "doors", d.doors._replace(ctrl=raising(GONE))),

@@ -228,6 +228,8 @@ def test_a_vbt_is_not_read_from_elsewhere(host: Host, tmp_path: Path, change: di
         read_vbt(laptop._replace(opregion=None), mem)
     with pytest.raises(HostError, match="memory map is not known"):
         read_vbt(laptop._replace(memory=()), mem)
+    with pytest.raises(HostError, match="no Intel display"):
+        read_vbt(laptop._replace(opregion=None, devices=()), mem)
 
 
 def test_acpi_s_table_of_configuration_windows(tmp_path: Path) -> None:
