@@ -23,7 +23,7 @@ from xlplug.dom0.os_release import distribution
 from xlplug.model.addr import Domid
 from xlplug.model.bar import bars_of
 from xlplug.model.bdf import Bdf
-from xlplug.model.errors import EXIT_USAGE, ConfigError, HostError, Refused, UsageError, XlplugError
+from xlplug.model.errors import EXIT_USAGE, ApplyError, ConfigError, HostError, Refused, UsageError, XlplugError
 from xlplug.model.host import PCIBACK_DRIVERS
 from xlplug.model.problem import Problem
 from xlplug.xen.ctrl import XenCtrl
@@ -63,7 +63,7 @@ def dm(options: DmOptions) -> int:
             note(job, uuid, dm_domain)
         except XlplugError as error:
             if not options.adopt:
-                raise
+                raise ApplyError(error.message, hint=error.hint, code=error.code) from error
             streams.complain(
                 f"warning: nobody can take over from this process, because its record is not written: {error}"
             )

@@ -66,8 +66,9 @@ if sys.argv[2:] == ["noted"]:
     dm.load_stable, dm._prepare, dm.note = (lambda name: None), (lambda *_: (job, "", 0)), note
     try:
         dm.dm(dm.DmOptions("7", ("03:00.0",)))
-    except StoreError as error:
-        sys.exit(str(error))
+    except supervisor.ApplyError as error:
+        sys.stderr.write(f"{error}\\n")
+        sys.exit(error.exit_code)
 one = supervisor.Supervisor(job)
 try:
     one.start()
@@ -238,7 +239,7 @@ def test_one_that_was_killed_while_it_was_asked_to_stop_is_retired(run: Run) -> 
 def test_a_process_that_cannot_be_recorded_is_stopped(tmp_path: Path) -> None:
     failed = Run(tmp_path, b"ready\n", "noted")
     status, err = failed.end()
-    assert (status, err) == (1, "xenstored is dead; start it [XLP110]\n")
+    assert (status, err) == (3, "xenstored is dead; start it [XLP110]\n")
     assert len(failed.log) == 1
     assert not Path(f"/proc/{failed.until(1)}").exists()
 
