@@ -31,13 +31,17 @@ _LET_START = "to give it the VGA set, make the firmware start with that display 
 
 
 class LegacyRights(NamedTuple):
-    """What displays need.  ``owner`` is the assigned display that gets the VGA set, None when none does."""
+    """What displays need.  ``owner`` is the assigned display that gets the VGA set, None when none does.
+
+    ``needless``: no assigned display has any use for gfx_passthru, and it is said that it is to be removed.
+    """
 
     rights: tuple[Right, ...] = ()
     owner: PciDevice | None = None
     notes: tuple[Problem, ...] = ()
     warnings: tuple[Problem, ...] = ()
     refusals: tuple[Problem, ...] = ()
+    needless: bool = False
 
 
 def legacy_rights(
@@ -132,9 +136,9 @@ def _owner_elsewhere(displays: Sequence[PciDevice], owner: PciDevice, target: Do
     who = _who_shows_on(owner, target)
     if who:
         text = f"{cards}: legacy VGA cycles reach {owner.bdf}, {who}"
-        return LegacyRights(refusals=(Problem(text, advice, code="XLP309"),))
+        return LegacyRights(refusals=(Problem(text, advice, code="XLP309"),), needless=True)
     text = f"{cards}: no VGA set: legacy VGA cycles reach {owner.bdf}, which is not assigned to this guest"
-    return LegacyRights(warnings=(Problem(text, advice, code="XLP310"),))
+    return LegacyRights(warnings=(Problem(text, advice, code="XLP310"),), needless=True)
 
 
 def _who_shows_on(owner: PciDevice, target: Domid | None) -> str:

@@ -41,12 +41,16 @@ _LARGEST_HOLE = 3840  # MiB, xl.cfg(5)
 
 
 class Scene(NamedTuple):
-    """What the obstacles are looked for in: ``devices`` are the assigned functions."""
+    """What the obstacles are looked for in: ``devices`` are the assigned functions.
+
+    ``needless``: it is said already that gfx_passthru is to be removed.
+    """
 
     config: DomainConfig
     host: HostSnapshot
     devices: tuple[PciDevice, ...]
     has_stubdom: bool
+    needless: bool = False
 
     @property
     def passes_displays(self) -> tuple[PciDevice, ...]:
@@ -111,7 +115,7 @@ def class_0380(scene: Scene) -> Iterator[Problem]:
 def no_igd_for_libxl(scene: Scene) -> Iterator[Problem]:
     """``gfx_passthru=1`` lets libxl look for an Intel display, and fails where it finds none."""
     config = scene.config
-    if config.gfx_passthru != "default" or not scene.passes_displays:
+    if config.gfx_passthru != "default" or not scene.passes_displays or scene.needless:
         return
     intel = [device for device in scene.devices if device.vendor == VENDOR_INTEL]
     if any(device.class_code == _CLASS_VGA for device in intel):

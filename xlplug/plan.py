@@ -100,7 +100,7 @@ def build(
         ),
         warnings=(
             *(*config.warnings, *pci_warnings, *legacy.warnings, *ports.warnings, *served.warnings),
-            *(*_attached_already(legacy, ports.mappings, who), *obstacles(Scene(config, host, devices, has_stubdom))),
+            *(*_attached_already(legacy, ports.mappings, who), *_obstacles(config, host, devices, legacy, grantees)),
         ),
         refusals=(
             *(*_other_device_model(config), *pci_refusals, *domid_refusals(who)),
@@ -186,6 +186,16 @@ def _attached_already(legacy: LegacyRights, mappings: Sequence[Step], who: Who) 
         yield Problem(
             f"{owner.bdf}: attached already, so the device model may have mapped the VGA set itself, and revoking unmaps that too"
         )
+
+
+def _obstacles(
+    config: DomainConfig,
+    host: HostSnapshot,
+    devices: tuple[PciDevice, ...],
+    legacy: LegacyRights,
+    grantees: tuple[str, ...],
+) -> tuple[Problem, ...]:
+    return obstacles(Scene(config, host, devices, STUBDOM in grantees, legacy.needless))
 
 
 def _populate_on_demand(config: DomainConfig, steps: Sequence[Step]) -> Iterator[Problem]:

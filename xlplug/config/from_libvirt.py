@@ -22,7 +22,7 @@ _KIB = {"b": 1 / 1024, "bytes": 1 / 1024, "KB": 1000 / 1024, "k": 1, "KiB": 1, "
 _KIB |= {"MiB": 1 << 10, "GB": 1e9 / 1024, "G": 1 << 20, "GiB": 1 << 20}
 _KIB |= {"TB": 1e12 / 1024, "T": 1 << 30, "TiB": 1 << 30}
 #: The emulated card by the model of the first <video>; libvirt refuses any other, and with no <video> there is none.
-#: Source: libvirt, src/libxl/libxl_conf.c, libxlMakeVideo.
+#: Source: libvirt, src/libxl/libxl_conf.c, libxlMakeVideo; the latter from 6.4 (2020) on.
 _VGA = {"vga": "stdvga", "xen": "stdvga", "cirrus": "cirrus", "qxl": "qxl"}
 #: The attributes of a PCI <address>, and what is read where one is not given.
 _ADDRESS = (("domain", "0"), ("bus", ""), ("slot", ""), ("function", "0"))

@@ -71,6 +71,21 @@ class _Reader:
             found.append(item)
         return found
 
+    def all_strings(self, name: str) -> list[str]:
+        """A list's strings, where xl exits at one that is nested."""
+        found = self.strings(name)
+        if len(found) < len(self.settings.get_list(name) or []):
+            raise self.bad(name, "a list in the list", "write one list of strings")
+        return found
+
+    def arguments(self) -> tuple[str, ...]:
+        """What is added to the device model's command line.  xl exits where one of these is not a list."""
+        names = ("device_model_args", "device_model_args_pv", "device_model_args_hvm")
+        for name in names:
+            if name in self.settings and isinstance(text := self.settings[name], str):
+                raise self.bad(name, text, f"write a list: {name} = [ ... ]")
+        return (*self.strings(names[0]), *self.strings(names[2]))
+
     def one_or_list(self, name: str) -> tuple[str, ...]:
         """A setting that xl takes as one string or as a list of them."""
         if name not in self.settings:
@@ -95,9 +110,9 @@ class _Reader:
             vga=vga,
             gfx_passthru=self.gfx_passthru() if kind == "hvm" else None,
             pci=self.pci(),
-            iomem=tuple(self.iomem(text) for text in self.strings("iomem")),
-            ioports=tuple(self.ioport(text) for text in self.strings("ioports")),
-            irqs=tuple(self.irq(text) for text in self.strings("irqs")),
+            iomem=tuple(self.iomem(text) for text in self.all_strings("iomem")),
+            ioports=tuple(self.ioport(text) for text in self.all_strings("ioports")),
+            irqs=tuple(self.irq(text) for text in self.all_strings("irqs")),
             vifs=tuple(self.vif(text) for text in self.strings("vif")),
             serials=self.one_or_list("serial"),
             usb=self.flag("usb") or bool(self.one_or_list("usbdevice")),
@@ -111,7 +126,7 @@ class _Reader:
             stubdomain_cmdline=self.string("stubdomain_cmdline"),
             stubdomain_memory=self.number("stubdomain_memory"),
             dm_restrict=self.flag("dm_restrict"),
-            device_model_args=(*self.strings("device_model_args"), *self.strings("device_model_args_hvm")),
+            device_model_args=self.arguments(),
             rdm="strategy=host" in (self.string("rdm") or ""),
             map_legacy=self.flag(MAP_LEGACY_KEY),
             preload=self.flag(PRELOAD_KEY),

@@ -151,6 +151,8 @@ def test_ranges() -> None:
         'ioports=["xyz"]', 'ioports=["ffff-10000"]', 'ioports=["3f8-"]', 'ioports=["3f8-3ff "]', 'ioports=["3f8--1"]',
         'ioports=["-1"]', 'iomem=["a0"]',
         'iomem=["a0,0"]', 'iomem=["a0,1@"]', 'irqs=["x"]', 'irqs=[""]', "memory=9223372036854775807", "maxmem=268435457",
+        'device_model_args="-usb"', 'device_model_args_pv="-usb"', 'type="hvm";device_model_args_hvm="-usb"',
+        'ioports=["2f8",["3f8"]]', 'iomem=[["a0,1"]]', 'irqs=["1",[]]',
         'type="hvm";mmio_hole=255', 'type="hvm";mmio_hole=3841',
         'irqs=["4294967296"]', f'irqs=["{"9" * 5000}"]', f'iomem=["{"f" * 17},1"]', f'ioports=["{"f" * 5000}"]',
     ],

@@ -210,6 +210,15 @@ def test_an_owner_that_nobody_uses_is_only_a_warning(host: Host, config: Config)
     assert any("0000:02:00.0: no VGA set: legacy VGA cycles reach 0000:00:02.0" in w.what for w in plan.warnings)
 
 
+@pytest.mark.parametrize("driver", ["pciback", "i915", None])
+def test_gfx_passthru_is_not_to_be_removed_and_written_otherwise_at_once(
+    host: Host, config: Config, driver: str | None
+) -> None:
+    plan = build(config('gfx_passthru=1\npci=["02:00.0"]\n'), without(host("second-card"), driver))
+    advice = [problem.advice for problem in (*plan.refusals, *plan.warnings) if "gfx_passthru" in problem.advice]
+    assert advice == ["remove gfx_passthru: a second card needs none"]
+
+
 def test_the_card_that_the_bridges_lead_to_gets_it(host: Host, config: Config) -> None:
     plan = build(config(CARD), host("second-card-first"))
     assert not plan.refusals
