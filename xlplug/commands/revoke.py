@@ -29,7 +29,8 @@ def revoke(text: str, form: str) -> int:
             {"schema": REVOKE_SCHEMA, "target": domid, "revoked": [step_json(step) for step in steps]}, done=True
         )
     elif steps:
-        say(f"done: {len(steps)} steps taken back")
+        # Fewer than the lines above where the device model's own mappings went first.
+        say(f"done: {len(steps)} {'step' if len(steps) == 1 else 'steps'} of the grant taken back")
     else:
         say(f"nothing to do: xlplug has granted domain {domid} nothing")
     return EXIT_DONE
