@@ -104,7 +104,7 @@ def _vga(
     """The VGA set for the owner, if it is among the assigned ``displays``; for the others a word."""
     owner = ownership.owner
     if owner is None:
-        return _owner_unknown(displays, ownership.possible, grantees)
+        return _owner_unknown(displays, ownership.possible, grantees, target)
     if any(device.bdf == owner.bdf for device in displays):
         others = [device for device in displays if device.bdf != owner.bdf]
         needing = [device for device in others if device.bdf == IGD]
@@ -162,9 +162,12 @@ def _needs_gfx(device: PciDevice, owner: PciDevice) -> Problem:
 
 
 def _owner_unknown(
-    displays: Sequence[PciDevice], possible: Sequence[PciDevice], grantees: tuple[str, ...]
+    displays: Sequence[PciDevice], possible: Sequence[PciDevice], grantees: tuple[str, ...], target: Domid | None
 ) -> LegacyRights:
-    """Only where every display that may be the owner is this guest's own is there nothing to lose."""
+    """Only where every display that may be the owner is this guest's own is there nothing to lose.
+
+    Where somebody's screen may be on it the plan is refused, as in `_owner_elsewhere`.
+    """
     if not possible:
         text = "legacy VGA cycles reach no display: the bridges above do not forward them (VGA enable): no VGA set"
         return LegacyRights(warnings=(Problem(text, _LET_START, code="XLP312"),))
@@ -177,4 +180,8 @@ def _owner_unknown(
         )
         return LegacyRights(vga_rights(mine[0].bdf, grantees), mine[0], warnings=(warning,))
     advice = "run xlplug as root in dom0, or remove gfx_passthru if the card needs none"
+    shown = [(device, who) for device in possible if device not in mine and (who := _who_shows_on(device, target))]
+    if shown and not any(device.bdf == IGD for device in displays):
+        refusal = Problem(f"{text}, and {shown[0][0].bdf} is one {shown[0][1]}", advice, code="XLP309")
+        return LegacyRights(refusals=(refusal,), needless=True)
     return LegacyRights(warnings=(Problem(f"{text}: no VGA set for this guest", advice, code="XLP312"),))

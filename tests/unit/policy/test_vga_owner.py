@@ -265,6 +265,23 @@ def test_an_owner_that_is_not_known(host: Host, config: Config) -> None:
     assert not both.refusals
 
 
+def test_an_owner_that_is_not_known_and_may_be_somebody_s_screen(host: Host, config: Config) -> None:
+    two = host("hybrid-nvidia")
+    two = two._replace(devices=tuple(d._replace(boot_vga=None) for d in two.devices))
+    for change, who in (
+        ({"driver": "i915"}, "0000:00:02.0 is one which dom0 drives (i915): its VGA set is dom0's screen"),
+        ({"owner": Domid(5)}, "0000:00:02.0 is one which domain 5 has: its VGA set is that domain's screen"),
+    ):
+        shown = two._replace(devices=tuple(d._replace(**change) if d.bdf == FIRST else d for d in two.devices))
+        plan = build(config('gfx_passthru="igd"\npci=["01:00.0"]\n'), shown, Who(Domid(7)))
+        assert plan.steps == ()
+        assert who in str(plan.refusals[0])
+    other = two._replace(devices=tuple(d._replace(driver="nouveau") if d.bdf != FIRST else d for d in two.devices))
+    plan = build(config('gfx_passthru="igd"\npci=["00:02.0"]\n'), other)
+    assert not plan.refusals, "QEMU refuses this display without gfx_passthru"
+    assert vga(plan) == set()
+
+
 def test_cycles_that_reach_nobody(host: Host, config: Config) -> None:
     card = host("second-card")
     only = card._replace(devices=tuple(d for d in card.devices if d.bdf != FIRST))
