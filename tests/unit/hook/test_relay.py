@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-only
 """What arrives passes through, its head looked at on the way: real pipes and processes."""
 
+import contextlib
 import errno
 import os
 import select
@@ -136,11 +137,11 @@ def test_what_is_refused_ends_at_once() -> None:
 def others_with(path: str) -> list[str]:
     found = []
     for pid in {name for name in os.listdir("/proc") if name.isdecimal()} - {str(os.getpid())}:
-        try:
-            if path in [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]:
-                found.append(pid)
-        except OSError:
-            continue
+        with contextlib.suppress(OSError):
+            for fd in os.listdir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):  # it has just closed this one, and may have others
+                    if os.readlink(f"/proc/{pid}/fd/{fd}") == path and pid not in found:
+                        found.append(pid)
     return found
 
 
