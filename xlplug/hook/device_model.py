@@ -43,7 +43,8 @@ def restores(arguments: list[str]) -> bool:
 def is_ours(path: str) -> bool:
     """Whether a program is one of our own hooks, which must never run itself."""
     try:
-        with open(path, "rb") as file:
+        # A pipe is not waited for.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             return file.read(512).partition(b"\n")[2].startswith(MARKER)
     except OSError:
         return False

@@ -40,6 +40,8 @@ def test_our_programs_are_known_by_their_second_line(tmp_path: Path) -> None:
     assert not is_ours("/bin/sh")
     assert not is_ours(str(tmp_path))
     assert not is_ours(str(tmp_path / "none"))
+    os.mkfifo(tmp_path / "pipe")
+    assert not is_ours(str(tmp_path / "pipe")), "and it is not waited for"
     for text, expected in (
         ("#!/bin/sh\n# xlplug: x\n", True),
         (f"#!/{'p' * 250}\n# xlplug: x\n", True),  # as long as the kernel takes

@@ -101,7 +101,7 @@ def test_so_is_what_names_nothing_or_is_no_creation(shared: Hooked, words: list[
      *((word, "restore") for word in ("rest", "resto", "restor", "restore")),
      *(("migrate-receive"[:length], "migrate-receive") for length in range(8, 16))],
 )  # fmt: skip
-@pytest.mark.parametrize("options", [[], ["-v"], ["-vvv", "-t", "-T", "-f"]])
+@pytest.mark.parametrize("options", [[], ["-vvv", "-t", "-T", "-f"]])
 def test_creations_go_through_xlplug(shared: Hooked, word: str, verb: str, options: list[str]) -> None:
     words = ["-p", "g.cfg", *ODD]
     assert went(shared.run(*options, word, *words, CODE="77"), shared.xlplug, 77) == [verb, *words]
