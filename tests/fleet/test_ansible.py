@@ -128,3 +128,6 @@ def test_the_role_switches_the_hook_off(fleet: Fleet) -> None:
     stats = play(fleet, "site.yml", "-e", "xlplug_hook=false")
     assert {s["changed"] for s in stats.values()} == {1}
     assert fleet.ssh(fleet.hosts[0], "test -e /usr/local/sbin/xl").returncode == 1
+    fleet.ssh(fleet.hosts[0], "printf '#!/bin/sh\\necho built from source\\n' >/usr/local/sbin/xl")
+    again = play(fleet, "site.yml", "-e", "xlplug_hook=false", "-l", "host0")
+    assert {s["changed"] for s in again.values()} == {0}, "an xl that is not ours is left alone"

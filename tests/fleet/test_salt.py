@@ -40,4 +40,6 @@ def test_the_daemon_is_for_qubes(qubes: bool, service: str) -> None:
 def test_the_hook_is_switched_as_the_pillar_says(hook: bool, command: str) -> None:
     run = rendered({"xlplug": {"hook": hook}}, qubes=False)["xlplug-hook"]["cmd.run"]
     assert {"name": command} in run
-    assert {("unless" if hook else "onlyif"): "test -e /usr/local/sbin/xl"} in run, "a second run changes nothing"
+    assert {("unless" if hook else "onlyif"): 'grep -qs "^# xlplug: " /usr/local/sbin/xl'} in run, (
+        "a second run changes nothing"
+    )

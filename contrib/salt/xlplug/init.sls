@@ -26,10 +26,10 @@ xlplug-hook:
   cmd.run:
 {% if hook %}
     - name: xlplug hook install
-    - unless: test -e /usr/local/sbin/xl
+    - unless: 'grep -qs "^# xlplug: " /usr/local/sbin/xl'
 {% else %}
     - name: xlplug hook uninstall
-    - onlyif: test -e /usr/local/sbin/xl
+    - onlyif: 'grep -qs "^# xlplug: " /usr/local/sbin/xl'
 {% endif %}
     - require:
       - pkg: xlplug
