@@ -70,10 +70,7 @@ class Plan(NamedTuple):
 def build(
     config: DomainConfig, host: HostSnapshot, who: Who = NOBODY, occasion: Occasion = AHEAD, *, map_legacy: bool = False
 ) -> Plan:
-    """Plan the grants for ``config`` on ``host``.
-
-    A stubdomain is one that ``config`` asks for or whose domid is given.  ``map_legacy`` also maps the VGA set 1:1.
-    """
+    """Plan the grants for ``config`` on ``host``; ``map_legacy`` also maps the VGA set 1:1."""
     has_stubdom = config.stubdom or who.stubdom is not None
     grantees = (TARGET, STUBDOM) if has_stubdom else (TARGET,)
     assigned, pci_warnings, pci_refusals = resolve(config, host, who=who, granting=occasion.granting)
@@ -100,7 +97,8 @@ def build(
         ),
         warnings=(
             *(*config.warnings, *pci_warnings, *legacy.warnings, *ports.warnings, *served.warnings),
-            *(*_attached_already(legacy, ports.mappings, who), *_obstacles(config, host, devices, legacy, grantees)),
+            *_attached_already(legacy, ports.mappings, who),
+            *obstacles(Scene(config, host, devices, has_stubdom, legacy.needless)),
         ),
         refusals=(
             *(*_other_device_model(config), *pci_refusals, *domid_refusals(who)),
@@ -186,16 +184,6 @@ def _attached_already(legacy: LegacyRights, mappings: Sequence[Step], who: Who) 
         yield Problem(
             f"{owner.bdf}: attached already, so the device model may have mapped the VGA set itself, and revoking unmaps that too"
         )
-
-
-def _obstacles(
-    config: DomainConfig,
-    host: HostSnapshot,
-    devices: tuple[PciDevice, ...],
-    legacy: LegacyRights,
-    grantees: tuple[str, ...],
-) -> tuple[Problem, ...]:
-    return obstacles(Scene(config, host, devices, STUBDOM in grantees, legacy.needless))
 
 
 def _populate_on_demand(config: DomainConfig, steps: Sequence[Step]) -> Iterator[Problem]:

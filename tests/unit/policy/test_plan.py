@@ -10,7 +10,7 @@ from xlplug.config.domain import DomainConfig, PciAssignment
 from xlplug.dom0.find_config import parse
 from xlplug.model.addr import Domid
 from xlplug.model.bdf import Bdf
-from xlplug.model.host import PCIBACK, HostSnapshot, PciDevice, Resource, XenInfo
+from xlplug.model.host import PCIBACK, ROM_INDEX, HostSnapshot, PciDevice, Resource, XenInfo
 from xlplug.model.hypervisor import HeldRights
 from xlplug.model.occasion import BY_HAND, CREATING, Who
 from xlplug.model.rangeset import Range, RangeSet
@@ -366,3 +366,13 @@ def test_only_an_hvm_guest_has_a_device_model_that_maps_bars(host: Host, kind: s
     plan = build(parse(f'type="{kind}"\nmemory=64\npci=["00:02.0"]\n'.encode(), "g.cfg"), host("igd-laptop"))
     assert bool(plan.delegated) == some
     assert plan.by_libxl
+
+
+@pytest.mark.parametrize(("stubdom", "advice"), [("", "xlplug_rom="), (STUB, "put its VBIOS into the stubdomain")])
+def test_the_advice_is_for_the_device_model_that_there_is(
+    host: Host, config: Config, stubdom: str, advice: str
+) -> None:
+    laptop = host("igd-laptop")
+    devices = tuple(d._replace(resources=tuple(r for r in d.resources if r.line != ROM_INDEX)) for d in laptop.devices)
+    plan = build(config(IGD + stubdom), laptop._replace(devices=devices))
+    assert [advice in problem.advice for problem in plan.warnings if problem.code == "XLP325"] == [True]
