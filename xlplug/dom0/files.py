@@ -43,6 +43,13 @@ def read_all(file: "BinaryIO", path: str) -> bytes:
     return data
 
 
+def _is_standard_output(path: str) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(1))
+    except OSError:
+        return False
+
+
 def write_whole(path: str, data: bytes) -> None:
     """A new file with the data, or the old one as it was.  A device or a pipe is written to, and stays what it is.
 
@@ -57,6 +64,10 @@ def write_whole(path: str, data: bytes) -> None:
     real = os.path.realpath(path) if link else path  # what becomes a link from now on is replaced, not followed
     part = f"{real}.{os.getpid()}"
     try:
+        if _is_standard_output(path):  # such as /dev/stdout with >> FILE: what is in the file stays
+            with open(1, "wb", closefd=False) as file:
+                file.write(data)
+            return
         if os.path.exists(path) and not os.path.isfile(path):
             follow = 0 if link else os.O_NOFOLLOW
             with open(path, "wb", opener=lambda name, flags: os.open(name, flags | follow)) as file:

@@ -76,6 +76,15 @@ def test_standard_output_is_written_to_also_where_it_is_a_pipe() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"through"
 
 
+def test_what_is_in_the_file_that_is_standard_output_stays(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("before, ")
+    code = "from xlplug.dom0.files import write_whole; write_whole('/dev/stdout', b'new'); print(', after')"
+    with log.open("a") as file:
+        subprocess.run([sys.executable, "-c", code], stdout=file, check=True)
+    assert log.read_text() == "before, new, after\n"
+
+
 def test_what_has_become_a_link_after_the_look_is_replaced_and_not_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
